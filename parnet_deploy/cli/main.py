@@ -1,0 +1,126 @@
+"""The commands, and how they end: one clear sentence, a fitting exit status, no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated
+
+import click
+import typer
+
+from parnet_deploy import __version__
+from parnet_deploy.cli import (
+    build_engine,
+    doctor,
+    export,
+    inspect,
+    predict,
+    train,
+    variants,
+    verify,
+)
+from parnet_deploy.errors import ParnetDeployError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+TERMINATED = 143  # 128 + SIGTERM
+
+app = typer.Typer(
+    name="parnet-deploy",
+    help="From a trained ParNet to engines that answer one image at a time, proven equal to it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.command)
+app.command("export")(export.command)
+app.command("build-engine")(build_engine.command)
+app.command("verify")(verify.command)
+app.command("predict")(predict.command)
+app.command("inspect")(inspect.command)
+app.command("variants")(variants.command)
+app.command("doctor")(doctor.command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"parnet-deploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Say which this is."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (any position).")
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        arguments: what follows the program's name; ``sys.argv`` where None.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = app(given, standalone_mode=False, prog_name="parnet-deploy")
+    except SystemExit as exc:
+        return int(exc.code or 0)
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        print("interrupted; nothing was left half-written", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as exc:
+        if debug:
+            traceback.print_exc()
+        return _report(exc)
+    return int(status or 0)
+
+
+def _report(exc: Exception) -> int:
+    """Say what went wrong in one sentence, and give the exit status."""
+    if isinstance(exc, ParnetDeployError):
+        print(f"error: {exc}", file=sys.stderr)
+        return exc.exit_code
+    if isinstance(exc, click.ClickException):
+        print(f"error: {exc.format_message()}", file=sys.stderr)
+        return exc.exit_code
+    if isinstance(exc, OSError):
+        where = f" ({exc.filename})" if exc.filename else ""
+        print(f"error: {exc.strerror or exc}{where}", file=sys.stderr)
+        return 1
+    print(
+        f"error: {type(exc).__name__}: {exc}; this is a defect of parnet-deploy, "
+        "--debug shows where",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    """End like an exception, so that nothing half-written is left."""
+    print("terminated; nothing was left half-written", file=sys.stderr)
+    raise SystemExit(TERMINATED)

@@ -1,0 +1,77 @@
+"""The error tree. Standard library only.
+
+    ParnetDeployError               whatever goes wrong that a user can act on
+    ├── UsageError                  an option or argument that cannot be (exit status 2)
+    │   └── SpecError               an architecture that cannot be built
+    ├── MissingDependencyError      an optional package that this command needs
+    ├── CheckpointError             a checkpoint that cannot be read or does not fit
+    ├── ImageError                  a file that is not a readable image
+    ├── BundleError                 a bundle that is missing, damaged or of another format
+    │   └── OutputExistsError       the output is already there, and --force was not given
+    ├── ExportError                 the exported graphs do not equal the network
+    ├── BuildError                  an engine could not be built
+    ├── EngineError                 an engine that cannot run here (other GPU, version, provider)
+    ├── RunnerError                 a run that failed, or was fed the wrong arrays
+    └── VerificationError           verification that could not be carried out
+
+A message says what was found, what was expected, and what to do next. Foreign exceptions are
+mapped to this tree at the edge where they arise, with ``from exc``.
+"""
+
+from __future__ import annotations
+
+
+class ParnetDeployError(Exception):
+    """Root of the tree; `exit_code` is the exit status of the command line."""
+
+    exit_code = 1
+
+
+class UsageError(ParnetDeployError):
+    """An option or argument has a value that cannot be."""
+
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    """A `ParNetSpec` describes an architecture that cannot be built."""
+
+
+class MissingDependencyError(ParnetDeployError):
+    """An optional package is needed and is not installed."""
+
+
+class CheckpointError(ParnetDeployError):
+    """A checkpoint cannot be read, or does not fit the network."""
+
+
+class ImageError(ParnetDeployError):
+    """A file cannot be decoded as an image, or has an unusable size."""
+
+
+class BundleError(ParnetDeployError):
+    """A bundle is missing, damaged, or of a format this version cannot read."""
+
+
+class OutputExistsError(BundleError):
+    """The output is already there and may not be replaced without being told to."""
+
+
+class ExportError(ParnetDeployError):
+    """An export whose graphs do not equal the network they came from, or cannot be written."""
+
+
+class BuildError(ParnetDeployError):
+    """An engine could not be built."""
+
+
+class EngineError(ParnetDeployError):
+    """An engine cannot run on this machine."""
+
+
+class RunnerError(ParnetDeployError):
+    """A run failed, or its inputs do not fit."""
+
+
+class VerificationError(ParnetDeployError):
+    """Verification could not be carried out."""

@@ -1,0 +1,156 @@
+"""export_model: a network becomes a bundle, or nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from parnet_deploy.bundle import (
+    CHECKPOINT,
+    LABELS,
+    MODEL_GRAPH,
+    WEIGHTS,
+    ModelBundle,
+    ModelManifest,
+    Source,
+    open_model,
+    seal,
+    staged,
+)
+from parnet_deploy.errors import ExportError, UsageError
+from parnet_deploy.export.gate import check_stages
+from parnet_deploy.export.graph import ExportOptions, images_spec, value_spec, whole_graph
+from parnet_deploy.export.stages import contracts, cut_stage, describe_cuts, describe_stage
+from parnet_deploy.export.weights import externalise, large_weights, write_weights
+from parnet_deploy.net import ParNet, TrainingFacts, fuse, save_checkpoint
+from parnet_deploy.spec import stages
+
+IR_VERSION = 10  # read by ONNX Runtime 1.19 and later, and by TensorRT 10 and later
+UNTRAINED = (
+    "The weights are seeded and UNTRAINED: the answers mean nothing. "
+    "Give --checkpoint to export a trained network."
+)
+
+Progress = Callable[[str], None]
+
+
+def export_model(
+    model: ParNet,
+    source: Source,
+    final: Path,
+    options: ExportOptions,
+    labels: Sequence[str] | None = None,
+    *,
+    force: bool = False,
+    progress: Progress = lambda step: None,
+) -> ModelBundle:
+    """Fuse a network, write its graphs, prove them equal, and put the bundle in place.
+
+    Args:
+        model: the network in training form, in inference mode, float32.
+        source: where its weights came from.
+        final: folder of the bundle, which must not exist unless `force` is set.
+        options: how to export.
+        labels: class names in the order of the logits; numbered where None.
+        force: replace a bundle that stands there.
+        progress: called with a line at each step.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        UsageError: not one label per class.
+        OutputExistsError: something stands at `final`.
+        ExportError: the stages joined together do not equal the whole graph.
+        BundleError: the bundle cannot be written.
+    """
+    spec = model.spec
+    names = tuple(labels or (f"class {index}" for index in range(spec.classes)))
+    if len(names) != spec.classes:
+        raise UsageError(f"{spec.classes} classes need as many labels, not {len(names)}")
+    contract = contracts(spec, options)
+    cut_into = stages(spec, options.stem)
+    manifest = ModelManifest(
+        name=options.name,
+        spec=spec,
+        form=options.form,
+        source=source,
+        opset=options.opset,
+        stem=options.stem,
+        batch=options.batch,
+        softmax=options.softmax,
+        preprocessing=options.preprocessing,
+        inputs=(images_spec(spec, options),),
+        outputs=(value_spec(spec, model.layout[-1], options),),
+        stages=tuple(describe_stage(stage, contract) for stage in cut_into),
+        cuts=describe_cuts(cut_into, contract),
+        tools=tool_versions(),
+        warnings=(UNTRAINED,) if source.kind == "untrained" else (),
+    )
+    with staged(final, force=force) as work:
+        progress("fuse: every block becomes one 3x3 convolution")
+        whole = whole_graph(fuse(model, options.form), options)
+        progress(f"write: the whole graph and {len(cut_into)} stages, weights stored once")
+        write_graphs(work, whole, manifest)
+        (work / LABELS).write_text("\n".join(names) + "\n", encoding="utf-8")
+        facts = TrainingFacts(labels=tuple(labels or ()), preprocessing=options.preprocessing)
+        save_checkpoint(model, work / CHECKPOINT, facts)
+        progress("prove: the stages joined together against the whole graph, in ONNX Runtime")
+        check_stages(work, manifest)
+        seal(work, manifest)
+    return open_model(final, check=False)
+
+
+def write_graphs(work: Path, whole: gs.Graph, manifest: ModelManifest) -> None:
+    """Write the whole graph and every stage's, their weights in one file.
+
+    Raises:
+        ExportError: a graph is not valid ONNX.
+    """
+    (work / WEIGHTS).parent.mkdir()
+    proto = export_onnx(whole)
+    locations = write_weights(work / WEIGHTS, large_weights(proto))
+    _save(externalise(proto, locations, file=WEIGHTS), work / MODEL_GRAPH)
+    for stage in manifest.stages:
+        proto = export_onnx(cut_stage(whole, stage))
+        _save(externalise(proto, locations, file=Path(WEIGHTS).name), work / stage.file)
+
+
+def export_onnx(graph: gs.Graph) -> onnx.ModelProto:
+    """A graph as an ONNX model, of an IR version that older runtimes read."""
+    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    model.ir_version = IR_VERSION
+    model.producer_name = "parnet-deploy"
+    return model
+
+
+def save_with_weights(graph: gs.Graph, path: Path) -> None:
+    """Write one graph with its weights beside it, for a contestant in a benchmark."""
+    proto = export_onnx(graph)
+    weights = path.with_suffix(".safetensors")
+    locations = write_weights(weights, large_weights(proto))
+    _save(externalise(proto, locations, file=weights.name), path)
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what took part in an export."""
+    tools = ("parnet-deploy", "torch", "onnx", "onnx-graphsurgeon", "safetensors", "numpy")
+    versions = {}
+    for tool in tools:
+        try:
+            versions[tool] = importlib.metadata.version(tool)
+        except importlib.metadata.PackageNotFoundError:
+            versions[tool] = "unknown"
+    return versions
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise ExportError(f"the graph {path.name} is not valid ONNX: {exc}") from exc

@@ -1,0 +1,35 @@
+"""The network in torch.
+
+blocks      the blocks in training form
+parnet      ParNet: the blocks of a layout, run in order
+folds       pure folds: tensors in, tensors out, in float64
+deploy      the blocks in deploy form
+fuse        training form -> deploy form
+initialise  seeded, untrained networks
+official    names and shapes of the authors' released checkpoints
+checkpoint  reading and writing weights
+"""
+
+from parnet_deploy.net.checkpoint import (
+    Checkpoint,
+    TrainingFacts,
+    load_checkpoint,
+    save_checkpoint,
+)
+from parnet_deploy.net.deploy import DeployParNet
+from parnet_deploy.net.fuse import fuse
+from parnet_deploy.net.initialise import calibrate, initialise
+from parnet_deploy.net.parnet import BlockGraph, ParNet
+
+__all__ = [
+    "BlockGraph",
+    "Checkpoint",
+    "DeployParNet",
+    "ParNet",
+    "TrainingFacts",
+    "calibrate",
+    "fuse",
+    "initialise",
+    "load_checkpoint",
+    "save_checkpoint",
+]

@@ -1,0 +1,141 @@
+"""The blocks in training form: parallel branches, each with its own batch normalisation.
+
+Paper: section 3.1 and 3.2, figures 2b and A1. Feature maps are (N, C, H, W).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from parnet_deploy.spec import Activation, BlockSpec, ParNetSpec
+
+
+def activation(name: Activation) -> nn.Module:
+    """The non-linearity of that name."""
+    return nn.SiLU() if name == "silu" else nn.ReLU()
+
+
+def global_average(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, 1, 1)."""
+    return x.mean((2, 3), keepdim=True)
+
+
+def interleave(a: Tensor, b: Tensor) -> Tensor:
+    """Join two maps channel by channel: a0 b0 a1 b1 ..."""
+    return torch.stack((a, b), dim=2).flatten(1, 2)
+
+
+def shuffle(x: Tensor, groups: int) -> Tensor:
+    """Channel shuffle over groups (ShuffleNet, https://arxiv.org/abs/1707.01083)."""
+    n, channels, height, width = x.shape
+    grouped = x.reshape(n, groups, channels // groups, height, width)
+    return grouped.transpose(1, 2).flatten(1, 2)
+
+
+class ConvBN(nn.Module):
+    """A convolution without bias, and batch normalisation."""
+
+    def __init__(
+        self, channels: int, out: int, kernel: int, *, stride: int, groups: int, eps: float
+    ) -> None:
+        """`channels` to `out` channels; padding keeps the size at stride 1."""
+        super().__init__()
+        self.conv = nn.Conv2d(
+            channels, out, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+        )
+        self.bn = nn.BatchNorm2d(out, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve, normalise."""
+        y: Tensor = self.bn(self.conv(x))
+        return y
+
+
+class RepBlock(nn.Module):
+    """A 3x3 and a 1x1 branch in parallel, with a Skip-Squeeze-Excitation.
+
+    Kind ``skip`` (RepVGG-SSE): ``act(dense(x) + pointwise(x) + id * sigmoid(W gap(id)))`` with
+    ``id = BN(x)``. Kinds ``plain`` (Downsampling) and ``fusion``:
+    ``act((dense(x) + pointwise(x)) * 2 * sigmoid(W gap(x)))``; where the stride is 2 the pointwise
+    branch average-pools first. A fusion normalises and interleaves its two inputs, works in two
+    groups and ends with a channel shuffle. Without squeeze, the factors are absent.
+    """
+
+    def __init__(self, block: BlockSpec, spec: ParNetSpec) -> None:
+        """Make the block that `block` describes, of a network `spec`."""
+        super().__init__()
+        channels = block.in_channels * len(block.inputs)
+        out, groups, eps = block.out_channels, block.groups, spec.bn_eps
+        self.kind, self.stride, self.groups = block.kind, block.stride, groups
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(block.in_channels, eps=eps)
+            for _ in (block.inputs if block.kind == "fusion" else ())
+        )
+        self.dense = ConvBN(channels, out, 3, stride=block.stride, groups=groups, eps=eps)
+        self.pointwise = ConvBN(channels, out, 1, stride=1, groups=groups, eps=eps)
+        self.identity = nn.BatchNorm2d(out, eps=eps) if block.kind == "skip" else None
+        self.squeeze = (
+            nn.Conv2d(channels, out, 1, groups=groups, bias=False) if spec.squeeze else None
+        )
+        self.act = activation(spec.activation)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """(N, C, H, W) each -> (N, O, H/stride, W/stride)."""
+        x = inputs[0]
+        if self.kind == "fusion":
+            a, b = (norm(value) for norm, value in zip(self.norms, inputs, strict=True))
+            x = interleave(a, b)
+        y = self.dense(x) + self.pointwise(
+            nn.functional.avg_pool2d(x, 2) if self.stride == 2 else x
+        )
+        if self.identity is not None:
+            identity = self.identity(x)
+            if self.squeeze is not None:
+                identity = identity * torch.sigmoid(self.squeeze(global_average(identity)))
+            y = y + identity
+        elif self.squeeze is not None:
+            y = y * (2 * torch.sigmoid(self.squeeze(global_average(x))))
+        y = self.act(y)
+        return shuffle(y, self.groups) if self.groups > 1 else y
+
+
+class PointwiseBlock(nn.Module):
+    """A 1x1 convolution with batch normalisation: the last block of the CIFAR networks."""
+
+    def __init__(self, block: BlockSpec, spec: ParNetSpec) -> None:
+        """Make the block that `block` describes, of a network `spec`."""
+        super().__init__()
+        self.pointwise = ConvBN(
+            block.in_channels, block.out_channels, 1, stride=1, groups=1, eps=spec.bn_eps
+        )
+        self.act = activation(spec.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, O, H, W)."""
+        y: Tensor = self.act(self.pointwise(x))
+        return y
+
+
+class Head(nn.Module):
+    """Global average pool, dropout, linear classifier."""
+
+    def __init__(self, block: BlockSpec, spec: ParNetSpec) -> None:
+        """Make the head of a network `spec`."""
+        super().__init__()
+        self.dropout = nn.Dropout(spec.dropout)
+        self.linear = nn.Linear(block.in_channels, block.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, classes)."""
+        y: Tensor = self.linear(self.dropout(global_average(x).flatten(1)))
+        return y
+
+
+def make_block(block: BlockSpec, spec: ParNetSpec) -> nn.Module:
+    """The training form of a block."""
+    if block.kind == "head":
+        return Head(block, spec)
+    if block.kind == "pointwise":
+        return PointwiseBlock(block, spec)
+    return RepBlock(block, spec)

@@ -1,0 +1,192 @@
+"""Checkpoints: our own (safetensors, spec in the metadata) and the authors' releases."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from parnet_deploy.bundle import Source, sha256
+from parnet_deploy.errors import CheckpointError, SpecError
+from parnet_deploy.net.official import infer_spec, is_released_form, translate
+from parnet_deploy.net.parnet import ParNet
+from parnet_deploy.spec import (
+    VARIANTS,
+    Activation,
+    ParNetSpec,
+    Preprocessing,
+    decode,
+    encode,
+)
+
+_KEYS_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingFacts:
+    """What a checkpoint says about itself beside its spec.
+
+    Attributes:
+        labels: class names in the order of the logits; empty where they are not known.
+        preprocessing: how images were prepared in evaluation, or None.
+    """
+
+    labels: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A network read from a file, and where it came from."""
+
+    model: ParNet
+    source: Source
+    facts: TrainingFacts
+
+
+def save_checkpoint(model: ParNet, path: Path, facts: TrainingFacts | None = None) -> None:
+    """Write a network's weights as safetensors, with its spec and facts in the metadata.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    metadata = {
+        "format": "parnet-deploy/checkpoint",
+        "spec": encode(model.spec).decode(),
+        "facts": encode(facts or TrainingFacts()).decode(),
+    }
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except (OSError, SafetensorError) as exc:
+        raise CheckpointError(f"cannot write {path}: {exc}") from exc
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    activation: Activation | None = None,
+    ema: bool = True,
+    expected: ParNetSpec | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Checkpoint:
+    """Read a checkpoint of either kind.
+
+    Args:
+        path: ``.safetensors`` of this project, or a file that the authors released.
+        activation: of an authors' checkpoint, which does not say it; SiLU by default.
+        ema: take an authors' checkpoint's exponential moving average where it has one.
+        expected: the network it should be; None takes the one that it describes.
+        image_size: another input size than the checkpoint's own; the weights fit any.
+
+    Returns:
+        The network in inference mode, float32.
+
+    Raises:
+        CheckpointError: it cannot be read, or does not fit; the message lists the keys that are
+            missing, extra or misshapen, and the variant that it would fit.
+        SpecError: the image size is not a multiple of the network's stride.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint file at {path}")
+    if path.suffix == ".safetensors":
+        weights, spec, facts = _read_own(path)
+        source = Source(kind="parnet-deploy", file=path.name, sha256=sha256(path))
+        unknown: tuple[str, ...] = ()
+    else:
+        state, is_ema = _read_official(path, ema=ema)
+        translated = translate(state)
+        weights, unknown, facts = translated.weights, translated.unknown, TrainingFacts()
+        spec = infer_spec(weights, activation=activation or "silu")
+        source = Source(kind="official", file=path.name, sha256=sha256(path), ema=is_ema)
+    if activation not in (None, spec.activation):
+        raise CheckpointError(f"{path} was trained with {spec.activation}, not {activation}")
+    wanted = spec if expected is None or is_released_form(spec, expected) else expected
+    wanted = replace(wanted, activation=spec.activation)
+    if image_size is not None:
+        wanted = replace(wanted, image_size=image_size)
+    model = ParNet(wanted)
+    _check_fit(path, model, weights, unknown, spec)
+    model.load_state_dict(weights)
+    return Checkpoint(model=model.eval(), source=source, facts=facts)
+
+
+def _read_own(path: Path) -> tuple[dict[str, Tensor], ParNetSpec, TrainingFacts]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        spec = decode(metadata["spec"], ParNetSpec)
+        facts = decode(metadata.get("facts", "{}"), TrainingFacts)
+    except KeyError as exc:
+        raise CheckpointError(
+            f"{path} was not written by parnet-deploy: its metadata has no {exc}"
+        ) from exc
+    except (SafetensorError, SpecError, OSError) as exc:
+        raise CheckpointError(f"cannot read {path}: {exc}") from exc
+    return weights, spec, facts
+
+
+def _read_official(path: Path, *, ema: bool) -> tuple[Mapping[str, Tensor], bool]:
+    """The state dict to take from an authors' file, and whether it is the moving average."""
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as exc:
+        first = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+        raise CheckpointError(
+            f"cannot read {path} as a PyTorch checkpoint of plain tensors "
+            f"(nothing else is unpickled): {first}"
+        ) from exc
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    key = "state_dict_ema" if ema and content.get("state_dict_ema") else "state_dict"
+    state = content.get(key, content)
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path} has no 'state_dict' of tensors; it has {list(content)[:5]}")
+    return state, key == "state_dict_ema"
+
+
+def _check_fit(
+    path: Path,
+    model: ParNet,
+    weights: Mapping[str, Tensor],
+    unknown: tuple[str, ...],
+    described: ParNetSpec,
+) -> None:
+    wanted = model.state_dict()
+    missing = [key for key in wanted if key not in weights]
+    extra = [*unknown, *(key for key in weights if key not in wanted)]
+    misshapen = [
+        f"{key} {list(weights[key].shape)} instead of {list(value.shape)}"
+        for key, value in wanted.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    if not (missing or extra or misshapen):
+        return
+    parts = [
+        f"{len(keys)} {what} ({_shown(keys)})"
+        for what, keys in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+        if keys
+    ]
+    raise CheckpointError(
+        f"{path} does not fit {_describe(model.spec)}: {'; '.join(parts)}. "
+        f"It would fit {_describe(described)}"
+    )
+
+
+def _shown(keys: list[str]) -> str:
+    more = f", and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else ""
+    return ", ".join(keys[:_KEYS_SHOWN]) + more
+
+
+def _describe(spec: ParNetSpec) -> str:
+    known = spec.name in VARIANTS
+    name = f"variant '{spec.name}'" if known else "a ParNet"
+    return f"{name} of widths {','.join(map(str, spec.widths))}, {spec.classes} classes"

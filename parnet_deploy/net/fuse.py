@@ -1,0 +1,191 @@
+"""fuse: a new network in deploy form, equal to the one it was made from."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from parnet_deploy.net.blocks import Head, PointwiseBlock, RepBlock
+from parnet_deploy.net.deploy import (
+    DeployBlock,
+    DeployFusion,
+    DeployHead,
+    DeployParNet,
+    Piece,
+    Squeeze,
+)
+from parnet_deploy.net.folds import (
+    bn_affine,
+    fold_conv_bn,
+    identity_3x3,
+    pad_1x1,
+    pad_pooled_1x1,
+    permute_inputs,
+    ungroup_1x1,
+)
+from parnet_deploy.net.parnet import ParNet
+from parnet_deploy.spec import BlockSpec, DeployForm
+from parnet_deploy.spec.layout import stored_order
+
+
+def fuse(model: ParNet, form: DeployForm | None = None) -> DeployParNet:
+    """Fold every block of a network into its deploy form.
+
+    Args:
+        model: the network in training form; it is left as it is.
+        form: which of the equivalent forms.
+
+    Returns:
+        A new network in inference mode, of the same dtype, whose logits are the same; the folds
+        are computed in float64.
+    """
+    form = form or DeployForm()
+    specs = {block.name: block for block in model.layout}
+    dtype = next(model.parameters()).dtype
+    blocks: list[nn.Module] = []
+    with torch.no_grad():
+        for block in model.layout:
+            module = model.blocks[block.name]
+            orders = [_order(specs.get(name), block.in_channels) for name in block.inputs]
+            blocks.append(_fuse_block(module, orders, form))
+    fused = DeployParNet(model, form, blocks).to(dtype).eval()
+    return fused.requires_grad_(False)
+
+
+def _order(source: BlockSpec | None, channels: int) -> Tensor:
+    """(C,): channel k of a stored input is channel ``order[k]`` of the training form's."""
+    order = stored_order(source) if source else None
+    if order is None:
+        return torch.arange(channels)
+    return torch.argsort(torch.tensor(order))
+
+
+def _fuse_block(module: nn.Module, orders: list[Tensor], form: DeployForm) -> nn.Module:
+    if isinstance(module, Head):
+        return DeployHead(copy.deepcopy(module.linear))
+    if isinstance(module, PointwiseBlock):
+        weight, bias = fold_conv_bn(module.pointwise.conv.weight, module.pointwise.bn)
+        conv = _conv(permute_inputs(weight, orders[0]), bias)
+        return DeployBlock(conv, copy.deepcopy(module.act))
+    if not isinstance(module, RepBlock):
+        raise TypeError(f"{type(module).__name__} has no deploy form")
+    if module.kind == "fusion":
+        return _fuse_fusion(module, orders, form)
+    if module.kind == "skip":
+        return _fuse_skip(module, form)
+    return _fuse_plain(module, orders[0])
+
+
+def merge_branches(block: RepBlock) -> tuple[Tensor, Tensor]:
+    """The dense and the pointwise branch of a block as one 3x3 kernel and bias, in float64."""
+    dense, bias = fold_conv_bn(block.dense.conv.weight, block.dense.bn)
+    small, small_bias = fold_conv_bn(block.pointwise.conv.weight, block.pointwise.bn)
+    padded = pad_pooled_1x1(small) if block.stride == 2 else pad_1x1(small)
+    return dense + padded, bias + small_bias
+
+
+def _fuse_plain(block: RepBlock, order: Tensor) -> DeployBlock:
+    weight, bias = merge_branches(block)
+    act = copy.deepcopy(block.act)
+    if block.squeeze is None:
+        return DeployBlock(_conv(permute_inputs(weight, order), bias, block.stride), act)
+    squeeze = permute_inputs(ungroup_1x1(block.squeeze.weight, 1), order)
+    # gate = 2 * sigmoid(...): the 2 goes into the convolution, which the gate multiplies.
+    conv = _conv(permute_inputs(2 * weight, order), 2 * bias, block.stride)
+    return DeployBlock(conv, act, squeeze=Squeeze(squeeze, None))
+
+
+def _fuse_skip(block: RepBlock, form: DeployForm) -> DeployBlock:
+    weight, bias = merge_branches(block)
+    act = copy.deepcopy(block.act)
+    if block.identity is None:
+        raise ValueError("a skip block without its identity")
+    scale, shift = bn_affine(block.identity)
+    if block.squeeze is None:
+        return DeployBlock(_conv(weight + identity_3x3(scale), bias + shift), act)
+    squeeze = ungroup_1x1(block.squeeze.weight, 1)
+    if form.identity_bn == "keep":
+        identity = copy.deepcopy(block.identity)
+        return DeployBlock(
+            _conv(weight, bias), act, squeeze=Squeeze(squeeze, None), identity=identity
+        )
+    # gap is linear, so W gap(scale x + shift) = (W scale) gap(x) + W shift.
+    gate = Squeeze(squeeze * scale, squeeze @ shift)
+    return DeployBlock(_conv(weight, bias), act, squeeze=gate, affine=(scale, shift))
+
+
+def _fuse_fusion(block: RepBlock, orders: list[Tensor], form: DeployForm) -> DeployFusion:
+    """Absorb the interleave of the inputs, and the shuffle that a fusion before left undone."""
+    channels = len(orders[0])
+    half = channels // 2
+    # Of each stored input, the runs of channels that belong to group 0 and to group 1.
+    runs = [
+        [(index, *run) for index, order in enumerate(orders) for run in _runs(order, group, half)]
+        for group in range(2)
+    ]
+    pieces = tuple(Piece(input=i, start=a, stop=b) for group in runs for i, a, b in group)
+    # Where each channel of the pieces, end to end, stands in the interleaved input.
+    source = torch.cat(
+        [2 * orders[piece.input][piece.start : piece.stop] + piece.input for piece in pieces]
+    )
+    weight, bias = merge_branches(block)
+    squeeze = None
+    if block.squeeze is not None:
+        weight, bias = 2 * weight, 2 * bias
+        dense = ungroup_1x1(block.squeeze.weight, 2)
+        squeeze = Squeeze(permute_inputs(dense, source), None)
+    weight = permute_inputs(weight, source, groups=2)
+    if form.join == "concat":
+        convs = [_conv(weight, bias, block.stride, groups=2)]
+    else:
+        convs = _split_conv(weight, bias, block.stride, [p.stop - p.start for p in pieces])
+    norms = nn.ModuleList(
+        _permute_bn(norm, order) for norm, order in zip(block.norms, orders, strict=True)
+    )
+    return DeployFusion(norms, pieces, nn.ModuleList(convs), copy.deepcopy(block.act), squeeze)
+
+
+def _runs(order: Tensor, group: int, half: int) -> list[tuple[int, int]]:
+    """Contiguous runs of stored channels whose training channel lies in a half of them all."""
+    inside = [False, *((order // half) == group).tolist(), False]
+    edges = [i for i in range(len(order) + 1) if inside[i] != inside[i + 1]]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _split_conv(weight: Tensor, bias: Tensor, stride: int, widths: list[int]) -> list[nn.Conv2d]:
+    """One grouped convolution for each pair of slices; the first carries the bias."""
+    per_group = widths[: len(widths) // 2]
+    return [
+        _conv(part, bias if index == 0 else None, stride, groups=2)
+        for index, part in enumerate(torch.split(weight, per_group, dim=1))
+    ]
+
+
+def _permute_bn(norm: nn.Module, order: Tensor) -> nn.BatchNorm2d:
+    permuted = copy.deepcopy(norm)
+    if not isinstance(permuted, nn.BatchNorm2d):
+        raise TypeError(f"a fusion's input norm is a BatchNorm2d, not {type(norm).__name__}")
+    for tensor in (permuted.weight, permuted.bias, permuted.running_mean, permuted.running_var):
+        if tensor is not None:
+            tensor.data = tensor.data[order]
+    return permuted
+
+
+def _conv(weight: Tensor, bias: Tensor | None, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    out, per_group, size, _ = weight.shape
+    conv = nn.Conv2d(
+        per_group * groups,
+        out,
+        size,
+        stride,
+        padding=size // 2,
+        groups=groups,
+        bias=bias is not None,
+        device="meta",
+    )
+    conv.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias, requires_grad=False)
+    return conv

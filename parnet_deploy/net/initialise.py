@@ -1,0 +1,55 @@
+"""Seeded, untrained networks whose activations stay sane."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from parnet_deploy.net.parnet import ParNet
+from parnet_deploy.spec import ParNetSpec
+
+CALIBRATION_IMAGES = 8
+
+
+def initialise(spec: ParNetSpec, *, seed: int) -> ParNet:
+    """An untrained network with He initialisation and calibrated batch normalisations.
+
+    The running statistics are those of seeded noise of unit variance, so that every layer's output
+    has about unit variance too, as in a trained network. The global random state is untouched.
+
+    Args:
+        spec: the network.
+        seed: seed of weights and noise.
+
+    Returns:
+        The network in inference mode, float32.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ParNet(spec)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        noise = torch.randn(CALIBRATION_IMAGES, 3, *spec.image_size)
+        calibrate(model, noise)
+    return model
+
+
+def calibrate(model: nn.Module, images: torch.Tensor) -> None:
+    """Set every batch normalisation's running statistics to those of `images`.
+
+    Args:
+        model: a network, which is left in inference mode.
+        images: (N, 3, H, W).
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches seen: here, the one batch
+    model.train()
+    with torch.no_grad():
+        model(images)
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,0 +1,59 @@
+"""Architecture as data: what a ParNet is, and everything that follows from it without a tensor.
+
+tensor    TensorSpec: name, shape and dtype of an array that crosses a boundary
+parnet    ParNetSpec: widths, streams, activation ...
+layout    BlockSpec and StageSpec: the blocks, their order, and the cuts, derived from a spec
+counts    depth, parameters and operations, derived from a layout
+form      DeployForm: which of the equivalent deploy forms a target is given
+images    Preprocessing: how an image becomes the array the network reads
+codec     these values as JSON, and back with every type checked
+variants  the paper's networks and the small ones, by name
+"""
+
+from parnet_deploy.spec.codec import decode, encode
+from parnet_deploy.spec.counts import Counts, count, depth
+from parnet_deploy.spec.form import Backend, DeployForm, default_form
+from parnet_deploy.spec.images import Preprocessing
+from parnet_deploy.spec.layout import (
+    IMAGES,
+    LOGITS,
+    BlockSpec,
+    Cut,
+    StageSpec,
+    StemMode,
+    cuts,
+    layout,
+    stages,
+)
+from parnet_deploy.spec.parnet import Activation, ParNetSpec
+from parnet_deploy.spec.tensor import Array, TensorSpec, check_feeds
+from parnet_deploy.spec.variants import VARIANTS, Variant, variant
+
+__all__ = [
+    "IMAGES",
+    "LOGITS",
+    "VARIANTS",
+    "Activation",
+    "Array",
+    "Backend",
+    "BlockSpec",
+    "Counts",
+    "Cut",
+    "DeployForm",
+    "ParNetSpec",
+    "Preprocessing",
+    "StageSpec",
+    "StemMode",
+    "TensorSpec",
+    "Variant",
+    "check_feeds",
+    "count",
+    "cuts",
+    "decode",
+    "default_form",
+    "depth",
+    "encode",
+    "layout",
+    "stages",
+    "variant",
+]

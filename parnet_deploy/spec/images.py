@@ -1,0 +1,50 @@
+"""Preprocessing: how an image becomes the array that a network reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from parnet_deploy.errors import SpecError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preprocessing:
+    """Resize, centre crop, scale to [0, 1], normalise per channel.
+
+    Attributes:
+        size: height and width of the crop in pixels: the network's input size.
+        crop_ratio: size of the crop relative to the resized image (224 of 256 is 0.875).
+        interpolation: resampling filter.
+        mean: per-channel (RGB) mean that is subtracted, in units of [0, 1].
+        std: per-channel standard deviation that is divided by.
+        in_graph: the graph itself scales and normalises, and its input is uint8 in [0, 255].
+    """
+
+    size: tuple[int, int]
+    crop_ratio: float = 0.875
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    in_graph: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what would divide by zero or crop outside the image.
+
+        Raises:
+            SpecError: a ratio outside (0, 1] or a standard deviation that is not positive.
+        """
+        if not 0.0 < self.crop_ratio <= 1.0:
+            raise SpecError(f"a crop ratio lies in (0, 1], not {self.crop_ratio}")
+        if min(self.std) <= 0.0:
+            raise SpecError(f"a standard deviation is positive, not {self.std}")
+
+    @property
+    def dtype(self) -> str:
+        """Element type of the graph's input."""
+        return "uint8" if self.in_graph else "float32"

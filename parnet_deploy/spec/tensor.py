@@ -1,0 +1,71 @@
+"""Name, shape and dtype of an array that crosses a boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from parnet_deploy.errors import RunnerError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """An array's contract.
+
+    Attributes:
+        name: the tensor's name in every graph it appears in.
+        shape: one entry an axis; a string is a symbolic size (the batch, ``"N"``).
+        dtype: numpy's name of the element type, such as ``"float32"``.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+    def nbytes(self, batch: int = 1) -> int:
+        """Size in bytes with every symbolic axis set to `batch`."""
+        items = 1
+        for size in self.shape:
+            items *= batch if isinstance(size, str) else size
+        return items * np.dtype(self.dtype).itemsize
+
+    def concrete(self, batch: int) -> tuple[int, ...]:
+        """The shape with every symbolic axis set to `batch`."""
+        return tuple(batch if isinstance(size, str) else size for size in self.shape)
+
+    def check(self, array: Array) -> None:
+        """Compare an array with the contract.
+
+        Raises:
+            RunnerError: dtype, number of axes or a fixed size differs.
+        """
+        fits = len(array.shape) == len(self.shape) and all(
+            isinstance(want, str) or want == got
+            for want, got in zip(self.shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype != np.dtype(self.dtype):
+            raise RunnerError(
+                f"tensor '{self.name}' is {array.dtype.name}{list(array.shape)}, "
+                f"but {self.dtype}[{', '.join(map(str, self.shape))}] is expected"
+            )
+
+
+def check_feeds(specs: Iterable[TensorSpec], feeds: Mapping[str, Array]) -> None:
+    """Compare the arrays fed to a runner with its inputs.
+
+    Raises:
+        RunnerError: an array is missing, is not an input, or does not fit its contract.
+    """
+    wanted = {spec.name: spec for spec in specs}
+    missing = sorted(wanted.keys() - feeds.keys())
+    extra = sorted(feeds.keys() - wanted.keys())
+    if missing or extra:
+        parts = [f"missing {missing}"] * bool(missing) + [f"not inputs: {extra}"] * bool(extra)
+        raise RunnerError(f"the inputs are {sorted(wanted)}; {'; '.join(parts)}")
+    for name, spec in wanted.items():
+        spec.check(feeds[name])
