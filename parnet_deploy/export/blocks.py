@@ -13,7 +13,7 @@ from torch import nn
 
 from parnet_deploy.export.builder import GraphBuilder
 from parnet_deploy.net.blocks import ConvBN, Head, PointwiseBlock, RepBlock
-from parnet_deploy.net.deploy import DeployBlock, DeployFusion, DeployHead, Squeeze
+from parnet_deploy.net.deploy import DeployBlock, DeployFusion, DeployHead, Piece, Squeeze
 from parnet_deploy.net.folds import ungroup_1x1
 from parnet_deploy.spec import DeployForm
 from parnet_deploy.spec.layout import LOGITS
@@ -50,7 +50,9 @@ def _deploy_block(
         skip = x
         if module.identity is not None:
             skip = _batch_norm(graph, f"{name}.identity", x, module.identity)
-        gate = _gate(graph, name, skip, module.squeeze, form)
+        has_skip = module.identity is not None or module.scale is not None
+        gemm = form.squeeze == "gemm" or (form.squeeze == "mixed" and has_skip)
+        gate = _gate(graph, name, skip, module.squeeze, gemm=gemm)
         if module.scale is not None and module.shift is not None:
             scale = graph.weight(f"{name}.scale", module.scale[None, :, None, None])
             shift = graph.weight(f"{name}.shift", module.shift[None, :, None, None])
@@ -78,35 +80,51 @@ def _deploy_fusion(
         _batch_norm(graph, f"{name}.norm{index}", x, norm)
         for index, (x, norm) in enumerate(zip(inputs, module.norms, strict=True))
     ]
-    slices = []
-    for index, x in enumerate(normed):
-        own = [piece for piece in module.pieces if piece.input == index]
-        edges = sorted({edge for piece in own for edge in (piece.start, piece.stop)})
-        slices.append(graph.split(f"{name}.split{index}", x, edges))
-    parts = {piece: slices[piece.input][piece.start, piece.stop] for piece in module.pieces}
-    joined = None
-    if len(module.convs) == 1:
-        joined = graph.node("Concat", f"{name}.join", [parts[p] for p in module.pieces], axis=1)
-        y = _conv(graph, f"{name}.conv", joined, module.convs[0])
-    else:
-        terms = [
-            _conv(
-                graph,
-                f"{name}.conv{index}",
-                graph.node("Concat", f"{name}.join{index}", [parts[p] for p in pair], axis=1),
-                conv,
-            )
-            for index, (pair, conv) in enumerate(zip(module.pairs, module.convs, strict=True))
-        ]
-        y = terms[0]
-        for index, term in enumerate(terms[1:], 1):
-            y = graph.node("Add", f"{name}.sum{index}", [y, term])
+    join = _join_by_view if form.join == "view" else _join_by_slices
+    joined = join(graph, name, normed, module.pieces)
+    y = _conv(graph, f"{name}.conv", joined, module.conv)
     if module.squeeze is not None:
-        if joined is None:
-            joined = graph.node("Concat", f"{name}.join", [parts[p] for p in module.pieces], axis=1)
-        gate = _gate(graph, name, joined, module.squeeze, form)
+        gate = _gate(graph, name, joined, module.squeeze, gemm=form.squeeze != "conv")
         y = graph.node("Mul", f"{name}.gated", [y, gate])
     return _activation(graph, name, y, module.act)
+
+
+def _join_by_slices(
+    graph: GraphBuilder, name: str, normed: Values, pieces: tuple[Piece, ...]
+) -> gs.Variable:
+    """Split both inputs, and concatenate the slices group by group."""
+    slices = []
+    for index, x in enumerate(normed):
+        own = [piece for piece in pieces if piece.input == index]
+        edges = sorted({edge for piece in own for edge in (piece.start, piece.stop)})
+        slices.append(graph.split(f"{name}.split{index}", x, edges))
+    parts = [slices[piece.input][piece.start, piece.stop] for piece in pieces]
+    return graph.node("Concat", f"{name}.join", parts, axis=1)
+
+
+def _join_by_view(
+    graph: GraphBuilder, name: str, normed: Values, pieces: tuple[Piece, ...]
+) -> gs.Variable:
+    """Give both inputs an axis of groups, and concatenate behind it.
+
+    No Split: with one, TensorRT RTX puts the whole network into one stream and needs more kernels
+    (docs/kernel-counts.md). An input that is a fusion's output, still unshuffled, holds each
+    group's channels in two runs, which a transpose brings together.
+    """
+    height, width = normed[0].shape[2:]
+    views = []
+    for index, x in enumerate(normed):
+        own = [piece for piece in pieces if piece.input == index]
+        channels = sum(piece.stop - piece.start for piece in own)
+        stem = f"{name}.view{index}"
+        if len(own) > 2:
+            quarters = [0, 2, 2, channels // 4, height * width]
+            x = graph.reshape(f"{stem}.quarters", x, quarters)
+            x = graph.node("Transpose", f"{stem}.swapped", [x], perm=[0, 2, 1, 3, 4])
+        views.append(graph.reshape(stem, x, [0, 2, channels // 2, height, width]))
+    joined = graph.node("Concat", f"{name}.views", views, axis=2)
+    channels = sum(piece.stop - piece.start for piece in pieces)
+    return graph.reshape(f"{name}.join", joined, [0, channels, height, width])
 
 
 @emit.register
@@ -150,11 +168,11 @@ def _training_block(
     if module.identity is not None:
         skip = _batch_norm(graph, f"{name}.identity", x, module.identity)
         if module.squeeze is not None:
-            gate = _gate(graph, name, skip, _dense_squeeze(module), form)
+            gate = _gate(graph, name, skip, _dense_squeeze(module), gemm=False)
             skip = graph.node("Mul", f"{name}.gated", [skip, gate])
         y = graph.node("Add", f"{name}.sum", [y, skip])
     elif module.squeeze is not None:
-        gate = _gate(graph, name, x, _dense_squeeze(module), form)
+        gate = _gate(graph, name, x, _dense_squeeze(module), gemm=False)
         two = graph.constant(f"{name}.two", np.array(2, np.float32))
         gate = graph.node("Mul", f"{name}.gate2", [gate, two])
         y = graph.node("Mul", f"{name}.gated", [y, gate])
@@ -185,11 +203,9 @@ def _shuffle(
     graph: GraphBuilder, name: str, x: gs.Variable, outer: int, size: tuple[int, int]
 ) -> gs.Variable:
     """Channels as (outer, C/outer) -> (C/outer, outer), and flat again: a channel shuffle."""
-    grouped = graph.constant(f"{name}.split", np.array([0, outer, -1, *size], np.int64))
-    flat = graph.constant(f"{name}.flat", np.array([0, -1, *size], np.int64))
-    y = graph.node("Reshape", f"{name}.grouped", [x, grouped])
+    y = graph.reshape(f"{name}.grouped", x, [0, outer, -1, *size])
     y = graph.node("Transpose", f"{name}.swapped", [y], perm=[0, 2, 1, 3, 4])
-    return graph.node("Reshape", name, [y, flat])
+    return graph.reshape(name, y, [0, -1, *size])
 
 
 def _conv(graph: GraphBuilder, name: str, x: gs.Variable, conv: nn.Module) -> gs.Variable:
@@ -214,20 +230,23 @@ def _batch_norm(graph: GraphBuilder, name: str, x: gs.Variable, bn: nn.Module) -
         "var": bn.running_var,
     }
     constants = [graph.weight(f"{name}.{key}", value) for key, value in weights.items()]
-    return graph.node("BatchNormalization", name, [x, *constants], epsilon=bn.eps)
+    y = graph.node("BatchNormalization", name, [x, *constants], epsilon=bn.eps)
+    y.shape = x.shape
+    return y
 
 
 def _gate(
-    graph: GraphBuilder, name: str, x: gs.Variable, squeeze: Squeeze, form: DeployForm
+    graph: GraphBuilder, name: str, x: gs.Variable, squeeze: Squeeze, *, gemm: bool
 ) -> gs.Variable:
     """``sigmoid(W gap(x) + b)``, (N, O, 1, 1)."""
     pooled = graph.node("GlobalAveragePool", f"{name}.squeeze.pool", [x])
     weight, bias = squeeze.weight, squeeze.bias
-    if form.squeeze == "conv":
+    if not gemm:
         y = graph.conv(f"{name}.squeeze", pooled, weight[:, :, None, None], bias)
         return graph.node("Sigmoid", f"{name}.gate", [y])
     flat = graph.node("Flatten", f"{name}.squeeze.flat", [pooled], axis=1)
     y = graph.gemm(f"{name}.squeeze", flat, weight, bias)
+    # Here and not behind the Unsqueeze, or TensorRT RTX needs ten kernels more, in one stream.
     y = graph.node("Sigmoid", f"{name}.gate.flat", [y])
     axes = graph.constant(f"{name}.gate.axes", np.array([2, 3], np.int64))
     return graph.node("Unsqueeze", f"{name}.gate", [y, axes])

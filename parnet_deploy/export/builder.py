@@ -81,6 +81,12 @@ class GraphBuilder:
             inputs.append(self.weight(f"{name}.bias", bias))
         return self.node("Gemm", name, inputs, transB=1)
 
+    def reshape(self, name: str, x: gs.Variable, shape: Sequence[int]) -> gs.Variable:
+        """Reshape; 0 keeps a size (the batch's, which may be dynamic), -1 follows."""
+        return self.node(
+            "Reshape", name, [x, self.constant(f"{name}.shape", np.array(shape, np.int64))]
+        )
+
     def split(
         self, name: str, x: gs.Variable, edges: Sequence[int]
     ) -> dict[tuple[int, int], gs.Variable]:

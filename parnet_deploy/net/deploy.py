@@ -78,46 +78,32 @@ class Piece:
 
 
 class DeployFusion(nn.Module):
-    """A fusion over slices of its two inputs, output left unshuffled.
+    """``act(conv(joined) * gate(joined))`` over its normalised inputs, output left unshuffled.
 
-    ``pieces`` names, group by group, the slices of the two normalised inputs that the group
-    reads. Joined by ``concat``: one grouped convolution over their concatenation. Joined by
-    ``sum``: one grouped convolution per pair of slices, one for each group, added up.
+    ``pieces`` names, group by group, the slices of the two inputs that the group reads; `conv` is
+    grouped by two over them, end to end.
     """
 
     def __init__(
         self,
         norms: nn.ModuleList,
         pieces: tuple[Piece, ...],
-        convs: nn.ModuleList,
+        conv: nn.Conv2d,
         act: nn.Module,
         squeeze: Squeeze | None,
     ) -> None:
-        """Take the folded parts; one convolution for ``concat``, several for ``sum``."""
+        """Take the folded parts."""
         super().__init__()
-        self.norms, self.pieces, self.convs = norms, pieces, convs
+        self.norms, self.pieces, self.conv = norms, pieces, conv
         self.act, self.squeeze = act, squeeze
-
-    @property
-    def pairs(self) -> tuple[tuple[Piece, Piece], ...]:
-        """The k-th slice of the first group with the k-th of the second: one input per sum."""
-        half = len(self.pieces) // 2
-        return tuple(zip(self.pieces[:half], self.pieces[half:], strict=True))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Two (N, C, H, W) -> (N, O, H/stride, W/stride)."""
         normed = [norm(value) for norm, value in zip(self.norms, inputs, strict=True)]
-
-        def joined(pieces: tuple[Piece, ...]) -> Tensor:
-            return torch.cat([normed[p.input][:, p.start : p.stop] for p in pieces], dim=1)
-
-        if len(self.convs) == 1:
-            y = self.convs[0](joined(self.pieces))
-        else:
-            parts = [conv(joined(p)) for conv, p in zip(self.convs, self.pairs, strict=True)]
-            y = torch.stack(parts).sum(0)
+        joined = torch.cat([normed[p.input][:, p.start : p.stop] for p in self.pieces], dim=1)
+        y = self.conv(joined)
         if self.squeeze is not None:
-            y = y * self.squeeze(global_average(joined(self.pieces)))
+            y = y * self.squeeze(global_average(joined))
         out: Tensor = self.act(y)
         return out
 

@@ -72,7 +72,7 @@ def _fuse_block(module: nn.Module, orders: list[Tensor], form: DeployForm) -> nn
     if not isinstance(module, RepBlock):
         raise TypeError(f"{type(module).__name__} has no deploy form")
     if module.kind == "fusion":
-        return _fuse_fusion(module, orders, form)
+        return _fuse_fusion(module, orders)
     if module.kind == "skip":
         return _fuse_skip(module, form)
     return _fuse_plain(module, orders[0])
@@ -116,7 +116,7 @@ def _fuse_skip(block: RepBlock, form: DeployForm) -> DeployBlock:
     return DeployBlock(_conv(weight, bias), act, squeeze=gate, affine=(scale, shift))
 
 
-def _fuse_fusion(block: RepBlock, orders: list[Tensor], form: DeployForm) -> DeployFusion:
+def _fuse_fusion(block: RepBlock, orders: list[Tensor]) -> DeployFusion:
     """Absorb the interleave of the inputs, and the shuffle that a fusion before left undone."""
     channels = len(orders[0])
     half = channels // 2
@@ -137,14 +137,11 @@ def _fuse_fusion(block: RepBlock, orders: list[Tensor], form: DeployForm) -> Dep
         dense = ungroup_1x1(block.squeeze.weight, 2)
         squeeze = Squeeze(permute_inputs(dense, source), None)
     weight = permute_inputs(weight, source, groups=2)
-    if form.join == "concat":
-        convs = [_conv(weight, bias, block.stride, groups=2)]
-    else:
-        convs = _split_conv(weight, bias, block.stride, [p.stop - p.start for p in pieces])
+    conv = _conv(weight, bias, block.stride, groups=2)
     norms = nn.ModuleList(
         _permute_bn(norm, order) for norm, order in zip(block.norms, orders, strict=True)
     )
-    return DeployFusion(norms, pieces, nn.ModuleList(convs), copy.deepcopy(block.act), squeeze)
+    return DeployFusion(norms, pieces, conv, copy.deepcopy(block.act), squeeze)
 
 
 def _runs(order: Tensor, group: int, half: int) -> list[tuple[int, int]]:
@@ -152,15 +149,6 @@ def _runs(order: Tensor, group: int, half: int) -> list[tuple[int, int]]:
     inside = [False, *((order // half) == group).tolist(), False]
     edges = [i for i in range(len(order) + 1) if inside[i] != inside[i + 1]]
     return list(zip(edges[::2], edges[1::2], strict=True))
-
-
-def _split_conv(weight: Tensor, bias: Tensor, stride: int, widths: list[int]) -> list[nn.Conv2d]:
-    """One grouped convolution for each pair of slices; the first carries the bias."""
-    per_group = widths[: len(widths) // 2]
-    return [
-        _conv(part, bias if index == 0 else None, stride, groups=2)
-        for index, part in enumerate(torch.split(weight, per_group, dim=1))
-    ]
 
 
 def _permute_bn(norm: nn.Module, order: Tensor) -> nn.BatchNorm2d:

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from parnet_deploy.errors import SpecError
 
 IdentityBN = Literal["keep", "fold"]
-Squeeze = Literal["conv", "gemm"]
-Join = Literal["concat", "sum"]
+Squeeze = Literal["conv", "gemm", "mixed"]
+Join = Literal["view", "concat"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,14 +21,15 @@ class DeployForm:
     Attributes:
         identity_bn: ``keep`` the skip's batch normalisation as an operator, or ``fold`` it into
             the squeeze and two per-channel factors.
-        squeeze: the squeeze as a 1x1 ``conv`` on a (N,C,1,1) map or as a ``gemm`` on (N,C).
-        join: a fusion's two inputs as one grouped convolution over a ``concat`` of channel
-            slices, or as the ``sum`` of one grouped convolution per slice.
+        squeeze: the squeeze as a 1x1 ``conv`` on a (N,C,1,1) map, as a ``gemm`` on (N,C), or
+            ``mixed``: a convolution in plain blocks, a Gemm in skip and fusion blocks.
+        join: how a fusion brings the channels of its two inputs into its two groups: by
+            concatenating them as a ``view`` with an axis of groups, or by a ``concat`` of slices.
     """
 
     identity_bn: IdentityBN = "keep"
-    squeeze: Squeeze = "gemm"
-    join: Join = "concat"
+    squeeze: Squeeze = "mixed"
+    join: Join = "view"
 
     def __post_init__(self) -> None:
         """Refuse unknown choices.
