@@ -15,8 +15,10 @@ from pathlib import Path
 
 import onnx
 from onnx.external_data_helper import set_external_data
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from parnet_deploy.errors import ExportError
 from parnet_deploy.spec import Array
 
 EXTERNAL_BYTES = 1024  # smaller ones, shapes and scalars among them, stay in the graph
@@ -35,8 +37,14 @@ def write_weights(path: Path, tensors: Mapping[str, Array]) -> dict[str, Locatio
 
     Returns:
         The place of every tensor in the file.
+
+    Raises:
+        ExportError: the file cannot be written.
     """
-    save_file(dict(tensors), path, metadata={"format": "onnx-external-data"})
+    try:
+        save_file(dict(tensors), path, metadata={"format": "onnx-external-data"})
+    except SafetensorError as exc:  # a full disk, among others
+        raise ExportError(f"cannot write the weights to {path}: {exc}") from exc
     with path.open("rb") as file:
         header_length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_length))
