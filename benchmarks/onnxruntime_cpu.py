@@ -90,15 +90,12 @@ def schedules(folder: Path, variant_name: str, threads: int) -> list[Contestant]
     from parnet_deploy.engine import BuildOptions, build_engine, make_builder
     from parnet_deploy.export import ExportOptions, save_with_weights, whole_graph
     from parnet_deploy.net import load_checkpoint
-
     from parnet_deploy.spec import Preprocessing
 
     models = {stem: export(folder, f"model-{stem}", variant_name, stem=stem) for stem in STEMS}
     replicate = open_model(models["replicate"])
     model = load_checkpoint(replicate.path / "checkpoint.safetensors").model
-    options = ExportOptions(
-        name="unfused", preprocessing=Preprocessing(size=model.spec.image_size)
-    )
+    options = ExportOptions(name="unfused", preprocessing=Preprocessing(size=model.spec.image_size))
     unfused = folder / "unfused.onnx"
     save_with_weights(whole_graph(model, options), unfused)
 
@@ -234,8 +231,10 @@ def report(
     lines = [
         f"# ParNet-{options.variant.upper()}, {options.contest}, ONNX Runtime {version} on the CPU",
         "",
-        f"{today}; {hardware}; batch 1, fp32; {options.rounds} interleaved rounds of "
-        f"{options.iterations} runs, a fresh process per contestant and round.",
+        (
+            f"{today}; {hardware}; batch 1, fp32; {options.rounds} interleaved rounds of "
+            f"{options.iterations} runs, a fresh process per contestant and round."
+        ),
         "",
         f"    {command}",
         "",
