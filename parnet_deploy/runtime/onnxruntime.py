@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import onnxruntime
-
-from parnet_deploy.errors import EngineError, RunnerError
+from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError
 from parnet_deploy.runtime.base import ClosingRunner
 from parnet_deploy.spec import Array, TensorSpec, check_feeds
 
@@ -76,12 +76,29 @@ class OnnxRuntimeRunner(ClosingRunner):
         self._session = None
 
 
+def load_onnxruntime() -> Any:
+    """The module, imported when it is first needed: 'doctor' must run where it is broken.
+
+    Raises:
+        MissingDependencyError: it cannot be imported.
+    """
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise MissingDependencyError(
+            f"ONNX Runtime cannot be imported ({exc}): pip install onnxruntime-gpu "
+            "(onnxruntime on machines other than Linux x86-64)"
+        ) from exc
+    return onnxruntime
+
+
 def session_options(*, threads: int, optimise: bool) -> Any:
     """Options of a session that shares the machine with others.
 
     Idle threads sleep at once instead of spinning: one session's spinning takes the cores that
     the next stage's session needs.
     """
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -95,13 +112,17 @@ def session_options(*, threads: int, optimise: bool) -> Any:
 def _open_session(path: Path, options: Any, provider: Provider, device_id: int) -> Any:
     if provider not in get_args(Provider):
         raise EngineError(f"a provider is one of {', '.join(PROVIDERS)}; not '{provider}'")
+    onnxruntime = load_onnxruntime()
     name = PROVIDERS[provider]
     available = onnxruntime.get_available_providers()
     if name not in available:
         raise EngineError(
             f"ONNX Runtime's {name} is not available here; there are {', '.join(available)}"
         )
-    settings = {"device_id": str(device_id), "use_tf32": "0"} if provider == "cuda" else {}
+    settings: dict[str, str] = {}
+    if provider == "cuda":
+        settings = {"device_id": str(device_id), "use_tf32": "0"}
+        _preload_cuda(onnxruntime)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[(name, settings)])
     except Exception as exc:  # noqa: BLE001 - its exceptions share no base class
@@ -112,6 +133,16 @@ def _open_session(path: Path, options: Any, provider: Provider, device_id: int) 
             "its libraries or a GPU are missing; 'parnet-deploy doctor' says what to install"
         )
     return session
+
+
+def _preload_cuda(onnxruntime: Any) -> None:
+    """Load CUDA's and cuDNN's libraries from NVIDIA's own packages, where they are installed.
+
+    The loader does not look there by itself. What fails is printed to standard output, where
+    results stand; what is missing shows as a fallback, which the caller refuses.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
 
 
 def _first_line(exc: Exception) -> str:
