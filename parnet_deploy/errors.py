@@ -75,3 +75,8 @@ class RunnerError(ParnetDeployError):
 
 class VerificationError(ParnetDeployError):
     """Verification could not be carried out."""
+
+
+def os_reason(exc: OSError) -> str:
+    """What the operating system says went wrong, without the number and the path."""
+    return exc.strerror or str(exc)

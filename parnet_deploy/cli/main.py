@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated
 
-import click
 import typer
 
 from parnet_deploy import __version__
@@ -24,7 +23,11 @@ from parnet_deploy.cli import (
     variants,
     verify,
 )
-from parnet_deploy.errors import ParnetDeployError
+from parnet_deploy.errors import ParnetDeployError, UsageError, os_reason
+
+# The class of all that typer's parser raises. Which package it is from depends on typer's version
+# (click, or typer itself), so it is found by way of its one public descendant.
+PARSER_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 TERMINATED = 143  # 128 + SIGTERM
@@ -83,17 +86,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         status = app(given, standalone_mode=False, prog_name="parnet-deploy")
+        sys.stdout.flush()  # a closed pipe is noticed here, and not when Python ends
     except SystemExit as exc:
-        return int(exc.code or 0)
-    except click.exceptions.Exit as exc:
-        return exc.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
+        return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted; nothing was left half-written", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - the last resort: whatever is left is told, too
         if debug:
             traceback.print_exc()
         return _report(exc)
@@ -102,22 +104,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _report(exc: Exception) -> int:
     """Say what went wrong in one sentence, and give the exit status."""
+    message, status = _explain(exc)
+    if message:
+        print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def _explain(exc: Exception) -> tuple[str, int]:
     if isinstance(exc, ParnetDeployError):
-        print(f"error: {exc}", file=sys.stderr)
-        return exc.exit_code
-    if isinstance(exc, click.ClickException):
-        print(f"error: {exc.format_message()}", file=sys.stderr)
-        return exc.exit_code
+        return str(exc), exc.exit_code
+    if isinstance(exc, PARSER_ERROR):
+        # Nothing to say where no command was given: the parser has printed the help instead.
+        say = getattr(exc, "format_message", exc.__str__)
+        return say().rstrip("."), UsageError.exit_code
     if isinstance(exc, OSError):
         where = f" ({exc.filename})" if exc.filename else ""
-        print(f"error: {exc.strerror or exc}{where}", file=sys.stderr)
-        return 1
-    print(
-        f"error: {type(exc).__name__}: {exc}; this is a defect of parnet-deploy, "
-        "--debug shows where",
-        file=sys.stderr,
-    )
-    return 1
+        return f"{os_reason(exc)}{where}", 1
+    if isinstance(exc, MemoryError):
+        return "there is not enough memory for this", 1
+    kind = f"{type(exc).__name__}: {exc}".strip(": ")
+    return f"{kind}; this is a defect of parnet-deploy, --debug shows where", 1
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
