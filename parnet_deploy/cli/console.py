@@ -1,16 +1,75 @@
-"""What people read on the terminal."""
+"""What people read on the terminal, and what programs read."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Mapping
+from typing import Literal, TextIO
+
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Column, Table
 
-console = Console()
-"""Standard output: results."""
+from parnet_deploy.spec import encode
 
-errors = Console(stderr=True)
-"""Standard error: progress and warnings, so that ``--json`` output stays clean."""
+Justify = Literal["left", "right"]
 
 _KIB = 1024
+
+_PIPED_COLUMNS = 200
+"""Width where nobody's terminal sets one: lines are not broken for a program or a log."""
+
+_ENDLESS = 10_000
+
+
+def _console(stream: TextIO, *, stderr: bool = False) -> Console:
+    known = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, width=None if known else _PIPED_COLUMNS)
+
+
+console = _console(sys.stdout)
+"""Standard output: results."""
+
+errors = _console(sys.stderr, stderr=True)
+"""Standard error: progress and warnings, so that ``--json`` output stays clean."""
+
+
+def new_table(title: str | None, columns: Mapping[str, Justify]) -> Table:
+    """An empty table as all commands draw it: a rule below the heads, no frame.
+
+    Where it does not fit the terminal, cells are folded: a number with its end cut off would be
+    another number.
+
+    Args:
+        title: what stands above it, or None.
+        columns: heads and how the cells below them are aligned.
+    """
+    return Table(
+        *(Column(head, justify=how, overflow="fold") for head, how in columns.items()),
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        header_style="bold",
+    )
+
+
+def print_table(table: Table) -> None:
+    """Print a table, its columns closer together where it would not fit otherwise."""
+    endless = console.options.update(max_width=_ENDLESS)
+    if Measurement.get(console, endless, table).maximum > console.width:
+        table.padding = (0, 0, 0, 0)
+    console.print(table)
+
+
+def print_json(value: object) -> None:
+    """Print a dataclass, or what is made of them, as JSON: never coloured, never broken."""
+    sys.stdout.write(encode(value).decode())
 
 
 def human_bytes(size: int) -> str:

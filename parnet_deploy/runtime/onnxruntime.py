@@ -67,7 +67,7 @@ class OnnxRuntimeRunner(ClosingRunner):
         names = [spec.name for spec in self.outputs]
         try:
             results = self._session.run(names, dict(feeds))
-        except Exception as exc:  # noqa: BLE001 - its exceptions share no base class
+        except Exception as exc:  # its exceptions share no base class
             raise RunnerError(f"ONNX Runtime failed: {_first_line(exc)}") from exc
         return dict(zip(names, results, strict=True))
 
@@ -125,7 +125,7 @@ def _open_session(path: Path, options: Any, provider: Provider, device_id: int) 
         _preload_cuda(onnxruntime)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[(name, settings)])
-    except Exception as exc:  # noqa: BLE001 - its exceptions share no base class
+    except Exception as exc:  # its exceptions share no base class
         raise EngineError(f"ONNX Runtime cannot load {path}: {_first_line(exc)}") from exc
     if session.get_providers()[0] != name:
         raise EngineError(
