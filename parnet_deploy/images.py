@@ -1,0 +1,279 @@
+"""Images: decoded with Pillow, and prepared as the arrays that a network reads.
+
+What `decode` gives is always 8-bit RGB, upright. The preprocessing is torchvision's and timm's for
+evaluation, to the same rounding: resize with antialiasing until the image just covers
+``round(crop / crop_ratio)`` pixels both ways (the other side is rounded down), crop the centre
+(offsets are rounded to even), scale to [0, 1], subtract the mean, divide by the standard deviation.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from parnet_deploy.errors import ImageError
+from parnet_deploy.spec import Array, Preprocessing
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of what is read: pictures only, nothing that runs a program of its own."""
+
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""Suffixes by which `find_images` knows an image, in lower case."""
+
+MAX_PIXELS = 100_000_000
+"""Largest image in pixels; a small file may claim to hold many more than memory has room for."""
+
+_MAX_16_BIT = 65535
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image of that EXIF orientation upright."""
+
+_warnings_lock = threading.Lock()
+
+
+def decode(path: Path) -> Image.Image:
+    """Read a file as an upright 8-bit RGB image.
+
+    The EXIF orientation is applied. Transparent pixels show white behind them. 16-bit grey values
+    are scaled to 8 bits, not clipped. Of several frames the first is taken.
+
+    Args:
+        path: an image file of one of `FORMATS`, whatever its suffix.
+
+    Returns:
+        The image in mode RGB.
+
+    Raises:
+        ImageError: the file is missing, may not be read, or is not a whole image of a size and
+            kind that can be used; the message names it.
+    """
+    _check_file(path)
+    try:
+        with _silent():
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            _check_pixels(path, *image.size)
+            image.load()
+            return _rgb(path, _upright(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as exc:
+        raise ImageError(f"{path} is not an image of a known format ({_known()})") from exc
+    except Image.DecompressionBombError as exc:
+        raise ImageError(f"{path} has more than {MAX_PIXELS} pixels") from exc
+    except PermissionError as exc:
+        raise ImageError(f"{path} may not be read: {exc.strerror}") from exc
+    except Exception as exc:  # its decoders raise almost anything on damaged files
+        raise ImageError(f"{path} is damaged or cut short: {_reason(exc)}") from exc
+
+
+def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Array:
+    """Make an image what a network reads.
+
+    Args:
+        image: an RGB image, as `decode` gives it.
+        preprocessing: how.
+
+    Returns:
+        (1, 3, H, W): float32, normalised; or uint8 in [0, 255] where the graph normalises.
+
+    Raises:
+        ImageError: the image is so long and narrow that resized it would have too many pixels.
+    """
+    height, width = preprocessing.size
+    resized = _resize(image, preprocessing)
+    left = round((resized.width - width) / 2)
+    top = round((resized.height - height) / 2)
+    crop = resized.crop((left, top, left + width, top + height))
+    pixels = np.asarray(crop).transpose(2, 0, 1)[None]
+    return normalise(pixels, preprocessing)
+
+
+def normalise(pixels: Array, preprocessing: Preprocessing) -> Array:
+    """Scale and normalise pixels, unless the graph does it.
+
+    Args:
+        pixels: (N, 3, H, W) uint8.
+        preprocessing: mean and standard deviation, and whether the graph applies them.
+
+    Returns:
+        (N, 3, H, W): float32 ``(x / 255 - mean) / std``; or the same uint8 values.
+    """
+    if preprocessing.in_graph:
+        return np.ascontiguousarray(pixels)
+    mean = np.asarray(preprocessing.mean, np.float32)[:, None, None]
+    std = np.asarray(preprocessing.std, np.float32)[:, None, None]
+    normalised = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    return np.ascontiguousarray(normalised)
+
+
+def load_images(paths: Iterable[Path], preprocessing: Preprocessing) -> Array:
+    """Decode and prepare several files.
+
+    Returns:
+        (N, 3, H, W), float32 or uint8 as `preprocess` gives them, in the order of `paths`.
+
+    Raises:
+        ImageError: one of them cannot be used; the message names it.
+    """
+    arrays = [load_image(path, preprocessing) for path in paths]
+    if not arrays:
+        return np.empty((0, 3, *preprocessing.size), preprocessing.dtype)
+    return np.concatenate(arrays)
+
+
+def load_image(path: Path, preprocessing: Preprocessing) -> Array:
+    """Decode and prepare one file.
+
+    Returns:
+        (1, 3, H, W), float32 or uint8 as `preprocess` gives it.
+
+    Raises:
+        ImageError: it cannot be used; the message names it.
+    """
+    image = decode(path)
+    try:
+        return preprocess(image, preprocessing)
+    except ImageError as exc:
+        raise ImageError(f"{path}: {exc}") from exc
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Image files in a folder and the folders below it, sorted by path; hidden ones are left out.
+
+    Raises:
+        ImageError: there is no such folder, it may not be read, or no image is in it.
+    """
+    if not folder.is_dir():
+        raise ImageError(f"there is no folder of images at {folder}")
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=_raise_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+        ]
+    if not found:
+        raise ImageError(f"there is no image in the folder {folder} ({_known()})")
+    return sorted(found)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except FileNotFoundError as exc:
+        raise ImageError(f"there is no image file at {path}") from exc
+    except (OSError, ValueError) as exc:
+        raise ImageError(f"{path} may not be read: {_reason(exc)}") from exc
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(f"{path} is a folder, not an image file")
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+        raise ImageError(f"{path} is not an ordinary file")
+    if status.st_size == 0:
+        raise ImageError(f"{path} is empty")
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{path} has {width}x{height} pixels, and at most {MAX_PIXELS} are accepted"
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data says; damaged EXIF data do not make it unreadable."""
+    try:
+        with _silent():
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 - its parser raises almost anything on damaged data
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(path: Path, image: Image.Image) -> Image.Image:
+    """Any of Pillow's modes as RGB."""
+    if image.mode.startswith("I"):
+        image = _eight_bit(path, image)
+    elif image.mode == "F":
+        raise ImageError(
+            f"{path} holds floating-point pixels, whose white is not known; save it as 8 or 16 bit"
+        )
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bit(path: Path, image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit grey: 65535 is 255. Pillow itself would clip at 255."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > _MAX_16_BIT:
+        raise ImageError(f"{path} holds more than 16 bits a pixel; save it as 8 or 16 bit")
+    return Image.fromarray(((values * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT).astype(np.uint8))
+
+
+def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The smallest image of the same aspect that covers the crop with its margin."""
+    height, width = (round(side / preprocessing.crop_ratio) for side in preprocessing.size)
+    if height * image.width >= width * image.height:
+        size = height * image.width // image.height, height
+    else:
+        size = width, width * image.height // image.width
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ImageError(
+            f"an image of {image.width}x{image.height} pixels is too long and narrow to be "
+            f"resized to {size[0]}x{size[1]}"
+        )
+    if size == image.size:
+        return image
+    return image.resize(size, _FILTERS[preprocessing.interpolation])
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep Pillow's warnings (odd metadata, its own pixel limit) from the terminal.
+
+    Python's warning filters belong to the whole process, hence the lock.
+    """
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _raise_unreadable(exc: OSError) -> None:
+    raise ImageError(f"the folder {exc.filename} may not be read: {exc.strerror}") from exc
+
+
+def _known() -> str:
+    return ", ".join(FORMATS)
+
+
+def _reason(exc: Exception) -> str:
+    text = str(exc).strip()
+    return text.splitlines()[0] if text else type(exc).__name__
