@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError
 from parnet_deploy.runtime.base import ClosingRunner
@@ -18,6 +20,9 @@ PROVIDERS: Mapping[Provider, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
 }
+
+_FATAL = 4  # the highest of its log levels
+_ERROR_NUMBER = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
 class OnnxRuntimeRunner(ClosingRunner):
@@ -51,7 +56,7 @@ class OnnxRuntimeRunner(ClosingRunner):
         """
         self.inputs = inputs
         self.outputs = outputs
-        self._session: Any = _open_session(
+        self._session: Any = open_session(
             path, session_options(threads=threads, optimise=optimise), provider, device_id
         )
 
@@ -62,13 +67,14 @@ class OnnxRuntimeRunner(ClosingRunner):
             RunnerError: the arrays do not fit `inputs`, the run failed, or the runner is closed.
         """
         check_feeds(self.inputs, feeds)
-        if self._session is None:
+        session = self._session  # it stays open for this run when another thread closes the runner
+        if session is None:
             raise RunnerError("this runner is closed; open it again")
         names = [spec.name for spec in self.outputs]
         try:
-            results = self._session.run(names, dict(feeds))
+            results = session.run(names, dict(feeds))
         except Exception as exc:  # its exceptions share no base class
-            raise RunnerError(f"ONNX Runtime failed: {_first_line(exc)}") from exc
+            raise RunnerError(f"ONNX Runtime failed: {_message(exc)}") from exc
         return dict(zip(names, results, strict=True))
 
     def close(self) -> None:
@@ -109,8 +115,23 @@ def session_options(*, threads: int, optimise: bool) -> Any:
     return options
 
 
-def _open_session(path: Path, options: Any, provider: Provider, device_id: int) -> Any:
-    if provider not in get_args(Provider):
+def open_session(path: Path, options: Any, provider: Provider, device_id: int = 0) -> Any:
+    """A session on exactly that provider.
+
+    ONNX Runtime by itself goes on on the CPU when a GPU cannot be used: for the whole graph, for
+    some of its nodes, or later, when a run fails. All three are errors here.
+
+    Args:
+        path: ONNX file.
+        options: what `session_options` gave.
+        provider: what runs it.
+        device_id: which GPU, for ``cuda``.
+
+    Raises:
+        EngineError: the provider is not available, fell back to the CPU, or the file does not
+            load.
+    """
+    if provider not in PROVIDERS:
         raise EngineError(f"a provider is one of {', '.join(PROVIDERS)}; not '{provider}'")
     onnxruntime = load_onnxruntime()
     name = PROVIDERS[provider]
@@ -122,16 +143,18 @@ def _open_session(path: Path, options: Any, provider: Provider, device_id: int) 
     settings: dict[str, str] = {}
     if provider == "cuda":
         settings = {"device_id": str(device_id), "use_tf32": "0"}
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         _preload_cuda(onnxruntime)
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[(name, settings)])
-    except Exception as exc:  # its exceptions share no base class
-        raise EngineError(f"ONNX Runtime cannot load {path}: {_first_line(exc)}") from exc
-    if session.get_providers()[0] != name:
-        raise EngineError(
-            f"{name} was asked for, and ONNX Runtime fell back to {session.get_providers()[0]}: "
-            "its libraries or a GPU are missing; 'parnet-deploy doctor' says what to install"
+        session = onnxruntime.InferenceSession(
+            path, options, providers=[(name, settings)], enable_fallback=0
         )
+    except Exception as exc:  # its exceptions share no base class
+        if "fallback to CPU EP" in str(exc):
+            raise _fell_back(onnxruntime, name) from exc
+        raise EngineError(f"ONNX Runtime cannot load {path}: {_message(exc)}") from exc
+    if session.get_providers()[0] != name:
+        raise _fell_back(onnxruntime, name)
     return session
 
 
@@ -139,12 +162,30 @@ def _preload_cuda(onnxruntime: Any) -> None:
     """Load CUDA's and cuDNN's libraries from NVIDIA's own packages, where they are installed.
 
     The loader does not look there by itself. What fails is printed to standard output, where
-    results stand; what is missing shows as a fallback, which the caller refuses.
+    results stand, and logged before a session's own level counts; both say less than
+    `_fell_back` does.
     """
+    onnxruntime.set_default_logger_severity(_FATAL)
     with contextlib.redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
 
 
-def _first_line(exc: Exception) -> str:
+def _fell_back(onnxruntime: Any, name: str) -> EngineError:
+    library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    reason = "its libraries or a GPU are missing, or it has no kernel for some of the operators"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as exc:
+        if "cannot open shared object file" in str(exc):  # and not: symbols its loader provides
+            reason = str(exc)
+    return EngineError(
+        f"{name} was asked for, and ONNX Runtime fell back to the CPU: {reason}; "
+        "'parnet-deploy doctor' says what to install"
+    )
+
+
+def _message(exc: Exception) -> str:
+    """The first line, without ONNX Runtime's own error number in front."""
     text = str(exc).strip()
-    return text.splitlines()[0] if text else type(exc).__name__
+    line = text.splitlines()[0] if text else type(exc).__name__
+    return _ERROR_NUMBER.sub("", line)

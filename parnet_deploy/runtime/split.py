@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from threading import Lock
 
-from parnet_deploy.errors import ParnetDeployError, RunnerError
+from parnet_deploy.errors import RunnerError
 from parnet_deploy.runtime.base import ClosingRunner, Runner
 from parnet_deploy.spec import Array, TensorSpec, check_feeds
+
+Values = dict[str, Array]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +27,8 @@ class StageRunner:
 class SplitRunner(ClosingRunner):
     """Runs every stage as soon as its inputs are there, side by side with the others.
 
-    Safe to run from several threads when the stages' runners are.
+    Safe to run from several threads when the stages' runners are. A run that failed leaves nothing
+    behind: the next one starts anew.
     """
 
     def __init__(
@@ -41,55 +46,69 @@ class SplitRunner(ClosingRunner):
             outputs: what the caller gets.
 
         Raises:
-            RunnerError: a stage reads, or the caller wants, what nobody before gives.
+            RunnerError: there is no stage, a stage reads, or the caller wants, what nobody before
+                gives, or two give the same.
         """
         self.inputs = inputs
         self.outputs = outputs
         self._stages = tuple(stages)
         _check_plan(self._stages, inputs, outputs)
+        self._closing = Lock()
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
             max_workers=len(self._stages), thread_name_prefix="stage"
         )
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Array]) -> Values:
         """Run all stages. Returns after every one has ended, also when one of them failed.
 
         Raises:
             RunnerError: the arrays do not fit `inputs`, the runner is closed, or a stage failed;
                 the message names the stage and its device.
         """
-        return {
-            name: value
-            for name, value in self.run_all(feeds).items()
-            if name in {spec.name for spec in self.outputs}
-        }
+        values = self.run_all(feeds)
+        return {spec.name: values[spec.name] for spec in self.outputs}
 
-    def run_all(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run_all(self, feeds: Mapping[str, Array]) -> Values:
         """As `run`, but with every value that crossed a cut beside the outputs."""
         check_feeds(self.inputs, feeds)
-        if self._pool is None:
-            raise RunnerError("this runner is closed; open it again")
-        # Producers are submitted before their consumers, and the pool starts work in that order:
-        # whoever waits, waits for work that is running or done.
-        made: dict[str, Future[dict[str, Array]]] = {}
-        futures = []
-        for stage in self._stages:
-            future = self._pool.submit(_run_stage, stage, dict(feeds), dict(made))
-            made |= {spec.name: future for spec in stage.runner.outputs}
-            futures.append(future)
+        futures = self._submit(dict(feeds))
         wait(futures)
-        values: dict[str, Array] = {}
+        values: Values = {}
         for future in futures:  # in order: the first failure is a cause, not a consequence
             values |= future.result()
         return values
 
     def close(self) -> None:
-        """Close every stage; a second call does nothing."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
-            self._pool = None
-        for stage in self._stages:
-            stage.runner.close()
+        """Let running stages end and close every stage; a second call does nothing."""
+        with self._closing:
+            pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        pool.shutdown(wait=True)
+        with contextlib.ExitStack() as closing:  # all of them, also when one fails to close
+            for stage in self._stages:
+                closing.callback(stage.runner.close)
+
+    def _submit(self, feeds: Mapping[str, Array]) -> list[Future[Values]]:
+        """Hand every stage to the pool.
+
+        Producers are submitted before their consumers, and the pool starts work in that order: the
+        oldest work that has not ended waits only for work that has. So nobody waits for ever,
+        however many threads run at once. The lock keeps `close` from coming in between.
+        """
+        made: dict[str, Future[Values]] = {}
+        futures = []
+        with self._closing:
+            if self._pool is None:
+                raise RunnerError("this runner is closed; open it again")
+            for stage in self._stages:
+                needed = {
+                    spec.name: made[spec.name] for spec in stage.runner.inputs if spec.name in made
+                }
+                future = self._pool.submit(_run_stage, stage, feeds, needed)
+                made |= {spec.name: future for spec in stage.runner.outputs}
+                futures.append(future)
+        return futures
 
 
 def _check_plan(
@@ -97,27 +116,44 @@ def _check_plan(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
 ) -> None:
+    if not stages:
+        raise RunnerError("there is no stage to run")
     given = {spec.name: spec for spec in inputs}
     for stage in stages:
         for spec in stage.runner.inputs:
             if given.get(spec.name) != spec:
                 raise RunnerError(
-                    f"stage '{stage.name}' reads {spec}, and what is there is "
-                    f"{given.get(spec.name, 'nothing of that name')}"
+                    f"stage '{stage.name}' reads {_describe(spec)}, and what is there is "
+                    f"{_describe(given.get(spec.name))}"
                 )
+        made = [spec.name for spec in stage.runner.outputs]
+        if twice := [name for name in made if name in given or made.count(name) > 1]:
+            raise RunnerError(f"stage '{stage.name}' gives {twice}, which is given already")
         given |= {spec.name: spec for spec in stage.runner.outputs}
-    if missing := [spec.name for spec in outputs if given.get(spec.name) != spec]:
-        raise RunnerError(f"no stage gives {missing}")
+    for spec in outputs:
+        there = given.get(spec.name)
+        if there != spec:
+            raise RunnerError(
+                f"{_describe(spec)} is wanted, and what is there is {_describe(there)}"
+            )
+
+
+def _describe(spec: TensorSpec | None) -> str:
+    if spec is None:
+        return "nothing of that name"
+    return f"'{spec.name}', {spec.dtype}[{', '.join(map(str, spec.shape))}]"
 
 
 def _run_stage(
-    stage: StageRunner,
-    feeds: Mapping[str, Array],
-    made: Mapping[str, Future[dict[str, Array]]],
-) -> dict[str, Array]:
+    stage: StageRunner, feeds: Mapping[str, Array], needed: Mapping[str, Future[Values]]
+) -> Values:
     names = [spec.name for spec in stage.runner.inputs]
-    values = {name: made[name].result()[name] if name in made else feeds[name] for name in names}
+    values = {
+        name: needed[name].result()[name] if name in needed else feeds[name] for name in names
+    }
     try:
-        return stage.runner.run(values)
-    except ParnetDeployError as exc:
-        raise RunnerError(f"stage '{stage.name}' on {stage.device}: {exc}") from exc
+        results = stage.runner.run(values)
+        check_feeds(stage.runner.outputs, results)
+    except Exception as exc:
+        raise RunnerError(f"stage '{stage.name}' on {stage.device} failed: {exc}") from exc
+    return results

@@ -1,0 +1,31 @@
+"""Engines: what a backend makes of ONNX graphs. One file per kind of engine; none needs torch.
+
+base         BuildOptions, the builder protocol, build_engine
+placement    which stage runs on which device
+onnxruntime  sessions optimised once and saved
+tensorrt     TensorRT and TensorRT RTX plans
+choose       which backend is fastest here, and why not the others
+"""
+
+from parnet_deploy.engine.base import (
+    WHOLE,
+    Builder,
+    BuildOptions,
+    BuildStage,
+    build_engine,
+    build_stages,
+    versions,
+)
+from parnet_deploy.engine.choose import choose_backend, make_builder
+
+__all__ = [
+    "WHOLE",
+    "BuildOptions",
+    "BuildStage",
+    "Builder",
+    "build_engine",
+    "build_stages",
+    "choose_backend",
+    "make_builder",
+    "versions",
+]

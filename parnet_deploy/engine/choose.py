@@ -1,0 +1,96 @@
+"""Which backend: the fastest that builds and runs on this machine, and why not the others."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from parnet_deploy.engine.base import Builder, BuildOptions
+from parnet_deploy.errors import UsageError
+from parnet_deploy.runtime.machine import (
+    cuda_driver,
+    import_problem,
+    installed,
+    provider_problem,
+)
+from parnet_deploy.spec import Backend
+
+
+class Choice(NamedTuple):
+    """A backend, and a line about each one that was looked at, the fastest first."""
+
+    backend: Backend
+    reasons: tuple[str, ...]
+
+
+class _TensorRT(NamedTuple):
+    backend: Backend
+    module: str
+    extra: str
+
+
+_TENSORRT = (
+    _TensorRT("tensorrt", "tensorrt", "tensorrt"),
+    _TensorRT("tensorrt-rtx", "tensorrt_rtx", "rtx"),
+)
+
+
+def choose_backend() -> Choice:
+    """The fastest backend whose engines run here: TensorRT, TensorRT RTX, CUDA, the CPU.
+
+    Returns:
+        The backend and, for it and every faster one, the reason.
+    """
+    reasons = []
+    for kind in _TENSORRT:
+        problem = _tensorrt_problem(kind)
+        if problem is None:
+            reasons.append(f"{kind.backend}: taken, the fastest that works here")
+            return Choice(kind.backend, tuple(reasons))
+        reasons.append(f"{kind.backend}: not taken, {problem}")
+    problem = provider_problem("cuda")
+    if problem is None:
+        reasons.append("onnxruntime on cuda: taken, the fastest that works here")
+    else:
+        reasons.append(f"onnxruntime on cuda: not taken, {problem}")
+        reasons.append("onnxruntime on cpu: taken, it works on every machine")
+    return Choice("onnxruntime", tuple(reasons))
+
+
+def make_builder(backend: Backend, options: BuildOptions, *, split: bool) -> Builder:
+    """A builder of engines of one kind.
+
+    Args:
+        backend: which kind.
+        options: how to build.
+        split: whether one engine per stage is to be built.
+
+    Raises:
+        UsageError: an option does not apply to the backend, or several devices were named for
+            one engine of the whole network.
+        EngineError: the provider that was asked for does not run here.
+        MissingDependencyError: the backend's package is not installed.
+    """
+    if len(options.devices) > 1 and not split:
+        raise UsageError(
+            f"--devices names {len(options.devices)} devices, and the whole network is one engine "
+            "on one device; add --split-streams"
+        )
+    if backend == "onnxruntime":
+        from parnet_deploy.engine.onnxruntime import OnnxRuntimeBuilder
+
+        return OnnxRuntimeBuilder(options)
+    from parnet_deploy.engine.tensorrt import TensorRTBuilder
+
+    return TensorRTBuilder(backend, options)
+
+
+def _tensorrt_problem(kind: _TensorRT) -> str | None:
+    """Why engines of one flavour of TensorRT cannot be built and run here, or None."""
+    package = kind.module.replace("_", "-")
+    if installed(package) is None:
+        return f"{package} is not installed (pip install 'parnet-deploy[{kind.extra}]')"
+    if missing := cuda_driver().problem:
+        if kind.backend == "tensorrt-rtx":
+            return f"it builds here, with --backend {kind.backend}, but does not run: {missing}"
+        return missing
+    return import_problem(kind.module)

@@ -1,0 +1,117 @@
+"""ONNX Runtime engines: a session optimised once, and saved.
+
+The saved graph has its convolutions fused and their weights laid out for this CPU, so that opening
+it costs a read instead of an optimisation. Its weights lie in a file of their own beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from parnet_deploy.bundle import EngineStage
+from parnet_deploy.engine.base import BuildOptions, BuildStage, flag, versions
+from parnet_deploy.errors import BuildError, BundleError, EngineError, UsageError
+from parnet_deploy.runtime.machine import provider_problem
+from parnet_deploy.runtime.onnxruntime import Provider, open_session, session_options
+from parnet_deploy.runtime.target import saved_graph_target
+from parnet_deploy.spec import Backend
+
+APPLICABLE = frozenset({"provider", "devices", "threads"})
+
+EXTERNAL_BYTES = 1024  # smaller weights stay in the graph
+
+
+class OnnxRuntimeBuilder:
+    """Saves optimised graphs for one execution provider."""
+
+    backend: Backend = "onnxruntime"
+
+    def __init__(self, options: BuildOptions) -> None:
+        """Settle on a provider.
+
+        Raises:
+            UsageError: an option does not apply to this backend.
+            EngineError: the provider that was asked for does not run here.
+        """
+        if wrong := sorted(options.given() - APPLICABLE):
+            raise UsageError(f"{', '.join(map(flag, wrong))}: not for ONNX Runtime engines")
+        self.provider = _provider(options)
+        self.threads = options.threads
+        self.label = f"onnxruntime-{self.provider}"
+        gpus = tuple(f"cuda:{device}" for device in options.devices or (0,))
+        self.devices = gpus if self.provider == "cuda" else ("cpu",)
+
+    def target(self) -> Mapping[str, str]:
+        """Version, provider and CPU: what a saved graph depends on."""
+        return saved_graph_target(self.provider)
+
+    def options(self) -> Mapping[str, int | str]:
+        """Session options that are set again where the engine is opened."""
+        return {
+            "graph_optimization_level": "ORT_ENABLE_ALL",
+            "intra_op_num_threads": self.threads,
+        }
+
+    def tools(self) -> Mapping[str, str]:
+        """Version of the ONNX Runtime package, whichever of the two it is."""
+        return versions("onnxruntime-gpu", "onnxruntime")
+
+    def build(self, stage: BuildStage, folder: Path) -> EngineStage:
+        """Optimise one graph and save it. See `Builder.build`."""
+        saved = folder / f"{stage.name}.onnx"
+        options = session_options(threads=self.threads, optimise=True)
+        options.optimized_model_filepath = str(saved)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{stage.name}.weights"
+        )
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", str(EXTERNAL_BYTES)
+        )
+        device = _device_id(stage.device)
+        try:
+            open_session(stage.graph, options, self.provider, device)
+            # Opened once as it will be opened later: a file cut short is noticed here.
+            again = session_options(threads=self.threads, optimise=False)
+            open_session(saved, again, self.provider, device)
+        except EngineError as exc:
+            raise _build_error(stage, exc) from exc
+        return EngineStage(
+            name=stage.name,
+            file=saved.name,
+            device=stage.device,
+            inputs=stage.inputs,
+            outputs=stage.outputs,
+        )
+
+
+def _provider(options: BuildOptions) -> Provider:
+    """The provider that was asked for, or the fastest that runs here."""
+    if options.provider == "cpu" and options.devices:
+        raise UsageError(
+            "--devices names GPUs, and --provider cpu uses none; leave one of them out"
+        )
+    if options.provider == "cpu":
+        return "cpu"
+    problem = provider_problem("cuda")
+    if problem is None:
+        return "cuda"
+    if options.provider == "cuda" or options.devices:
+        asked = "--provider cuda" if options.provider == "cuda" else "--devices"
+        raise EngineError(
+            f"{asked} needs ONNX Runtime's CUDA provider, which does not run here: {problem}; "
+            "'parnet-deploy doctor' says what to install, and --provider cpu needs no GPU"
+        )
+    return "cpu"
+
+
+def _device_id(device: str) -> int:
+    return int(device.removeprefix("cuda:")) if device.startswith("cuda:") else 0
+
+
+def _build_error(stage: BuildStage, exc: EngineError) -> BuildError | BundleError:
+    if "Failed to write" in str(exc.__cause__):
+        return BundleError(
+            f"ONNX Runtime could not write the weights of '{stage.name}': is the disk full?"
+        )
+    return BuildError(f"'{stage.name}' could not be built for {stage.device}: {exc}")

@@ -1,0 +1,101 @@
+"""Opening an engine bundle: whole or split, whatever its backend, as one runner."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+
+from parnet_deploy.bundle import EngineBundle, EngineStage, resolve_model
+from parnet_deploy.errors import EngineError
+from parnet_deploy.runtime.base import Runner
+from parnet_deploy.runtime.onnxruntime import PROVIDERS, OnnxRuntimeRunner, Provider
+from parnet_deploy.runtime.split import SplitRunner, StageRunner
+from parnet_deploy.runtime.target import check_target
+
+
+def open_runner(bundle: EngineBundle) -> Runner:
+    """Open an engine for running.
+
+    Args:
+        bundle: the engine bundle.
+
+    Returns:
+        A runner with the bundle's inputs and outputs; close it after use.
+
+    Raises:
+        EngineError: it was built for another machine, GPU or version, or a file of it does not
+            load; the message says what was found, what is needed and how to build it again.
+        MissingDependencyError: what runs it is not installed.
+    """
+    manifest = bundle.manifest
+    stages = []
+    with contextlib.ExitStack() as opened:  # what is open is closed when the next does not open
+        for stage in manifest.stages:
+            runner = _open_stage(bundle, stage)
+            opened.callback(runner.close)
+            stages.append(StageRunner(name=stage.name, device=stage.device, runner=runner))
+        result: Runner = stages[0].runner
+        if manifest.split:
+            result = SplitRunner(stages, inputs=manifest.inputs, outputs=manifest.outputs)
+        opened.pop_all()
+    return result
+
+
+def rebuild_command(bundle: EngineBundle) -> str:
+    """The command that builds an engine again, for the machine it is given on."""
+    manifest = bundle.manifest
+    words = ["parnet-deploy", "build-engine", str(resolve_model(manifest.model, bundle.path))]
+    words += ["--backend", manifest.backend]
+    words += ["--split-streams"] * manifest.split
+    words += ["--output", str(bundle.path), "--force"]
+    return shlex.join(words)
+
+
+def _open_stage(bundle: EngineBundle, stage: EngineStage) -> Runner:
+    try:
+        if bundle.manifest.backend == "onnxruntime":
+            return _open_onnxruntime(bundle, stage)
+        return _open_tensorrt(bundle, stage)
+    except EngineError as exc:
+        raise EngineError(
+            f"{bundle.path} cannot run here: {exc}; build it again: {rebuild_command(bundle)}"
+        ) from exc
+
+
+def _open_onnxruntime(bundle: EngineBundle, stage: EngineStage) -> Runner:
+    target, options = bundle.manifest.target, bundle.manifest.options
+    provider: Provider = target.get("provider", "unknown")
+    if provider not in PROVIDERS:
+        raise EngineError(f"its provider is '{provider}', not one of {', '.join(PROVIDERS)}")
+    check_target(target, provider)
+    return OnnxRuntimeRunner(
+        bundle.file(stage.file),
+        inputs=stage.inputs,
+        outputs=stage.outputs,
+        provider=provider,
+        device_id=_device_number(stage),
+        threads=int(options.get("intra_op_num_threads", 0)),
+        optimise=False,
+    )
+
+
+def _open_tensorrt(bundle: EngineBundle, stage: EngineStage) -> Runner:
+    from parnet_deploy.runtime.tensorrt import TensorRTRunner
+
+    return TensorRTRunner(
+        bundle.file(stage.file),
+        backend=bundle.manifest.backend,
+        inputs=stage.inputs,
+        outputs=stage.outputs,
+        device=_device_number(stage),
+    )
+
+
+def _device_number(stage: EngineStage) -> int:
+    """0 for ``cpu``, N for ``cuda:N``."""
+    kind, _, number = stage.device.partition(":")
+    if kind == "cpu" and not number:
+        return 0
+    if kind == "cuda" and number.isdigit():
+        return int(number)
+    raise EngineError(f"stage '{stage.name}' is for device '{stage.device}', not cpu or cuda:N")
