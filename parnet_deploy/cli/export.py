@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from parnet_deploy.bundle import ModelBundle, Source
-from parnet_deploy.cli.console import console, human_bytes
+from parnet_deploy.cli.console import Justify, console, errors, human_bytes, new_table, print_table
 from parnet_deploy.cli.options import parse_batch, parse_numbers, parse_size
-from parnet_deploy.errors import MissingDependencyError, UsageError
+from parnet_deploy.errors import MissingDependencyError, UsageError, os_reason
 from parnet_deploy.spec import (
     Activation,
     Backend,
+    DeployForm,
     ParNetSpec,
     Preprocessing,
     StemMode,
+    count,
     default_form,
 )
 from parnet_deploy.spec import variant as find_variant
@@ -122,25 +127,25 @@ def command(
     Without --checkpoint, seeded UNTRAINED weights are exported. Before the bundle is put in place,
     the stages joined together must equal the whole graph in ONNX Runtime.
     """
-    if variant is None and checkpoint is None:
-        raise UsageError("give --variant or --checkpoint: which network is to be exported?")
+    form = _form(target, identity_bn=identity_bn, squeeze=squeeze_op, join=join)
+    changes = _given(
+        streams=streams,
+        widths=widths,
+        blocks=blocks,
+        squeeze=squeeze,
+        classes=classes,
+        activation=activation,
+        image_size=parse_size(image_size) if image_size else None,
+    )
     batch_range = parse_batch(batch)
-    size = {} if image_size is None else {"image_size": parse_size(image_size)}
-    changes = {"streams": streams, "widths": widths, "blocks": blocks, "squeeze": squeeze}
-    changes |= {"classes": classes, "activation": activation}
-    given = {name: value for name, value in changes.items() if value is not None}
-    form_given: dict[str, Any] = {"identity_bn": identity_bn, "squeeze": squeeze_op, "join": join}
-    form = replace(default_form(target), **{k: v for k, v in form_given.items() if v})
+    named = _read_labels(labels) if labels else None
     _need_torch()
     from parnet_deploy.export import ExportOptions, export_model
 
-    if checkpoint is None:
-        network = _untrained(str(variant), given | size, seed)
-    else:
-        network = _trained(checkpoint, variant, given, size, ema=ema)
-    name = output.name if output else f"parnet-{network.model.spec.name}"
+    network = _find_network(variant, checkpoint, changes, seed=seed, ema=ema)
+    folder = output or Path("models") / f"parnet-{network.model.spec.name}"
     options = ExportOptions(
-        name=name,
+        name=Path(os.path.abspath(folder)).name,
         preprocessing=replace(network.preprocessing, in_graph=preprocess),
         batch=batch_range,
         stem=stem,
@@ -148,22 +153,50 @@ def command(
         form=form,
         opset=opset,
     )
+    given_labels = named if named is not None else network.labels or None
     bundle = export_model(
         network.model,
         network.source,
-        output or Path("models") / name,
+        folder,
         options,
-        _read_labels(labels) if labels else network.labels,
+        given_labels,
         force=force,
-        progress=lambda step: console.print(f"  {step}", highlight=False),
+        progress=_progress,
     )
     _print_summary(bundle)
+
+
+def _given(**options: object) -> dict[str, Any]:
+    """The options that were given on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _form(target: Backend, **choices: str | None) -> DeployForm:
+    """The deploy form that serves a backend best, with what was chosen otherwise."""
+    return replace(default_form(target), **_given(**choices))
+
+
+def _find_network(
+    variant: str | None,
+    checkpoint: Path | None,
+    changes: dict[str, Any],
+    *,
+    seed: int,
+    ema: bool,
+) -> Network:
+    if checkpoint is not None:
+        _progress(f"read: {checkpoint}")
+        return _trained(checkpoint, variant, changes, ema=ema)
+    if variant is None:
+        raise UsageError("give --variant or --checkpoint: which network is to be exported?")
+    return _untrained(variant, changes, seed)
 
 
 def _untrained(name: str, changes: dict[str, Any], seed: int) -> Network:
     from parnet_deploy.net import initialise
 
     spec = change_spec(find_variant(name).spec, **changes)
+    _progress(f"make: UNTRAINED weights from seed {seed}, since no --checkpoint was given")
     return Network(
         model=initialise(spec, seed=seed),
         source=Source(kind="untrained", seed=seed),
@@ -176,14 +209,15 @@ def _trained(
     checkpoint: Path,
     name: str | None,
     changes: dict[str, Any],
-    size: dict[str, tuple[int, int]],
     *,
     ema: bool,
 ) -> Network:
     """Read a checkpoint; what was said about the architecture must be what its shapes say."""
     from parnet_deploy.net import load_checkpoint
 
+    changes = dict(changes)
     activation: Activation | None = changes.pop("activation", None)
+    size: tuple[int, int] | None = changes.pop("image_size", None)
     expected = None
     if name is not None or changes:
         described = load_checkpoint(checkpoint, activation=activation, ema=ema).model.spec
@@ -193,8 +227,11 @@ def _trained(
         expected = replace(
             change_spec(base, **changes), image_size=described.image_size, bn_eps=described.bn_eps
         )
-    found = load_checkpoint(checkpoint, activation=activation, ema=ema, expected=expected, **size)
+    found = load_checkpoint(
+        checkpoint, activation=activation, ema=ema, expected=expected, image_size=size
+    )
     spec = found.model.spec
+    _progress(f"found: {_origin(found.source)}, {spec.activation}, {spec.classes} classes")
     labels = found.facts.labels
     if not labels and found.source.kind == "official" and spec.classes == IMAGENET_CLASSES:
         labels = imagenet_labels()
@@ -208,7 +245,7 @@ def _trained(
 
 
 def change_spec(spec: ParNetSpec, **changes: Any) -> ParNetSpec:
-    """A spec with the fields that were given on the command line; the name tells of the change."""
+    """A spec with the fields that were given on the command line."""
     changed = spec
     if "streams" in changes and "widths" not in changes:
         changed = changed.with_streams(changes["streams"])
@@ -238,9 +275,14 @@ def imagenet_labels() -> tuple[str, ...]:
 
 def _read_labels(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"cannot read the labels in {path}: {exc}") from exc
+        labels = tuple(path.read_text(encoding="utf-8").splitlines())
+    except OSError as exc:
+        raise UsageError(f"cannot read the labels in {path}: {os_reason(exc)}") from exc
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"cannot read the labels in {path}: they are not UTF-8 text") from exc
+    if not labels:
+        raise UsageError(f"there are no labels in {path}; one class name a line is expected")
+    return labels
 
 
 def _need_torch() -> None:
@@ -253,16 +295,37 @@ def _need_torch() -> None:
         ) from exc
 
 
+def _origin(source: Source) -> str:
+    if source.kind == "parnet-deploy":
+        return "a checkpoint of parnet-deploy"
+    weights = "the moving average of its weights" if source.ema else "its weights as they are"
+    return f"a checkpoint of the authors' form, {weights}"
+
+
+def _progress(step: str) -> None:
+    errors.print(f"  {step}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _print_summary(bundle: ModelBundle) -> None:
     manifest = bundle.manifest
+    counts = count(manifest.spec)
+    total = human_bytes(sum(record.bytes for record in manifest.files.values()))
+    height, width = manifest.spec.image_size
+    _print(
+        f"{bundle.path}: depth {counts.depth}, {counts.parameters_fused / 1e6:.3f} M parameters, "
+        f"{counts.flop_fused / 1e9:.2f} GFLOP at {height}x{width}, {total} with its checkpoint"
+    )
+    columns: dict[str, Justify] = {"stage": "left", "blocks": "right", "gives": "left"}
+    table = new_table(None, columns | {"an image": "right"})
+    for stage in manifest.stages:
+        gives = ", ".join(f"{spec.name} {list(spec.shape[1:])}" for spec in stage.outputs)
+        size = sum(spec.nbytes(1) // spec.concrete(1)[0] for spec in stage.outputs)
+        table.add_row(stage.name, str(len(stage.blocks)), escape(gives), human_bytes(size))
+    print_table(table)
     for warning in manifest.warnings:
-        console.print(f"[bold red]WARNING[/] {warning}", highlight=False)
-    total = sum(record.bytes for record in manifest.files.values())
-    console.print(
-        f"[bold]{bundle.path}[/]: {manifest.name}, {len(manifest.stages)} stages, "
-        f"{len(manifest.cuts)} cuts, {human_bytes(total)}",
-        highlight=False,
-    )
-    console.print(
-        f"next: parnet-deploy build-engine {bundle.path} --split-streams", highlight=False
-    )
+        errors.print(f"[bold red]WARNING[/] {escape(warning)}", highlight=False, soft_wrap=True)
+    _print(f"next: parnet-deploy build-engine {shlex.quote(str(bundle.path))} --split-streams")
+
+
+def _print(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@ Reference: https://onnx.ai/onnx/operators/
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class GraphBuilder:
         self, name: str, x: gs.Variable, edges: Sequence[int]
     ) -> dict[tuple[int, int], gs.Variable]:
         """Channels between consecutive edges, by (start, stop)."""
-        runs = list(zip(edges[:-1], edges[1:], strict=True))
+        runs = list(pairwise(edges))
         outputs = [gs.Variable(f"{name}.{a}_{b}", dtype=np.float32) for a, b in runs]
         sizes = self.constant(f"{name}.sizes", np.array([b - a for a, b in runs], np.int64))
         self.graph.nodes.append(

@@ -1,36 +1,101 @@
-"""The gate: stages joined together must equal the whole graph, or nothing is exported."""
+"""The gate: the graphs must equal the network and each other, or nothing is exported."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from parnet_deploy.bundle import MODEL_GRAPH, ModelManifest
 from parnet_deploy.errors import ExportError
+from parnet_deploy.net import ParNet
 from parnet_deploy.runtime import OnnxRuntimeRunner, Runner, SplitRunner, StageRunner
-from parnet_deploy.spec import IMAGES, Array
+from parnet_deploy.spec import IMAGES, Array, Preprocessing
 
-TOLERANCE = 1e-5  # relative to the greatest absolute value of the whole graph's output
+STAGES_TOLERANCE = 1e-5
+NETWORK_TOLERANCE = 1e-4
+"""Both are relative to the greatest absolute value of the output that is compared with."""
+
 TRIALS = 3
 
 
-def check_stages(folder: Path, manifest: ModelManifest) -> float:
-    """Run the whole graph and the joined stages on several inputs.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """The greatest relative errors that were found.
+
+    Attributes:
+        network: the whole graph in ONNX Runtime against the training form in torch.
+        stages: the stages joined together against the whole graph, both in ONNX Runtime.
+    """
+
+    network: float
+    stages: float
+
+
+def prove(folder: Path, manifest: ModelManifest, model: ParNet) -> Proof:
+    """Run the network, the whole graph and the joined stages on several inputs.
 
     Args:
         folder: where the graphs lie.
         manifest: what they are.
-
-    Returns:
-        The greatest relative error.
+        model: the network in training form, in inference mode, that they were made from.
 
     Raises:
-        ExportError: they differ by more than `TOLERANCE`, or an output is not finite.
+        ExportError: they differ by more than the tolerances, or an output is not finite.
     """
-    whole = OnnxRuntimeRunner(
-        folder / MODEL_GRAPH, inputs=manifest.inputs, outputs=manifest.outputs
+    errors = []
+    with _open_whole(folder, manifest) as whole, _open_stages(folder, manifest) as joined:
+        for seed in range(TRIALS):
+            images = _trial(manifest, seed)
+            graph = _run(whole, {IMAGES: images}, f"on noise (seed {seed}), the whole graph")
+            stages = _run(joined, {IMAGES: images}, f"on noise (seed {seed}), the joined stages")
+            network = run_network(model, images, manifest.preprocessing, softmax=manifest.softmax)
+            errors.append((_relative(graph, network), _relative(stages, graph)))
+    proof = Proof(
+        network=max(network for network, _ in errors), stages=max(stages for _, stages in errors)
     )
+    _require(proof.network, NETWORK_TOLERANCE, "the whole graph differs from the network")
+    _require(proof.stages, STAGES_TOLERANCE, "the stages joined differ from the whole graph")
+    return proof
+
+
+def check_weights(model: ParNet) -> None:
+    """Refuse a network with weights that are infinite or not a number.
+
+    Raises:
+        ExportError: there are such weights; the message names the first of them.
+    """
+    bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ExportError(
+            f"{len(bad)} of the network's tensors hold infinities or NaN, the first is '{bad[0]}'; "
+            "nothing was written"
+        )
+
+
+def run_network(
+    model: ParNet, images: Array, preprocessing: Preprocessing, *, softmax: bool
+) -> Array:
+    """What a graph is to give, computed by torch, with what the graph does around the network."""
+    x = torch.from_numpy(images)
+    if preprocessing.in_graph:
+        mean = torch.tensor(preprocessing.mean)[:, None, None]
+        std = torch.tensor(preprocessing.std)[:, None, None]
+        x = (x / 255 - mean) / std
+    with torch.inference_mode():
+        y = model(x)
+    result: Array = (y.softmax(1) if softmax else y).numpy()
+    return result
+
+
+def _open_whole(folder: Path, manifest: ModelManifest) -> OnnxRuntimeRunner:
+    return OnnxRuntimeRunner(folder / MODEL_GRAPH, inputs=manifest.inputs, outputs=manifest.outputs)
+
+
+def _open_stages(folder: Path, manifest: ModelManifest) -> SplitRunner:
     stages = [
         StageRunner(
             name=stage.name,
@@ -41,27 +106,26 @@ def check_stages(folder: Path, manifest: ModelManifest) -> float:
         )
         for stage in manifest.stages
     ]
-    joined = SplitRunner(stages, inputs=manifest.inputs, outputs=manifest.outputs)
-    with whole, joined:
-        return max(_compare(whole, joined, manifest, seed) for seed in range(TRIALS))
+    return SplitRunner(stages, inputs=manifest.inputs, outputs=manifest.outputs)
 
 
-def _compare(whole: Runner, joined: Runner, manifest: ModelManifest, seed: int) -> float:
-    feeds = {IMAGES: _trial(manifest, seed)}
-    (name,) = (spec.name for spec in manifest.outputs)
-    expected, actual = whole.run(feeds)[name], joined.run(feeds)[name]
-    if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
+def _run(runner: Runner, feeds: Mapping[str, Array], what: str) -> Array:
+    (output,) = runner.outputs
+    result = runner.run(feeds)[output.name]
+    if not np.isfinite(result).all():
+        raise ExportError(f"{what} gives '{output.name}' that are not finite; nothing was written")
+    return result
+
+
+def _relative(actual: Array, expected: Array) -> float:
+    return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))
+
+
+def _require(error: float, tolerance: float, what: str) -> None:
+    if not error <= tolerance:  # so written, NaN fails too
         raise ExportError(
-            f"'{name}' is not finite on noise (seed {seed}): "
-            "the weights hold, or lead to, infinities or NaN; nothing was written"
+            f"{what} by {error:.1e} relative (allowed is {tolerance:.0e}); nothing was written"
         )
-    error = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))
-    if error > TOLERANCE:
-        raise ExportError(
-            f"the stages joined together differ from the whole graph by {error:.1e} relative "
-            f"(allowed is {TOLERANCE:.0e}); nothing was written"
-        )
-    return error
 
 
 def _trial(manifest: ModelManifest, seed: int) -> Array:

@@ -44,7 +44,7 @@ class ExportOptions:
         stem: whether each stage computes its own stem, or the stem is a stage of its own.
         softmax: give ``probabilities`` instead of ``logits``.
         preprocessing: how images are prepared; with `in_graph` the graph does the arithmetic.
-        form: deploy form, or None for the default.
+        form: deploy form.
         opset: version of the ONNX operator set.
     """
 

@@ -22,12 +22,12 @@ from parnet_deploy.bundle import (
     staged,
 )
 from parnet_deploy.errors import ExportError, UsageError
-from parnet_deploy.export.gate import check_stages
-from parnet_deploy.export.graph import ExportOptions, images_spec, value_spec, whole_graph
+from parnet_deploy.export.gate import check_weights, prove
+from parnet_deploy.export.graph import ExportOptions, whole_graph
 from parnet_deploy.export.stages import contracts, cut_stage, describe_cuts, describe_stage
 from parnet_deploy.export.weights import externalise, large_weights, write_weights
 from parnet_deploy.net import ParNet, TrainingFacts, fuse, save_checkpoint
-from parnet_deploy.spec import stages
+from parnet_deploy.spec import IMAGES, LOGITS, ParNetSpec, stages
 
 IR_VERSION = 10  # read by ONNX Runtime 1.19 and later, and by TensorRT 10 and later
 UNTRAINED = (
@@ -65,16 +65,39 @@ def export_model(
     Raises:
         UsageError: not one label per class.
         OutputExistsError: something stands at `final`.
-        ExportError: the stages joined together do not equal the whole graph.
+        ExportError: a weight is not finite, the whole graph does not equal the network, or the
+            stages joined together do not equal the whole graph.
         BundleError: the bundle cannot be written.
     """
-    spec = model.spec
-    names = tuple(labels or (f"class {index}" for index in range(spec.classes)))
-    if len(names) != spec.classes:
-        raise UsageError(f"{spec.classes} classes need as many labels, not {len(names)}")
+    numbered = (f"class {index}" for index in range(model.spec.classes))
+    names = tuple(numbered if labels is None else labels)
+    if len(names) != model.spec.classes:
+        raise UsageError(f"{model.spec.classes} classes need as many labels, not {len(names)}")
+    check_weights(model)
+    manifest = describe(model.spec, source, options)
+    with staged(final, force=force) as work:
+        progress("fuse: every block becomes one 3x3 convolution")
+        whole = whole_graph(fuse(model, options.form), options)
+        progress(f"write: the whole graph and {len(manifest.stages)} stages, weights stored once")
+        write_graphs(work, whole, manifest)
+        (work / LABELS).write_text("\n".join(names) + "\n", encoding="utf-8")
+        facts = TrainingFacts(labels=tuple(labels or ()), preprocessing=options.preprocessing)
+        save_checkpoint(model, work / CHECKPOINT, facts)
+        progress("prove: whole graph against network, stages joined against whole graph")
+        proof = prove(work, manifest, model)
+        progress(
+            f"proved: whole graph within {proof.network:.1e} of the network, "
+            f"stages within {proof.stages:.1e} of the whole graph"
+        )
+        seal(work, manifest)
+    return open_model(final, check=False)
+
+
+def describe(spec: ParNetSpec, source: Source, options: ExportOptions) -> ModelManifest:
+    """The manifest of a bundle that is still to be written."""
     contract = contracts(spec, options)
     cut_into = stages(spec, options.stem)
-    manifest = ModelManifest(
+    return ModelManifest(
         name=options.name,
         spec=spec,
         form=options.form,
@@ -84,25 +107,13 @@ def export_model(
         batch=options.batch,
         softmax=options.softmax,
         preprocessing=options.preprocessing,
-        inputs=(images_spec(spec, options),),
-        outputs=(value_spec(spec, model.layout[-1], options),),
+        inputs=(contract[IMAGES],),
+        outputs=(contract[LOGITS],),
         stages=tuple(describe_stage(stage, contract) for stage in cut_into),
         cuts=describe_cuts(cut_into, contract),
         tools=tool_versions(),
         warnings=(UNTRAINED,) if source.kind == "untrained" else (),
     )
-    with staged(final, force=force) as work:
-        progress("fuse: every block becomes one 3x3 convolution")
-        whole = whole_graph(fuse(model, options.form), options)
-        progress(f"write: the whole graph and {len(cut_into)} stages, weights stored once")
-        write_graphs(work, whole, manifest)
-        (work / LABELS).write_text("\n".join(names) + "\n", encoding="utf-8")
-        facts = TrainingFacts(labels=tuple(labels or ()), preprocessing=options.preprocessing)
-        save_checkpoint(model, work / CHECKPOINT, facts)
-        progress("prove: the stages joined together against the whole graph, in ONNX Runtime")
-        check_stages(work, manifest)
-        seal(work, manifest)
-    return open_model(final, check=False)
 
 
 def write_graphs(work: Path, whole: gs.Graph, manifest: ModelManifest) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from parnet_deploy.bundle import Source, sha256
-from parnet_deploy.errors import CheckpointError, SpecError
+from parnet_deploy.errors import CheckpointError, SpecError, os_reason
 from parnet_deploy.net.official import infer_spec, is_released_form, translate
 from parnet_deploy.net.parnet import ParNet
 from parnet_deploy.spec import (
@@ -96,7 +95,7 @@ def load_checkpoint(
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file at {path}")
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         weights, spec, facts = _read_own(path)
         source = Source(kind="parnet-deploy", file=path.name, sha256=sha256(path))
         unknown: tuple[str, ...] = ()
@@ -104,7 +103,10 @@ def load_checkpoint(
         state, is_ema = _read_official(path, ema=ema)
         translated = translate(state)
         weights, unknown, facts = translated.weights, translated.unknown, TrainingFacts()
-        spec = infer_spec(weights, activation=activation or "silu")
+        try:
+            spec = infer_spec(translated, activation=activation or "silu")
+        except CheckpointError as exc:
+            raise CheckpointError(f"{path} is {exc}") from exc
         source = Source(kind="official", file=path.name, sha256=sha256(path), ema=is_ema)
     if activation not in (None, spec.activation):
         raise CheckpointError(f"{path} was trained with {spec.activation}, not {activation}")
@@ -116,6 +118,16 @@ def load_checkpoint(
     _check_fit(path, model, weights, unknown, spec)
     model.load_state_dict(weights)
     return Checkpoint(model=model.eval(), source=source, facts=facts)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins with a header of that format, or bears its name."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as exc:
+        raise CheckpointError(f"cannot read {path}: {os_reason(exc)}") from exc
+    return path.suffix == ".safetensors" or (len(head) == 9 and head.endswith(b"{"))
 
 
 def _read_own(path: Path) -> tuple[dict[str, Tensor], ParNetSpec, TrainingFacts]:
@@ -138,19 +150,25 @@ def _read_official(path: Path, *, ema: bool) -> tuple[Mapping[str, Tensor], bool
     """The state dict to take from an authors' file, and whether it is the moving average."""
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as exc:
-        first = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+    except Exception as exc:  # a damaged file makes its parser raise anything
         raise CheckpointError(
-            f"cannot read {path} as a PyTorch checkpoint of plain tensors "
-            f"(nothing else is unpickled): {first}"
+            f"cannot read {path} as a PyTorch checkpoint of plain tensors; "
+            f"it is damaged, no checkpoint, or holds more than tensors (which is never unpickled): "
+            f"{_first_sentence(exc)}"
         ) from exc
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
-    key = "state_dict_ema" if ema and content.get("state_dict_ema") else "state_dict"
-    state = content.get(key, content)
+    averaged = ema and isinstance(content.get("state_dict_ema"), Mapping)
+    state = content.get("state_dict_ema" if averaged else "state_dict", content)
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} has no 'state_dict' of tensors; it has {list(content)[:5]}")
-    return state, key == "state_dict_ema"
+    return {str(key): value for key, value in state.items()}, averaged
+
+
+def _first_sentence(exc: Exception) -> str:
+    """What an exception says, without torch's advice to load the file unsafely."""
+    said = str(exc).strip() or type(exc).__name__
+    return said.splitlines()[0].split(". ")[0][:200]
 
 
 def _check_fit(
@@ -175,9 +193,11 @@ def _check_fit(
         for what, keys in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
         if keys
     ]
+    found = "; ".join(parts)
+    if replace(described, image_size=model.spec.image_size) == model.spec:
+        raise CheckpointError(f"{path} is no whole checkpoint of {_describe(model.spec)}: {found}")
     raise CheckpointError(
-        f"{path} does not fit {_describe(model.spec)}: {'; '.join(parts)}. "
-        f"It would fit {_describe(described)}"
+        f"{path} does not fit {_describe(model.spec)}: {found}; it would fit {_describe(described)}"
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from parnet_deploy.errors import CheckpointError
+from parnet_deploy.errors import CheckpointError, SpecError
 from parnet_deploy.spec import VARIANTS, Activation, ParNetSpec
 
 # Pattern of a module's path in the authors' tree -> path of the same module here.
@@ -78,15 +78,16 @@ def _translate_key(key: str) -> str | None:
     return None
 
 
-def infer_spec(weights: Mapping[str, Tensor], *, activation: Activation) -> ParNetSpec:
-    """The network that a translated checkpoint's shapes describe.
+def infer_spec(translated: Translated, *, activation: Activation) -> ParNetSpec:
+    """The network that a checkpoint's shapes describe.
 
     Nothing in a checkpoint says which activation it was trained with. Where the widths are those
     of a variant, its name and dropout are taken over; the released S has a first width of 92.
 
     Raises:
-        CheckpointError: the tensors that would tell are missing.
+        CheckpointError: the tensors that would tell are missing, or tell of what cannot be.
     """
+    weights = translated.weights
 
     def out(block: str) -> int:
         return int(weights[f"blocks.{block}.dense.conv.weight"].shape[0])
@@ -98,25 +99,28 @@ def infer_spec(weights: Mapping[str, Tensor], *, activation: Activation) -> ParN
     try:
         streams = (out("stem2"), out("stem3"), out("stem4"))
         widths = (*streams, out("last"))
-        stem, classes = out("stem1"), int(weights["blocks.head.linear.weight"].shape[0])
-    except (KeyError, IndexError) as exc:
+        named = next((v.spec for v in VARIANTS.values() if v.spec.widths == _regular(widths)), None)
+        return ParNetSpec(
+            name=named.name if named else "custom",
+            stem_widths=(out("stem1"),),
+            stem_strides=(2, 2),
+            stream_widths=streams,
+            stream_blocks=(length(1), length(2), length(3)),
+            last_width=widths[-1],
+            activation=activation,
+            squeeze="blocks.stem1.squeeze.weight" in weights,
+            classes=int(weights["blocks.head.linear.weight"].shape[0]),
+            dropout=named.dropout if named else 0.0,
+        )
+    except KeyError as exc:
+        first = ", ".join([*weights, *translated.unknown][:3]) or "nothing"
         raise CheckpointError(
-            f"not a checkpoint of a ParNet: it has no tensor that could be {exc}; "
-            f"it begins with {sorted(weights)[:3]}"
+            f"not a checkpoint of a ParNet: nothing in it could be {exc}; it begins with {first}"
         ) from exc
-    named = next((v.spec for v in VARIANTS.values() if v.spec.widths == _regular(widths)), None)
-    return ParNetSpec(
-        name=named.name if named else "custom",
-        stem_widths=(stem,),
-        stem_strides=(2, 2),
-        stream_widths=streams,
-        stream_blocks=(length(1), length(2), length(3)),
-        last_width=widths[-1],
-        activation=activation,
-        squeeze="blocks.stem1.squeeze.weight" in weights,
-        classes=classes,
-        dropout=named.dropout if named else 0.0,
-    )
+    except (IndexError, SpecError) as exc:
+        raise CheckpointError(
+            f"not a checkpoint of a ParNet: its shapes describe what cannot be ({exc})"
+        ) from exc
 
 
 def is_released_form(described: ParNetSpec, expected: ParNetSpec) -> bool:
