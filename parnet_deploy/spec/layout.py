@@ -83,8 +83,6 @@ def layout(spec: ParNetSpec) -> tuple[BlockSpec, ...]:
 
     def add(name: str, inputs: Sequence[str], width: int, stride: int, kind: BlockKind) -> str:
         in_channels = channels[inputs[-1]]
-        if kind == "plain" and in_channels == width and stride == 1:
-            kind = "skip"
         channels[name] = width
         scale[name] = 0 if kind == "head" else scale[inputs[0]] * stride
         blocks.append(
@@ -106,14 +104,15 @@ def layout(spec: ParNetSpec) -> tuple[BlockSpec, ...]:
     for index, (width, stride) in enumerate(
         zip((*spec.stem_widths, *spec.stream_widths), strides, strict=True)
     ):
-        value = add(f"stem{index + 1}", [value], width, stride, "plain")
+        is_skip = channels[value] == width and stride == 1
+        value = add(f"stem{index + 1}", [value], width, stride, "skip" if is_skip else "plain")
         if index >= len(spec.stem_widths):
             features.append(value)
 
     ends = []
     for stream, (value, count) in enumerate(zip(features, spec.stream_blocks, strict=True), 1):
         for block in range(1, count + 1):
-            value = add(f"stream{stream}_block{block}", [value], channels[value], 1, "plain")
+            value = add(f"stream{stream}_block{block}", [value], channels[value], 1, "skip")
         ends.append(value)
 
     value = ends[0]
