@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -75,13 +76,20 @@ class BuildOptions:
         """Refuse numbers that cannot be.
 
         Raises:
-            UsageError: a negative number, or a device named twice.
+            UsageError: a negative number, a device named twice, or a compute capability that is
+                not two numbers.
         """
         for name in ("threads", "workspace_mib", "aux_streams", "optimization_level"):
             if (getattr(self, name) or 0) < 0:
                 raise UsageError(f"{flag(name)} is not negative, not {getattr(self, name)}")
         if any(device < 0 for device in self.devices) or len(set(self.devices)) < len(self.devices):
             raise UsageError(f"--devices are different numbers from 0, not {list(self.devices)}")
+
+        for capability in self.compute_capabilities:
+            if not re.fullmatch(r"\d+\.\d", capability):
+                raise UsageError(
+                    f"a compute capability is a number such as 8.6, not '{capability}'"
+                )
 
     def given(self) -> frozenset[str]:
         """Names of the fields that differ from their defaults."""

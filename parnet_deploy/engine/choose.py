@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from parnet_deploy.engine.base import Builder, BuildOptions
+from parnet_deploy.engine.base import Builder, BuildOptions, flag
 from parnet_deploy.errors import UsageError
 from parnet_deploy.runtime.machine import (
     cuda_driver,
@@ -13,6 +14,27 @@ from parnet_deploy.runtime.machine import (
     provider_problem,
 )
 from parnet_deploy.spec import Backend
+
+_OF_TENSORRT = frozenset(
+    {
+        "devices",
+        "tf32",
+        "optimization_level",
+        "workspace_mib",
+        "aux_streams",
+        "version_compatible",
+        "hardware_compatible",
+        "weight_stripped",
+        "timing_cache",
+    }
+)
+
+APPLICABLE: Mapping[Backend, frozenset[str]] = {
+    "onnxruntime": frozenset({"provider", "devices", "threads"}),
+    "tensorrt": _OF_TENSORRT,
+    "tensorrt-rtx": _OF_TENSORRT | {"compute_capabilities"},
+}
+"""Fields of `BuildOptions` that mean something to a backend; a builder may know fewer still."""
 
 
 class Choice(NamedTuple):
@@ -70,6 +92,7 @@ def make_builder(backend: Backend, options: BuildOptions, *, split: bool) -> Bui
         EngineError: the provider that was asked for does not run here.
         MissingDependencyError: the backend's package is not installed.
     """
+    _check_applicable(backend, options)
     if len(options.devices) > 1 and not split:
         raise UsageError(
             f"--devices names {len(options.devices)} devices, and the whole network is one engine "
@@ -82,6 +105,15 @@ def make_builder(backend: Backend, options: BuildOptions, *, split: bool) -> Bui
     from parnet_deploy.engine.tensorrt import TensorRTBuilder
 
     return TensorRTBuilder(backend, options)
+
+
+def _check_applicable(backend: Backend, options: BuildOptions) -> None:
+    for field in sorted(options.given() - APPLICABLE[backend]):
+        others = [name for name, fields in APPLICABLE.items() if field in fields]
+        raise UsageError(
+            f"{flag(field)} does not apply to {backend} engines; "
+            f"it is for --backend {' or '.join(others)}"
+        )
 
 
 def _tensorrt_problem(kind: _TensorRT) -> str | None:

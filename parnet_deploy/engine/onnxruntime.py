@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from parnet_deploy.bundle import EngineStage
-from parnet_deploy.engine.base import BuildOptions, BuildStage, flag, versions
+from parnet_deploy.engine.base import BuildOptions, BuildStage, versions
 from parnet_deploy.errors import BuildError, BundleError, EngineError, UsageError
 from parnet_deploy.runtime.machine import provider_problem
 from parnet_deploy.runtime.onnxruntime import Provider, open_session, session_options
 from parnet_deploy.runtime.target import saved_graph_target
 from parnet_deploy.spec import Backend
-
-APPLICABLE = frozenset({"provider", "devices", "threads"})
 
 EXTERNAL_BYTES = 1024  # smaller weights stay in the graph
 
@@ -31,11 +29,9 @@ class OnnxRuntimeBuilder:
         """Settle on a provider.
 
         Raises:
-            UsageError: an option does not apply to this backend.
+            UsageError: GPUs are named, and the provider that was asked for uses none.
             EngineError: the provider that was asked for does not run here.
         """
-        if wrong := sorted(options.given() - APPLICABLE):
-            raise UsageError(f"{', '.join(map(flag, wrong))}: not for ONNX Runtime engines")
         self.provider = _provider(options)
         self.threads = options.threads
         self.label = f"onnxruntime-{self.provider}"

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from parnet_deploy.bundle import EngineBundle, EngineStage, resolve_model
-from parnet_deploy.errors import EngineError
+from parnet_deploy.bundle import (
+    MODEL_GRAPH,
+    EngineBundle,
+    EngineStage,
+    open_model,
+    resolve_model,
+)
+from parnet_deploy.errors import BundleError, EngineError
 from parnet_deploy.runtime.base import Runner
 from parnet_deploy.runtime.onnxruntime import PROVIDERS, OnnxRuntimeRunner, Provider
 from parnet_deploy.runtime.split import SplitRunner, StageRunner
 from parnet_deploy.runtime.target import check_target
+
+if TYPE_CHECKING:
+    from parnet_deploy.runtime.tensorrt_api import TensorRTBackend
 
 
 def open_runner(bundle: EngineBundle) -> Runner:
@@ -52,10 +63,11 @@ def rebuild_command(bundle: EngineBundle) -> str:
 
 
 def _open_stage(bundle: EngineBundle, stage: EngineStage) -> Runner:
+    backend = bundle.manifest.backend
     try:
-        if bundle.manifest.backend == "onnxruntime":
+        if backend == "onnxruntime":
             return _open_onnxruntime(bundle, stage)
-        return _open_tensorrt(bundle, stage)
+        return _open_tensorrt(backend, bundle, stage)
     except EngineError as exc:
         raise EngineError(
             f"{bundle.path} cannot run here: {exc}; build it again: {rebuild_command(bundle)}"
@@ -79,15 +91,36 @@ def _open_onnxruntime(bundle: EngineBundle, stage: EngineStage) -> Runner:
     )
 
 
-def _open_tensorrt(bundle: EngineBundle, stage: EngineStage) -> Runner:
+def _open_tensorrt(backend: TensorRTBackend, bundle: EngineBundle, stage: EngineStage) -> Runner:
     from parnet_deploy.runtime.tensorrt import TensorRTRunner
 
+    target = bundle.manifest.target
+    stripped = target.get("weights") == "stripped"
     return TensorRTRunner(
         bundle.file(stage.file),
-        backend=bundle.manifest.backend,
+        backend=backend,
         inputs=stage.inputs,
         outputs=stage.outputs,
         device=_device_number(stage),
+        target=target,
+        weights=_source_graph(bundle, stage) if stripped else None,
+    )
+
+
+def _source_graph(bundle: EngineBundle, stage: EngineStage) -> Path:
+    """The ONNX file that a stage was built from, its weights proven to be the same."""
+    reference = bundle.manifest.model
+    path = resolve_model(reference, bundle.path)
+    try:
+        model = open_model(path)
+    except BundleError as exc:
+        raise EngineError(f"its weights are not in it, but in its model: {exc}") from exc
+    if model.manifest_sha256 != reference.manifest_sha256:
+        raise EngineError(f"its weights are not in it, and {path} is another model than it is of")
+    if not bundle.manifest.split:
+        return model.file(MODEL_GRAPH)
+    return model.file(
+        next(graph.file for graph in model.manifest.stages if graph.name == stage.name)
     )
 
 
