@@ -1,0 +1,191 @@
+"""What a TensorRT RTX plan says about itself: its kernels and the streams they run in.
+
+A plan holds the program that its runtime interprets, as text: a header, the tensors' descriptors
+and ``main``, a list of instructions. It needs neither TensorRT nor a GPU to be read. The format is
+not documented; what is said here was found in plans of TensorRT RTX 1.7 and is checked against the
+counts in docs/kernel-counts.md. A plan in which it is not found tells nothing.
+
+TensorRT's own plans (flavour ``tensorrt``) keep only some of their layers in such programs: its
+engine inspector is asked instead (``tensorrt_inspect``).
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from parnet_deploy.errors import EngineError
+
+_MAGIC = b"NLYM"
+"""Starts a program: four bytes, four of a version, eight of the text's length, the text."""
+
+_LENGTH_AT, _TEXT_AT = 8, 16
+_TEXT_START = b"header {\n"
+
+_NOT_LAUNCHED = frozenset({"signal", "wait", "shape_call"})
+"""Instructions without a kernel: events that order the streams, and shapes computed on the host."""
+
+_ANY_GPU = "*"
+"""The GPUs of a program that is the inside of one fused kernel, not a list of kernels."""
+
+_INSTRUCTION = re.compile(r"\s+(\w+)=\{ (.*)\}\s*")
+_SECTION = re.compile(r"(\w+) \{\s*")
+_NAME = re.compile(r'\bname="?([^"\s]+)')
+_STREAM = re.compile(r"\bstream=(\d+)")
+_LAYERS = re.compile(r'\blayers="([^"]*)"')
+_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_TYPE = re.compile(r"\btype=(\w+)")
+_GPUS = re.compile(r"\baccelerators=\{([^}]*)\}")
+_TF32 = re.compile(r"\btf32=(\d)")
+_SCRATCH = "__scratch_space"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kernel:
+    """One launch.
+
+    Attributes:
+        kind: the instruction, such as ``corrltn`` (a convolution) or ``function``.
+        name: the kernel's name.
+        stream: which stream it runs in.
+        layers: names of the ONNX nodes it computes, in whole or in part.
+    """
+
+    kind: str
+    name: str
+    stream: int
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanText:
+    """What a plan says about itself.
+
+    Attributes:
+        kernels: its launches, in order.
+        compute_capabilities: GPUs that its program names, such as ``"8.6"``. A plan for "Ampere
+            and later" names 8.0.
+        tf32: whether TF32 is allowed, or None where the plan does not say.
+        dtypes: element types of the tensors that its kernels read and write, sorted; the plan's
+            own names, such as ``float`` and ``half``.
+    """
+
+    kernels: tuple[Kernel, ...]
+    compute_capabilities: tuple[str, ...]
+    tf32: bool | None
+    dtypes: tuple[str, ...]
+
+    @property
+    def streams(self) -> int:
+        """How many streams the kernels are spread over."""
+        return len({kernel.stream for kernel in self.kernels})
+
+
+def read_plan_text(path: Path) -> PlanText | None:
+    """Read a plan's own text.
+
+    Args:
+        path: a plan file.
+
+    Returns:
+        What it says, or None where it holds no program that can be read.
+
+    Raises:
+        EngineError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+            texts = list(_programs(plan))
+    except ValueError:  # an empty file cannot be mapped
+        return None
+    except OSError as exc:
+        raise EngineError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    return _read_programs(texts)
+
+
+def _programs(plan: mmap.mmap) -> Iterator[str]:
+    """The texts of all programs in a plan. Weights that look like a program's start are not."""
+    at = plan.find(_MAGIC)
+    while at >= 0:
+        start = at + _TEXT_AT
+        length = int.from_bytes(plan[at + _LENGTH_AT : start], "little")
+        end = at + 1
+        if plan[start : start + len(_TEXT_START)] == _TEXT_START and start + length <= len(plan):
+            yield plan[start : start + length].decode("utf-8", errors="replace")
+            end = start + length
+        at = plan.find(_MAGIC, end)
+
+
+def _read_programs(texts: list[str]) -> PlanText | None:
+    kernels: list[Kernel] = []
+    gpus: set[str] = set()
+    dtypes: set[str] = set()
+    tf32: set[bool] = set()
+    for text in texts:
+        sections = _sections(text)
+        header = "\n".join(sections.get("header", ()))
+        named = _gpus(header)
+        if _ANY_GPU in named:
+            continue
+        gpus.update(named)
+        tf32.update(value == "1" for value in _TF32.findall(header))
+        dtypes.update(_dtypes(sections.get("descriptors", ())))
+        kernels.extend(_kernels(sections.get("main", ())))
+    if not kernels:
+        return None
+    return PlanText(
+        kernels=tuple(kernels),
+        compute_capabilities=tuple(sorted(gpus, key=lambda cc: tuple(map(int, cc.split("."))))),
+        tf32=any(tf32) if tf32 else None,
+        dtypes=tuple(sorted(dtypes)),
+    )
+
+
+def _sections(text: str) -> dict[str, tuple[str, ...]]:
+    """The lines of every section: ``NAME {`` to ``}``, both at the start of a line."""
+    sections: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for line in text.split("\n"):
+        if current is None:
+            if match := _SECTION.fullmatch(line):
+                current = sections.setdefault(match[1], [])
+        elif line.rstrip() == "}":
+            current = None
+        else:
+            current.append(line)
+    return {name: tuple(lines) for name, lines in sections.items()}
+
+
+def _gpus(header: str) -> tuple[str, ...]:
+    """Compute capabilities that a header names: ``sm86`` is 8.6."""
+    found = _GPUS.search(header)
+    names = found[1].split() if found else []
+    return tuple(
+        f"{name[2:-1]}.{name[-1]}" if re.fullmatch(r"sm\d{2,}", name) else _ANY_GPU
+        for name in names
+    )
+
+
+def _dtypes(lines: tuple[str, ...]) -> Iterator[str]:
+    for line in lines:
+        match = _INSTRUCTION.fullmatch(line)
+        if match and _SCRATCH not in line and (found := _TYPE.search(match[2])):
+            yield found[1]
+
+
+def _kernels(lines: tuple[str, ...]) -> Iterator[Kernel]:
+    for line in lines:
+        match = _INSTRUCTION.fullmatch(line)
+        if match is None or match[1] in _NOT_LAUNCHED:
+            continue
+        name, stream = _NAME.search(match[2]), _STREAM.search(match[2])
+        layers = _LAYERS.search(match[2])
+        yield Kernel(
+            kind=match[1],
+            name=name[1] if name else match[1],
+            stream=int(stream[1]) if stream else 0,
+            layers=tuple(_LAYER.findall(layers[1])) if layers else (),
+        )

@@ -1,0 +1,81 @@
+"""Which options a TensorRT flavour and version has, and the names of the flags they stand for."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from parnet_deploy.engine.base import BuildOptions, flag
+from parnet_deploy.errors import UsageError
+from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend
+
+MAX_OPTIMIZATION_LEVEL = 5
+
+_OTHER_BACKENDS = frozenset({"provider", "threads"})
+
+_MISSING: dict[TensorRTBackend, dict[str, str]] = {
+    # TensorRT RTX takes these without an error, but for a warning at most, and does nothing.
+    "tensorrt-rtx": {
+        "version_compatible": "its plans run on the version that built them only",
+        "hardware_compatible": "name several --compute-capability, or none for Ampere and later",
+        "timing_cache": "it measures nothing when it builds",
+    },
+    "tensorrt": {
+        "compute_capabilities": "it builds for the GPU that it finds; --backend tensorrt-rtx "
+        "builds for others",
+    },
+}
+
+_BUILDER_FLAGS: dict[str, tuple[str, ...]] = {
+    "tf32": ("TF32",),
+    "version_compatible": ("VERSION_COMPATIBLE",),
+    # REFIT_IDENTICAL, not REFIT: the weights put in are those the plan was built with, and with
+    # REFIT some versions of TensorRT drop a bias (release notes of 11.3).
+    "weight_stripped": ("STRIP_PLAN", "REFIT_IDENTICAL"),
+}
+
+
+def flag_names(options: BuildOptions) -> tuple[str, ...]:
+    """Names of the builder flags that options stand for, in a fixed order."""
+    return tuple(
+        name for field, names in _BUILDER_FLAGS.items() if getattr(options, field) for name in names
+    )
+
+
+def check_options(backend: TensorRTBackend, api: Any, options: BuildOptions) -> None:
+    """Refuse what a flavour or the version at hand does not have.
+
+    Raises:
+        UsageError: an option; the message names it and the version.
+    """
+    version = f"{TITLES[backend]} {api.__version__}"
+    given = options.given()
+    if wrong := sorted(given & _OTHER_BACKENDS):
+        raise UsageError(f"{', '.join(map(flag, wrong))}: not for TensorRT engines")
+    for field, reason in _MISSING[backend].items():
+        if field in given:
+            raise UsageError(f"{version} has no {flag(field)}: {reason}")
+    for field, names in _BUILDER_FLAGS.items():
+        lacking = [name for name in names if not hasattr(api.BuilderFlag, name)]
+        if field in given and lacking:
+            raise UsageError(f"{version} has no {flag(field)}: it lacks {', '.join(lacking)}")
+    level = options.optimization_level
+    if level is not None and level > MAX_OPTIMIZATION_LEVEL:
+        raise UsageError(f"{version} has builder optimization levels 0 to 5, not {level}")
+    for capability in options.compute_capabilities:
+        _check_capability(version, api, capability)
+
+
+def capability_name(capability: str) -> str:
+    """TensorRT RTX's name of a compute capability: 8.6 is ``SM86``."""
+    return f"SM{capability.replace('.', '')}"
+
+
+def _check_capability(version: str, api: Any, capability: str) -> None:
+    members = api.ComputeCapability.__members__
+    if re.fullmatch(r"\d+\.\d", capability) and capability_name(capability) in members:
+        return
+    known = [f"{name[2:-1]}.{name[-1]}" for name in members if re.fullmatch(r"SM\d+", name)]
+    raise UsageError(
+        f"{version} has no --compute-capability {capability}; it builds for {', '.join(known)}"
+    )
