@@ -157,7 +157,8 @@ class ParNetSpec:
         The depth of every remaining stream's path is kept, by changing its number of blocks.
         Fewer streams: the finer ones go, and their feature blocks join the stem. More: another of
         the coarsest width at half its resolution; then the last block keeps the resolution, so
-        that image sizes remain multiples of the same number. The paper's table 10 varies the
+        that image sizes remain multiples of the same number (of twice that, where it kept it
+        before). The paper's table 10 varies the
         number of streams without giving the layers: this is our reading of it.
 
         Raises:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
-from parnet_deploy.errors import UsageError
+from parnet_deploy.spec.lookup import lookup
 from parnet_deploy.spec.parnet import ParNetSpec
 
 
@@ -95,11 +94,11 @@ VARIANTS: dict[str, Variant] = {
             paper_top1=96.10,
         ),
         Variant(
-            spec=_cifar("cifar-l", 168, 336, 672, 672, dropout=0.2),
+            spec=_cifar("cifar-l", 168, 336, 672, 1216, dropout=0.2),
             paper_parameters=35.0,
             paper_top1=96.12,
         ),
-        Variant(spec=_cifar("digits", 12, 24, 48, 64)),
+        Variant(spec=_cifar("digits", 8, 16, 32, 64)),
     )
 }
 
@@ -110,8 +109,5 @@ def variant(name: str) -> Variant:
     Raises:
         UsageError: there is none of that name; the nearest is suggested.
     """
-    if found := VARIANTS.get(name.lower().removeprefix("parnet-")):
-        return found
-    near = difflib.get_close_matches(name.lower(), VARIANTS, n=1, cutoff=0.3)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    raise UsageError(f"there is no variant '{name}'; {hint}Known: {', '.join(VARIANTS)}")
+    known = name.lower().removeprefix("parnet-")
+    return lookup("variant", known if known in VARIANTS else name, VARIANTS)
