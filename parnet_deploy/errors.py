@@ -8,6 +8,7 @@
     ├── ImageError                  a file that is not a readable image
     ├── BundleError                 a bundle that is missing, damaged or of another format
     │   └── OutputExistsError       the output is already there, and --force was not given
+    ├── TrainingError               training came apart
     ├── ExportError                 the exported graphs do not equal the network
     ├── BuildError                  an engine could not be built
     ├── EngineError                 an engine that cannot run here (other GPU, version, provider)
@@ -55,6 +56,10 @@ class BundleError(ParnetDeployError):
 
 class OutputExistsError(BundleError):
     """The output is already there and may not be replaced without being told to."""
+
+
+class TrainingError(ParnetDeployError):
+    """Training came apart: its loss is no longer a number."""
 
 
 class ExportError(ParnetDeployError):

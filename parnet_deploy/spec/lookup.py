@@ -1,0 +1,29 @@
+"""Looking something up by the name that a person wrote."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+from parnet_deploy.errors import UsageError
+
+T = TypeVar("T")
+
+
+def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """Find a named value.
+
+    Args:
+        kind: what the values are, for the message: ``variant``.
+        name: what was written.
+        table: what there is.
+
+    Raises:
+        UsageError: there is none of that name; the nearest is suggested.
+    """
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name.lower(), table, n=1, cutoff=0.3)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise UsageError(f"there is no {kind} '{name}'; {hint}Known: {', '.join(table)}")
