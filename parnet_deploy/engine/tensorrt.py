@@ -74,14 +74,16 @@ class TensorRTBuilder:
     def options(self) -> Mapping[str, Any]:
         """Names of the flags that are on, and what else was set."""
         given = self._options
+        level = "AMPERE_PLUS" if given.hardware_compatible else None
         settings = {
+            "hardware_compatibility_level": level,
             "builder_optimization_level": given.optimization_level,
             "workspace_mib": given.workspace_mib,
             "max_aux_streams": given.aux_streams,
         }
         return {
             "network_flags": ["STRONGLY_TYPED"],
-            "builder_flags": list(flag_names(given)),
+            "builder_flags": list(flag_names(self._flavour, self._api, given)),
             "profiling_verbosity": "DETAILED",
             **{name: value for name, value in settings.items() if value is not None},
             **(
@@ -121,7 +123,7 @@ class TensorRTBuilder:
             builder = api.Builder(log)
             network = _parse(api, builder, log, stage)
             config = builder.create_builder_config()
-            apply_options(api, config, self._options, rtx=self.backend == "tensorrt-rtx")
+            apply_options(self._flavour, api, config, self._options)
             if stage.batch.dynamic:
                 _add_profile(builder, config, network, stage.batch)
             plan = builder.build_serialized_network(network, config)

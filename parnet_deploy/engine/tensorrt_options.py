@@ -35,11 +35,18 @@ _BUILDER_FLAGS: dict[str, tuple[str, ...]] = {
 }
 
 
-def flag_names(options: BuildOptions) -> tuple[str, ...]:
-    """Names of the builder flags that options stand for, in a fixed order."""
-    return tuple(
+_RECORDABLE = "REQUIRE_USER_ALLOCATION"
+"""TensorRT RTX asks for it where runs are recorded as CUDA graphs, as `TensorRTRunner` does."""
+
+
+def flag_names(backend: TensorRTBackend, api: Any, options: BuildOptions) -> tuple[str, ...]:
+    """Names of the builder flags that are to be set, in a fixed order."""
+    asked = [
         name for field, names in _BUILDER_FLAGS.items() if getattr(options, field) for name in names
-    )
+    ]
+    if backend == "tensorrt-rtx" and hasattr(api.BuilderFlag, _RECORDABLE):
+        asked.append(_RECORDABLE)
+    return tuple(asked)
 
 
 def check_options(backend: TensorRTBackend, api: Any, options: BuildOptions) -> None:

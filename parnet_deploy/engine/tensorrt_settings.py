@@ -10,24 +10,25 @@ from typing import Any
 from parnet_deploy.engine.base import BuildOptions
 from parnet_deploy.engine.tensorrt_options import capability_name, flag_names
 from parnet_deploy.errors import BuildError
+from parnet_deploy.runtime.tensorrt_api import TensorRTBackend
 
 _MIB = 1 << 20
 
 
-def apply_options(api: Any, config: Any, options: BuildOptions, *, rtx: bool) -> None:
+def apply_options(backend: TensorRTBackend, api: Any, config: Any, options: BuildOptions) -> None:
     """Set everything that is not left to TensorRT.
 
     Args:
-        api: TensorRT's module.
+        backend: which flavour of TensorRT.
+        api: its module.
         config: a new ``IBuilderConfig``; changed in place.
         options: what to set.
-        rtx: whether the module is TensorRT RTX.
 
     Raises:
         BuildError: TensorRT refuses a setting, or the timing cache cannot be read.
     """
     config.clear_flag(api.BuilderFlag.TF32)  # on by default
-    for name in flag_names(options):
+    for name in flag_names(backend, api, options):
         config.set_flag(getattr(api.BuilderFlag, name))
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED
     if options.workspace_mib is not None:
@@ -38,7 +39,7 @@ def apply_options(api: Any, config: Any, options: BuildOptions, *, rtx: bool) ->
         config.max_aux_streams = options.aux_streams
     if options.hardware_compatible:
         config.hardware_compatibility_level = api.HardwareCompatibilityLevel.AMPERE_PLUS
-    if rtx:
+    if backend == "tensorrt-rtx":
         _set_capabilities(api, config, options.compute_capabilities)
     if options.timing_cache is not None:
         _load_timing_cache(config, options.timing_cache)
