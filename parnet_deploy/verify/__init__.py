@@ -1,0 +1,18 @@
+"""Verification: is an engine still the network that was trained?
+
+compare     named arrays against named arrays (numpy only)
+tolerances  how far a rung may part from another, and why
+inputs      what is fed: images, an .npz or seeded noise
+result      what verification gives, as values
+expose      graphs that show their blocks' values
+rungs       the steps of the ladder, each as something that can be observed
+locate      the first block at which two rungs part company
+ladder      the climb: every rung against the one before and against the first
+probes      what an engine must keep to whatever its weights are
+verifying   verify: a bundle's ladder and probes
+report      the result as a table, as JSON and as a page
+"""
+
+from parnet_deploy.verify.compare import Comparison, OutputComparison, compare
+
+__all__ = ["Comparison", "OutputComparison", "compare"]

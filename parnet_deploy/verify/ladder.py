@@ -1,0 +1,153 @@
+"""The climb: every rung against the one before it and against the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parnet_deploy.errors import ParnetDeployError
+from parnet_deploy.spec import Array, BlockSpec
+from parnet_deploy.verify.compare import compare
+from parnet_deploy.verify.inputs import Batch
+from parnet_deploy.verify.judge import judge, judge_first
+from parnet_deploy.verify.locate import BlockErrors
+from parnet_deploy.verify.result import Against, RungResult
+from parnet_deploy.verify.rungs import Rung, Sight
+from parnet_deploy.verify.tolerances import RungName
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Step:
+    """A rung that can be climbed, or the reason why it cannot.
+
+    Attributes:
+        name: its name.
+        what: what is run, in a few words.
+        rung: the rung, or None.
+        reason: why there is none.
+        fault: the reason is a fault of what is verified, not of this machine.
+    """
+
+    name: RungName
+    what: str
+    rung: Rung | None = None
+    reason: str | None = None
+    fault: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Climbed:
+    """What a rung has shown so far."""
+
+    step: Step
+    outputs: list[Mapping[str, Array]] = field(default_factory=list)
+    before: _Climbed | None = None
+    errors_before: BlockErrors = field(default_factory=BlockErrors)
+    errors_first: BlockErrors = field(default_factory=BlockErrors)
+    broken: str | None = None
+
+    def stacked(self) -> dict[str, Array]:
+        """The outputs of all batches, row below row."""
+        names = dict.fromkeys(name for outputs in self.outputs for name in outputs)
+        return {
+            name: np.concatenate([outputs[name] for outputs in self.outputs if name in outputs])
+            for name in names
+        }
+
+
+def climb(
+    steps: Sequence[Step],
+    batches: Iterable[Batch],
+    tolerances: Mapping[RungName, float],
+    blocks: Sequence[BlockSpec],
+) -> tuple[RungResult, ...]:
+    """Run every rung on every batch, and compare.
+
+    Args:
+        steps: the ladder, the reference first.
+        batches: what to feed.
+        tolerances: greatest relative error of each rung.
+        blocks: the network's layout.
+
+    Returns:
+        One result a step, in their order.
+    """
+    climbed = [_Climbed(step=step) for step in steps]
+    for batch in batches:
+        _observe(climbed, batch)
+    root = next((one for one in climbed if one.before is None and one.outputs), None)
+    results: dict[RungName, RungResult] = {}
+    for one in climbed:
+        tolerance = tolerances[one.step.name]
+        results[one.step.name] = _result(one, root, results, tolerance, blocks)
+    return tuple(results.values())
+
+
+def _observe(climbed: Sequence[_Climbed], batch: Batch) -> None:
+    """Show a batch to every rung that still runs."""
+    first: Sight | None = None
+    last: tuple[_Climbed, Sight] | None = None
+    for one in climbed:
+        if one.step.rung is None or one.broken is not None:
+            continue
+        try:
+            sight = one.step.rung.observe(batch)
+        except ParnetDeployError as exc:
+            one.broken = f"it does not run: {exc}"
+            continue
+        one.outputs.append(sight.outputs)
+        if first is None or last is None:
+            first = sight
+            one.errors_first.add(sight.values, sight.values)  # finds what is not finite
+        else:
+            one.before = last[0]
+            one.errors_before.add(last[1].values, sight.values)
+            one.errors_first.add(first.values, sight.values)
+        last = one, sight
+
+
+def _result(
+    one: _Climbed,
+    root: _Climbed | None,
+    results: Mapping[RungName, RungResult],
+    tolerance: float,
+    blocks: Sequence[BlockSpec],
+) -> RungResult:
+    step = one.step
+    stopped = step.reason if step.rung is None else one.broken
+    if stopped is not None or root is None:
+        fault = step.fault or step.rung is not None
+        return RungResult(
+            name=step.name,
+            what=step.what,
+            verdict="failed" if fault else "not verified",
+            tolerance=tolerance,
+            reason=stopped,
+        )
+    if one.before is None:
+        itself = _against(one, one, one.errors_first, tolerance, blocks)
+        return judge_first(step.name, step.what, itself, blocks)
+    return judge(
+        step.name,
+        step.what,
+        before=_against(one.before, one, one.errors_before, tolerance, blocks),
+        first=_against(root, one, one.errors_first, tolerance, blocks),
+        trusted=results[one.before.step.name].verdict == "passed",
+        blocks=blocks,
+    )
+
+
+def _against(
+    reference: _Climbed,
+    one: _Climbed,
+    errors: BlockErrors,
+    tolerance: float,
+    blocks: Sequence[BlockSpec],
+) -> Against:
+    return Against(
+        rung=reference.step.name,
+        comparison=compare(reference.stacked(), one.stacked(), tolerance),
+        blocks=errors.result(blocks),
+    )

@@ -1,0 +1,114 @@
+"""How far a rung may part from another, and why.
+
+Errors are relative to the greatest magnitude in the reference output (`compare`). What was measured
+on the tiny network of the tests and on digits, cifar-s, s and l, on noise; "scrambled" networks
+have random batch normalisations, whose activations grow from block to block as no trained
+network's do:
+
+| arithmetic | error, sane activations | error, scrambled | allowed | margin |
+|---|---|---|---|---|
+| float64 | 6e-16 to 5e-15 | up to 2.4e-14 | 1e-10 | 20000, 4000 |
+| float32 | 4e-7 to 2.2e-6 | up to 1.3e-5 | 5e-5 | 22, 3.8 |
+
+Between 2.4e-14 and 1e-10 lies nothing that a network can do: the smallest real fault, one float32
+rounding in a fold, makes 1e-8. A float32 rung is told apart from a wrong epsilon of a batch
+normalisation (1e-3 for 1e-5: 5e-3), a plain bias for a fusion's shift (5e-3) and anything of a
+lower precision (fp16, TF32 and bf16 round at 5e-4 to 4e-3).
+
+A block's own values are allowed four times a rung's tolerance: the head averages a map of many
+pixels, a block's greatest error is that of its worst pixel (measured: up to 1e-4 scrambled, 6e-6
+sane, in float32).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal, get_args
+
+from parnet_deploy.bundle import EngineManifest
+from parnet_deploy.errors import UsageError
+
+RungName = Literal[
+    "training-f64",
+    "fused-f64",
+    "fused-f32",
+    "onnx-whole",
+    "onnx-stages",
+    "engine",
+    "split-engine",
+]
+
+RUNGS: tuple[RungName, ...] = get_args(RungName)
+"""The ladder, from the training form upwards."""
+
+ENGINE_RUNGS: tuple[RungName, ...] = ("engine", "split-engine")
+
+BLOCK_FACTOR = 4.0
+"""A block's values may differ by this many times the rung's tolerance."""
+
+FLOAT64, FLOAT32 = 1e-10, 5e-5
+
+DEFAULTS: Mapping[RungName, float] = {
+    "training-f64": 0.0,  # the first rung is compared with nothing
+    "fused-f64": FLOAT64,
+    "fused-f32": FLOAT32,
+    "onnx-whole": FLOAT32,
+    "onnx-stages": FLOAT32,
+    "engine": FLOAT32,
+    "split-engine": FLOAT32,
+}
+
+TF32_ENGINE = 1e-2
+"""For an engine that may use TF32, whose factors have 10 bits behind the point (2^-11 = 5e-4 each):
+20 such roundings, in proportion to what float32 needs. Not measured: it takes a GPU."""
+
+
+def tolerances_of(
+    engines: Mapping[RungName, EngineManifest], given: Mapping[RungName, float]
+) -> dict[RungName, float]:
+    """The tolerance of every rung.
+
+    Args:
+        engines: manifests of the engines, by rung; one that may use TF32 is allowed more.
+        given: what is to be used instead of the defaults.
+    """
+    tolerances = dict(DEFAULTS)
+    for rung, manifest in engines.items():
+        if "TF32" in manifest.options.get("builder_flags", ()):
+            tolerances[rung] = TF32_ENGINE
+    return tolerances | dict(given)
+
+
+def parse_rung(option: str, text: str) -> RungName:
+    """A rung's name.
+
+    Raises:
+        UsageError: there is no such rung.
+    """
+    for rung in RUNGS:
+        if rung == text:
+            return rung
+    raise UsageError(f"{option}: there is no rung '{text}'; there are {', '.join(RUNGS)}")
+
+
+def parse_tolerances(texts: Iterable[str]) -> dict[RungName, float]:
+    """``RUNG=VALUE``, several of them.
+
+    Raises:
+        UsageError: no such rung, or not a number from 0 on.
+    """
+    tolerances: dict[RungName, float] = {}
+    for text in texts:
+        name, equals, number = text.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not equals or not 0.0 <= value < math.inf:
+            raise UsageError(
+                f"--tolerance takes RUNG=VALUE with a number from 0 on, such as engine=1e-4, "
+                f"not '{text}'"
+            )
+        tolerances[parse_rung("--tolerance", name)] = value
+    return tolerances

@@ -1,0 +1,292 @@
+"""verify: the ladder and the probes of a bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import datetime
+import importlib.metadata
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from parnet_deploy.bundle import CHECKPOINT, EngineBundle, ModelBundle, ModelManifest
+from parnet_deploy.errors import (
+    EngineError,
+    MissingDependencyError,
+    ParnetDeployError,
+    UsageError,
+    VerificationError,
+)
+from parnet_deploy.net import BlockGraph, ParNet, fuse, load_checkpoint
+from parnet_deploy.runtime import Runner, open_runner
+from parnet_deploy.spec import Array, layout
+from parnet_deploy.verify.inputs import Inputs, batches, from_folder, from_noise, from_npz
+from parnet_deploy.verify.ladder import Step, climb
+from parnet_deploy.verify.probes import Subject, not_probed, probe
+from parnet_deploy.verify.result import ProbeResult, RungResult, Verification
+from parnet_deploy.verify.rungs import (
+    Rung,
+    RunnerRung,
+    TorchRung,
+    open_engine,
+    open_stages,
+    open_whole,
+)
+from parnet_deploy.verify.subjects import Subjects, find_subjects
+from parnet_deploy.verify.tolerances import ENGINE_RUNGS, RungName, tolerances_of
+
+Progress = Callable[[str], None]
+Opener = Callable[[EngineBundle], Runner]
+
+PROBE_SEED = 1_000_003
+"""Seed of the noise that fills up a probe's images: other noise than the ladder's by default."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyOptions:
+    """What to verify with.
+
+    Attributes:
+        images: folder of images to feed, or None.
+        npz: file of an array to feed, or None. Without either, seeded noise is fed.
+        seed: seed of the noise.
+        samples: number of images: of the noise, or the most that are taken of what was given.
+        required: rungs that must be verified.
+        tolerances: greatest relative errors that differ from the defaults.
+        model: where the model bundle lies, or None for where the engine says.
+        sibling: an engine of the other kind, split or whole, of the same model, or None.
+    """
+
+    images: Path | None = None
+    npz: Path | None = None
+    seed: int = 0
+    samples: int = 8
+    required: tuple[RungName, ...] = ()
+    tolerances: Mapping[RungName, float] = field(default_factory=dict)
+    model: Path | None = None
+    sibling: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            UsageError: two sources of images, or no sample.
+        """
+        if self.images is not None and self.npz is not None:
+            raise UsageError("--images and --npz are two sources of images; give one of them")
+        if self.samples < 1:
+            raise UsageError(f"at least one sample is needed, not {self.samples}")
+
+
+def verify(
+    path: Path,
+    options: VerifyOptions | None = None,
+    *,
+    opener: Opener = open_runner,
+    progress: Progress = lambda step: None,
+) -> Verification:
+    """Climb the ladder with a bundle's network, and probe its engines.
+
+    Args:
+        path: an engine bundle; or a model bundle, which is climbed as far as its stages.
+        options: what to verify with.
+        opener: opens an engine.
+        progress: called with a line at each step.
+
+    Returns:
+        What was found. That something failed is a result, not an exception.
+
+    Raises:
+        BundleError: a bundle is missing or damaged.
+        VerificationError: the model bundle of an engine is not to be found, or its checkpoint is
+            not the network of its manifest.
+        UsageError: options that do not fit the bundles.
+        ImageError: an image cannot be used.
+    """
+    options = options or VerifyOptions()
+    progress("check: every file against its manifest")
+    subjects = find_subjects(path, model=options.model, sibling=options.sibling)
+    inputs = _inputs(subjects.model.manifest, options)
+    manifests = {rung: engine.manifest for rung, engine in subjects.engines.items()}
+    tolerances = tolerances_of(manifests, options.tolerances)
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parnet-verify-")))
+        progress("open: every form of the network")
+        steps = _steps(subjects, scratch, opener)
+        for step in steps:
+            if step.rung is not None:
+                stack.callback(step.rung.close)
+        progress(f"climb: {inputs.description}")
+        manifest = subjects.model.manifest
+        fed = batches(inputs, manifest.preprocessing, subjects.batch.opt)
+        rungs = climb(steps, fed, tolerances, layout(manifest.spec))
+        progress("probe: what an engine must keep to whatever its weights are")
+        probes = _probe(subjects, steps, inputs, tolerances)
+    return _verification(subjects, inputs, options, rungs, probes)
+
+
+def _inputs(manifest: ModelManifest, options: VerifyOptions) -> Inputs:
+    preprocessing = manifest.preprocessing
+    if options.images is not None:
+        return from_folder(options.images, preprocessing, samples=options.samples)
+    if options.npz is not None:
+        return from_npz(options.npz, preprocessing, samples=options.samples)
+    return from_noise(preprocessing, seed=options.seed, samples=options.samples)
+
+
+def _steps(subjects: Subjects, scratch: Path, opener: Opener) -> list[Step]:
+    """Open every rung; those that cannot be opened say why."""
+    model = subjects.model
+    steps = _torch_steps(model)
+    steps += [
+        _open(
+            "onnx-whole",
+            "whole graph, ONNX Runtime, CPU",
+            lambda: open_whole(model, scratch / "whole"),
+        ),
+        _open(
+            "onnx-stages",
+            f"{len(model.manifest.stages)} stage graphs joined, ONNX Runtime, CPU",
+            lambda: open_stages(model, scratch / "stages"),
+        ),
+    ]
+    for rung in ENGINE_RUNGS:
+        if reason := subjects.absent.get(rung):
+            steps.append(Step(name=rung, what="no engine", reason=reason))
+            continue
+        engine = subjects.engines[rung]
+        what = f"{engine.path.name}: {engine.manifest.backend} on {_devices(engine)}"
+        if reason := subjects.foreign.get(rung):
+            steps.append(Step(name=rung, what=what, reason=reason, fault=True))
+            continue
+        opening = partial(open_engine, engine, model, scratch / rung, opener)
+        steps.append(_open(rung, what, opening, may_be_elsewhere=True))
+    return steps
+
+
+def _torch_steps(model: ModelBundle) -> list[Step]:
+    """The training form in float64, and the deploy form in both precisions."""
+    manifest = model.manifest
+    trained = _read_checkpoint(model)
+    fused = fuse(trained, manifest.form)
+    doubled = copy.deepcopy(trained).double()
+    fused_doubled = fuse(doubled, manifest.form)
+    (output,) = (spec.name for spec in manifest.outputs)
+    forms: tuple[tuple[RungName, str, BlockGraph], ...] = (
+        ("training-f64", "training form, torch, float64", doubled),
+        ("fused-f64", "fused, torch, float64", fused_doubled),
+        ("fused-f32", "fused, torch, float32", fused),
+    )
+    return [
+        Step(name=name, what=what, rung=TorchRung(form, output=output, deploy=form is not doubled))
+        for name, what, form in forms
+    ]
+
+
+def _read_checkpoint(model: ModelBundle) -> ParNet:
+    trained = load_checkpoint(model.file(CHECKPOINT)).model
+    if trained.spec != model.manifest.spec:
+        raise VerificationError(
+            f"{model.path} holds a checkpoint of another network than its manifest describes "
+            f"({trained.spec} instead of {model.manifest.spec}); export it again"
+        )
+    return trained
+
+
+def _open(
+    name: RungName, what: str, opening: Callable[[], Rung], *, may_be_elsewhere: bool = False
+) -> Step:
+    """Open a rung. An engine may be for another machine; a graph that does not load is at fault."""
+    try:
+        return Step(name=name, what=what, rung=opening())
+    except (EngineError, MissingDependencyError) as exc:
+        return Step(name=name, what=what, reason=str(exc), fault=not may_be_elsewhere)
+    except ParnetDeployError as exc:
+        return Step(name=name, what=what, reason=f"it does not open: {exc}", fault=True)
+
+
+def _devices(engine: EngineBundle) -> str:
+    return ", ".join(dict.fromkeys(stage.device for stage in engine.manifest.stages))
+
+
+def _probe(
+    subjects: Subjects,
+    steps: Sequence[Step],
+    inputs: Inputs,
+    tolerances: Mapping[RungName, float],
+) -> tuple[ProbeResult, ...]:
+    """Probe every engine; where there is none, the whole graph."""
+    probed = tuple(subjects.engines) or ("onnx-whole",)
+    images = _different_images(inputs, subjects)
+    results: list[ProbeResult] = []
+    for step in steps:
+        if step.name not in probed:
+            continue
+        if isinstance(step.rung, RunnerRung):
+            subject = Subject(
+                runner=step.rung.runner,
+                images=images,
+                batch=subjects.batch,
+                tolerance=tolerances[step.name],
+            )
+            results += probe(subject, step.name)
+        else:
+            results += not_probed(step.name, step.reason or "it does not open")
+    return tuple(results)
+
+
+def _different_images(inputs: Inputs, subjects: Subjects) -> Array:
+    """As many different images as a probe needs: those given, then noise."""
+    count = max(2, subjects.batch.max)
+    given = np.unique(inputs.images[:count], axis=0)
+    preprocessing = subjects.model.manifest.preprocessing
+    noise = from_noise(preprocessing, seed=PROBE_SEED, samples=count).images
+    return np.concatenate([given, noise])[:count]
+
+
+def _verification(
+    subjects: Subjects,
+    inputs: Inputs,
+    options: VerifyOptions,
+    rungs: tuple[RungResult, ...],
+    probes: tuple[ProbeResult, ...],
+) -> Verification:
+    manifest = subjects.model.manifest
+    failures = (
+        *(f"{rung.name}: {rung.reason}" for rung in rungs if rung.verdict == "failed"),
+        *(
+            f"{rung.name} is required and not verified: {rung.reason}"
+            for rung in rungs
+            if rung.verdict == "not verified" and rung.name in options.required
+        ),
+        *(f"{p.rung}, {p.name}: {p.detail}" for p in probes if p.verdict == "failed"),
+    )
+    return Verification(
+        bundle=str(subjects.given),
+        model=str(subjects.model.path),
+        name=manifest.name,
+        inputs=inputs.description,
+        images=len(inputs.images),
+        rungs=rungs,
+        probes=probes,
+        required=options.required,
+        notes=manifest.warnings,
+        tools=_tool_versions(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        passed=not failures,
+        failures=failures,
+    )
+
+
+def _tool_versions() -> dict[str, str]:
+    tools = ("parnet-deploy", "torch", "onnxruntime-gpu", "onnxruntime", "numpy")
+    versions = {}
+    for tool in tools:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[tool] = importlib.metadata.version(tool)
+    return versions
