@@ -118,18 +118,22 @@ class BuildStage:
 
 
 class Builder(Protocol):
-    """Builds engines of one kind.
+    """Builds engines of one kind."""
 
-    Attributes:
-        backend: its name.
-        label: what it builds for, as it stands in a bundle's name: ``onnxruntime-cpu``,
-            ``tensorrt-rtx-sm86`` ...
-        devices: where its engines run, in the order in which stages are spread over them.
-    """
+    @property
+    def backend(self) -> Backend:
+        """Its name."""
+        ...
 
-    backend: Backend
-    label: str
-    devices: tuple[str, ...]
+    @property
+    def label(self) -> str:
+        """What it builds for, as it stands in a bundle's name: ``onnxruntime-cpu`` ..."""
+        ...
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where its engines run, in the order in which stages are spread over them."""
+        ...
 
     def target(self) -> Mapping[str, Any]:
         """Names and versions that must match where the engine is opened (JSON values)."""
