@@ -8,10 +8,11 @@ form      DeployForm: which of the equivalent deploy forms a target is given
 images    Preprocessing: how an image becomes the array the network reads
 codec     these values as JSON, and back with every type checked
 variants  the paper's networks and the small ones, by name
+lookup    looking something up by the name that a person wrote
 """
 
 from parnet_deploy.spec.codec import decode, encode
-from parnet_deploy.spec.counts import Counts, count, depth
+from parnet_deploy.spec.counts import Counts, count, depth, depths
 from parnet_deploy.spec.form import Backend, DeployForm, default_form
 from parnet_deploy.spec.images import Preprocessing
 from parnet_deploy.spec.layout import (
@@ -52,6 +53,7 @@ __all__ = [
     "decode",
     "default_form",
     "depth",
+    "depths",
     "encode",
     "layout",
     "stages",

@@ -29,10 +29,15 @@ class Counts:
 
 def depth(spec: ParNetSpec) -> int:
     """Longest path of convolutions and linear layers (a squeeze runs beside its convolution)."""
+    return depths(spec)["head"]
+
+
+def depths(spec: ParNetSpec) -> dict[str, int]:
+    """Depth of every block by its name: 1 for what reads the image."""
     deepest = {IMAGES: 0}
     for block in layout(spec):
         deepest[block.name] = 1 + max(deepest[value] for value in block.inputs)
-    return deepest["head"]
+    return {name: value for name, value in deepest.items() if name != IMAGES}
 
 
 def count(spec: ParNetSpec) -> Counts:
