@@ -189,6 +189,7 @@ class EngineManifest:
         target: what the engine runs on, as the backend wrote it: names and versions that must
             match where it is opened (compute capabilities, provider, versions).
         options: how it was built, with the names of the backend's own flags.
+        source: where the model's weights came from.
     """
 
     format: Literal["parnet-deploy/engine"] = "parnet-deploy/engine"
@@ -205,6 +206,7 @@ class EngineManifest:
     preprocessing: Preprocessing
     target: Mapping[str, Any]
     options: Mapping[str, Any]
+    source: Source | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     stages: tuple[EngineStage, ...]

@@ -282,6 +282,7 @@ def _manifest(
         preprocessing=source.preprocessing,
         target=builder.target(),
         options=builder.options(),
+        source=source.source,
         inputs=source.inputs,
         outputs=source.outputs,
         stages=stages,
