@@ -1,0 +1,226 @@
+"""open_runner: every kind of engine, and engines that do not belong here."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import parnet_deploy.runtime.open as module
+from parnet_deploy.bundle import EngineBundle, ModelBundle, open_engine_bundle
+from parnet_deploy.engine import BuildOptions, build_engine, make_builder
+from parnet_deploy.errors import EngineError, RunnerError
+from parnet_deploy.runtime import (
+    FunctionRunner,
+    OnnxRuntimeRunner,
+    SplitRunner,
+    open_runner,
+    rebuild_command,
+)
+from parnet_deploy.runtime.machine import provider_problem
+
+
+def build(model: ModelBundle, final: Path, *, split: bool) -> EngineBundle:
+    builder = make_builder("onnxruntime", BuildOptions(threads=1, provider="cpu"), split=split)
+    return build_engine(model, final, builder, split=split)
+
+
+@pytest.fixture(scope="module")
+def engines(
+    tiny_bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, EngineBundle]:
+    """A whole and a split engine. Read only."""
+    folder = tmp_path_factory.mktemp("engines")
+    return {
+        name: build(tiny_bundle, folder / name, split=name == "split")
+        for name in ("whole", "split")
+    }
+
+
+def changed(bundle: EngineBundle, **fields: Any) -> EngineBundle:
+    return replace(bundle, manifest=replace(bundle.manifest, **fields))
+
+
+def retargeted(bundle: EngineBundle, **target: str) -> EngineBundle:
+    return changed(bundle, target={**bundle.manifest.target, **target})
+
+
+@pytest.mark.parametrize(("name", "kind"), [("whole", OnnxRuntimeRunner), ("split", SplitRunner)])
+def test_an_engine_opens_as_one_runner_with_its_bundles_inputs_and_outputs(
+    engines: dict[str, EngineBundle], name: str, kind: type, rng: np.random.Generator
+) -> None:
+    images = rng.standard_normal((1, 3, 64, 64)).astype(np.float32)
+    with open_runner(engines[name]) as runner:
+        assert isinstance(runner, kind)
+        assert runner.inputs == engines[name].manifest.inputs
+        assert runner.outputs == engines[name].manifest.outputs
+        assert runner.run({"images": images})["logits"].shape == (1, 7)
+
+
+def test_closing_a_split_engine_closes_its_stages(engines: dict[str, EngineBundle]) -> None:
+    runner = open_runner(engines["split"])
+    runner.close()
+    with pytest.raises(RunnerError, match="closed"):
+        runner.run({"images": np.zeros((1, 3, 64, 64), dtype=np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"onnxruntime": "1.2.3"}, r"ONNX Runtime 1\.2\.3 \(here: "),
+        ({"vectors": "avx1024"}, r"CPU vector instructions avx1024 \(here: "),
+        ({"architecture": "vax"}, r"CPU architecture vax \(here: "),
+        ({"provider": "tpu"}, r"its provider is 'tpu', not one of cpu, cuda"),
+    ],
+)
+@pytest.mark.parametrize("name", ["whole", "split"])
+def test_an_engine_for_another_machine_is_refused_with_the_way_out(
+    engines: dict[str, EngineBundle], name: str, target: dict[str, str], message: str
+) -> None:
+    bundle = engines[name]
+    with pytest.raises(EngineError, match=message) as caught:
+        open_runner(retargeted(bundle, **target))
+    assert str(bundle.path) in str(caught.value)
+    assert rebuild_command(bundle) in str(caught.value)
+
+
+@pytest.mark.skipif(provider_problem("cuda") is None, reason="the CUDA provider works here")
+def test_a_gpu_engine_on_a_machine_without_one_is_refused(
+    engines: dict[str, EngineBundle],
+) -> None:
+    stages = tuple(replace(stage, device="cuda:0") for stage in engines["whole"].manifest.stages)
+    bundle = retargeted(changed(engines["whole"], stages=stages), provider="cuda")
+    with pytest.raises(EngineError, match=r"CUDAExecutionProvider.*build it again"):
+        open_runner(bundle)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"])
+def test_a_device_that_is_none_is_refused(engines: dict[str, EngineBundle], device: str) -> None:
+    (stage,) = engines["whole"].manifest.stages
+    bundle = changed(engines["whole"], stages=(replace(stage, device=device),))
+    with pytest.raises(EngineError, match=f"is for device '{device}', not cpu or cuda:N"):
+        open_runner(bundle)
+
+
+@pytest.mark.parametrize("file", ["whole.onnx", "whole.weights"])
+@pytest.mark.parametrize("damage", ["empty", "half", "gone"])
+def test_a_corrupt_engine_is_refused(
+    engines: dict[str, EngineBundle], tmp_path: Path, file: str, damage: str
+) -> None:
+    path = Path(shutil.copytree(engines["whole"].path, tmp_path / "copy")) / file
+    if damage == "gone":
+        path.unlink()
+    else:
+        data = path.read_bytes()
+        path.write_bytes(b"" if damage == "empty" else data[: len(data) // 2])
+    with pytest.raises(EngineError, match=r"cannot run here.*build it again: parnet-deploy"):
+        open_runner(open_engine_bundle(tmp_path / "copy", check=False))
+
+
+def test_stages_that_are_open_are_closed_when_the_next_one_does_not_open(
+    engines: dict[str, EngineBundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+
+    class Stage(FunctionRunner):
+        def close(self) -> None:
+            closed.append(self.outputs[0].name)
+
+    def open_or_fail(bundle: EngineBundle, stage: Any) -> FunctionRunner:
+        if stage.name == "fusion":
+            raise EngineError("no")
+        return Stage(dict, inputs=stage.inputs, outputs=stage.outputs)
+
+    monkeypatch.setattr(module, "_open_onnxruntime", open_or_fail)
+    with pytest.raises(EngineError):
+        open_runner(engines["split"])
+    made = [stage.outputs[0].name for stage in engines["split"].manifest.stages[:-1]]
+    assert closed == made[::-1]
+
+
+def test_the_command_that_rebuilds_is_one_that_a_shell_reads_back(
+    engines: dict[str, EngineBundle],
+) -> None:
+    bundle = replace(engines["split"], path=Path("/engines here/it's one"))
+    words = shlex.split(rebuild_command(bundle))
+    assert words[:2] == ["parnet-deploy", "build-engine"]
+    assert words[3:] == [
+        "--backend",
+        "onnxruntime",
+        "--split-streams",
+        "--output",
+        "/engines here/it's one",
+        "--force",
+    ]
+
+
+class PlanRunner(FunctionRunner):
+    """Takes the place of TensorRTRunner and keeps what it was given."""
+
+    made: list[dict[str, Any]]
+
+    def __init__(self, path: Path, **given: Any) -> None:
+        super().__init__(dict, inputs=given["inputs"], outputs=given["outputs"])
+        self.made.append({"path": path, **given})
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    PlanRunner.made = []
+    monkeypatch.setattr("parnet_deploy.runtime.tensorrt.TensorRTRunner", PlanRunner)
+    return PlanRunner.made
+
+
+def as_plans(bundle: EngineBundle, *, weights: str = "included") -> EngineBundle:
+    stages = tuple(
+        replace(stage, device=f"cuda:{index}") for index, stage in enumerate(bundle.manifest.stages)
+    )
+    target = {"version": "1.0", "weights": weights}
+    return changed(bundle, backend="tensorrt-rtx", stages=stages, target=target)
+
+
+def test_plans_open_each_on_its_gpu_with_the_target_to_check(
+    engines: dict[str, EngineBundle], plans: list[dict[str, Any]]
+) -> None:
+    bundle = as_plans(engines["split"])
+    with open_runner(bundle):
+        pass
+    assert [plan["device"] for plan in plans] == [0, 1, 2, 3]
+    for plan, stage in zip(plans, bundle.manifest.stages, strict=True):
+        assert plan["path"] == bundle.path / stage.file
+        assert (plan["inputs"], plan["outputs"]) == (stage.inputs, stage.outputs)
+        assert plan["backend"] == "tensorrt-rtx"
+        assert plan["target"] == bundle.manifest.target
+        assert plan["weights"] is None
+
+
+@pytest.mark.parametrize("name", ["whole", "split"])
+def test_weights_of_a_stripped_plan_come_from_the_very_model_it_was_built_from(
+    engines: dict[str, EngineBundle],
+    plans: list[dict[str, Any]],
+    tiny_bundle: ModelBundle,
+    name: str,
+) -> None:
+    with open_runner(as_plans(engines[name], weights="stripped")):
+        pass
+    given = [plan["weights"].resolve() for plan in plans]
+    stages = [tiny_bundle.file(stage.file).resolve() for stage in tiny_bundle.manifest.stages]
+    assert given == (stages if name == "split" else [tiny_bundle.file("model.onnx").resolve()])
+
+
+def test_weights_of_another_model_never_get_into_a_stripped_plan(
+    engines: dict[str, EngineBundle], plans: list[dict[str, Any]]
+) -> None:
+    stripped = as_plans(engines["whole"], weights="stripped")
+    stale = replace(stripped.manifest.model, manifest_sha256="0" * 64)
+    with pytest.raises(EngineError, match="is another model than it is of"):
+        open_runner(changed(stripped, model=stale))
+    gone = replace(stripped.manifest.model, path="../../nowhere")
+    with pytest.raises(EngineError, match=r"its weights are not in it.*there is no bundle"):
+        open_runner(changed(stripped, model=gone))
+    assert plans == []
