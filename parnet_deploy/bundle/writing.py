@@ -19,7 +19,7 @@ from parnet_deploy.spec import encode
 
 
 @contextlib.contextmanager
-def staged(final: Path, *, force: bool = False) -> Iterator[Path]:
+def staged(final: Path, *, force: bool = False, marker: str = MANIFEST) -> Iterator[Path]:
     """Give a folder beside `final` to write into, and rename it into place at the end.
 
     When the block raises, or the process is interrupted, the folder is removed and what was at
@@ -28,17 +28,18 @@ def staged(final: Path, *, force: bool = False) -> Iterator[Path]:
     Args:
         final: where the bundle is to stand.
         force: replace what stands there, which then goes away only after the new one is whole.
+        marker: a file that every folder of this kind has; without it nothing is replaced.
 
     Raises:
-        OutputExistsError: something stands there and `force` is off.
+        OutputExistsError: something stands there and `force` is off, or it is of another kind.
         BundleError: the folder cannot be written (permission, full disk).
     """
     final = Path(os.path.abspath(final))
     if os.path.lexists(final) and not force:
         raise OutputExistsError(f"{final} exists already; give --force to replace it")
-    if force and final.exists() and not _replaceable(final):
+    if force and final.exists() and not _replaceable(final, marker):
         raise OutputExistsError(
-            f"{final} is not a bundle of parnet-deploy, so --force does not replace it; "
+            f"{final} is not ours (it has no {marker}), so --force does not replace it; "
             "move it away or choose another --output"
         )
     try:
@@ -52,6 +53,7 @@ def staged(final: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         work.chmod(0o777 & ~_umask())
         yield work
+        _make_readable(work)
         _rename_into_place(work, final, force=force)
     except OSError as exc:
         raise BundleError(f"cannot write {final}: {os_reason(exc)}") from exc
@@ -66,10 +68,8 @@ def seal(work: Path, manifest: Manifest) -> Manifest:
         The manifest with its files filled in.
     """
     files = {}
-    mode = 0o666 & ~_umask()  # some writers keep their files private; a server is another user
     for path in sorted(work.rglob("*")):
         if path.is_file():
-            path.chmod(mode)
             files[path.relative_to(work).as_posix()] = FileRecord(
                 sha256=sha256(path), bytes=path.stat().st_size
             )
@@ -80,8 +80,16 @@ def seal(work: Path, manifest: Manifest) -> Manifest:
     return sealed
 
 
-def _replaceable(final: Path) -> bool:
-    return final.is_dir() and ((final / MANIFEST).is_file() or not any(final.iterdir()))
+def _replaceable(final: Path, marker: str) -> bool:
+    return final.is_dir() and ((final / marker).is_file() or not any(final.iterdir()))
+
+
+def _make_readable(work: Path) -> None:
+    """Some writers keep their files private; who reads them may be another user."""
+    mode = 0o666 & ~_umask()
+    for path in work.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _remove_stale(final: Path) -> None:

@@ -4,6 +4,7 @@ base         the protocol, and the double
 onnxruntime  ONNX Runtime, on the CPU or a CUDA device
 tensorrt     TensorRT and TensorRT RTX, on a CUDA device
 split        stages as one runner
+batches      any number of images through a runner
 open         an engine bundle as a runner, whatever is in it
 target       what a saved ONNX Runtime graph depends on
 machine      what this machine has
@@ -11,6 +12,7 @@ trial        whether a provider really runs
 """
 
 from parnet_deploy.runtime.base import FunctionRunner, Runner
+from parnet_deploy.runtime.batches import run_batches
 from parnet_deploy.runtime.onnxruntime import OnnxRuntimeRunner
 from parnet_deploy.runtime.open import open_runner, rebuild_command
 from parnet_deploy.runtime.split import SplitRunner, StageRunner
@@ -23,4 +25,5 @@ __all__ = [
     "StageRunner",
     "open_runner",
     "rebuild_command",
+    "run_batches",
 ]
