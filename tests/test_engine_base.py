@@ -121,6 +121,15 @@ def test_an_engine_names_the_manifest_of_its_model_and_finds_it(
     assert resolve_model(reference, moved / "engines" / "e") == moved / "models" / "tiny"
 
 
+def test_an_engine_behind_a_link_finds_its_model(model: ModelBundle, tmp_path: Path) -> None:
+    (tmp_path / "big" / "disk").mkdir(parents=True)
+    (tmp_path / "engines").symlink_to(tmp_path / "big" / "disk")
+    built = build_engine(model, tmp_path / "engines" / "e", Stamp(), split=False)
+    for path in (tmp_path / "engines" / "e", tmp_path / "big" / "disk" / "e"):
+        found = resolve_model(built.manifest.model, path)
+        assert open_model(found).manifest_sha256 == model.manifest_sha256
+
+
 def test_a_stage_is_built_from_its_own_graph(model: ModelBundle) -> None:
     (whole,) = build_stages(model, ("cpu",), split=False)
     assert (whole.name, whole.graph) == (WHOLE, model.path / "model.onnx")

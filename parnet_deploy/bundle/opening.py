@@ -79,7 +79,7 @@ def open_bundle(path: Path, *, check: bool = True) -> ModelBundle | EngineBundle
 
 def resolve_model(reference: ModelReference, engine: Path) -> Path:
     """Where the model bundle of an engine should lie."""
-    return Path(os.path.normpath(engine / reference.path))
+    return Path(os.path.normpath(engine.resolve() / reference.path))
 
 
 def find_bundles(folder: Path) -> list[Path]:

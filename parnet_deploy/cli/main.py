@@ -90,8 +90,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; nothing was left half-written", file=sys.stderr)
-        return INTERRUPTED
+        status = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -99,6 +98,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _report(exc)
+    if status == INTERRUPTED:  # typer, too, turns an interrupt into this status
+        print("interrupted; nothing was left half-written", file=sys.stderr)
     return int(status or 0)
 
 

@@ -19,6 +19,8 @@ from parnet_deploy.spec import Backend
 
 EXTERNAL_BYTES = 1024  # smaller weights stay in the graph
 
+_WRITING_FAILED = ("Failed to write", "serialization failed")  # its words: of weights, of a graph
+
 
 class OnnxRuntimeBuilder:
     """Saves optimised graphs for one execution provider."""
@@ -106,8 +108,6 @@ def _device_id(device: str) -> int:
 
 
 def _build_error(stage: BuildStage, exc: EngineError) -> BuildError | BundleError:
-    if "Failed to write" in str(exc.__cause__):
-        return BundleError(
-            f"ONNX Runtime could not write the weights of '{stage.name}': is the disk full?"
-        )
+    if any(sign in str(exc.__cause__) for sign in _WRITING_FAILED):
+        return BundleError(f"ONNX Runtime could not write '{stage.name}': is the disk full?")
     return BuildError(f"'{stage.name}' could not be built for {stage.device}: {exc}")
