@@ -22,7 +22,7 @@ from parnet_deploy.runtime import (
     open_runner,
     rebuild_command,
 )
-from parnet_deploy.runtime.machine import provider_problem
+from parnet_deploy.runtime.machine import CudaDriver, provider_problem
 
 
 def build(model: ModelBundle, final: Path, *, split: bool) -> EngineBundle:
@@ -143,20 +143,30 @@ def test_stages_that_are_open_are_closed_when_the_next_one_does_not_open(
     assert closed == made[::-1]
 
 
+IN_PLACE = ["--backend", "onnxruntime", "--output", "/engines here/it's one", "--force"]
+
+
+@pytest.mark.parametrize(
+    ("device", "problem", "more"),
+    [
+        ("cpu", "no driver", IN_PLACE),
+        ("cuda:1", None, IN_PLACE),
+        ("cuda:1", "no driver", []),  # the same would not run here
+    ],
+)
 def test_the_command_that_rebuilds_is_one_that_a_shell_reads_back(
     engines: dict[str, EngineBundle],
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    problem: str | None,
+    more: list[str],
 ) -> None:
-    bundle = replace(engines["split"], path=Path("/engines here/it's one"))
+    monkeypatch.setattr(module, "cuda_driver", lambda: CudaDriver(problem=problem))
+    stages = tuple(replace(stage, device=device) for stage in engines["split"].manifest.stages)
+    bundle = changed(replace(engines["split"], path=Path("/engines here/it's one")), stages=stages)
     words = shlex.split(rebuild_command(bundle))
     assert words[:2] == ["parnet-deploy", "build-engine"]
-    assert words[3:] == [
-        "--backend",
-        "onnxruntime",
-        "--split-streams",
-        "--output",
-        "/engines here/it's one",
-        "--force",
-    ]
+    assert words[3:] == ["--split-streams", *more]
 
 
 class PlanRunner(FunctionRunner):

@@ -16,6 +16,7 @@ from parnet_deploy.bundle import (
 )
 from parnet_deploy.errors import BundleError, EngineError
 from parnet_deploy.runtime.base import Runner
+from parnet_deploy.runtime.machine import cuda_driver
 from parnet_deploy.runtime.onnxruntime import PROVIDERS, OnnxRuntimeRunner, Provider
 from parnet_deploy.runtime.split import SplitRunner, StageRunner
 from parnet_deploy.runtime.target import check_target
@@ -53,12 +54,17 @@ def open_runner(bundle: EngineBundle) -> Runner:
 
 
 def rebuild_command(bundle: EngineBundle) -> str:
-    """The command that builds an engine again, for the machine it is given on."""
+    """The command that builds an engine again, for the machine it is given on.
+
+    It takes the place of the old one, but for a GPU's engine where there is no GPU: there the
+    fastest backend that works is built beside it.
+    """
     manifest = bundle.manifest
     words = ["parnet-deploy", "build-engine", str(resolve_model(manifest.model, bundle.path))]
-    words += ["--backend", manifest.backend]
     words += ["--split-streams"] * manifest.split
-    words += ["--output", str(bundle.path), "--force"]
+    of_gpu = any(stage.device.startswith("cuda") for stage in manifest.stages)
+    if not (of_gpu and cuda_driver().problem):
+        words += ["--backend", manifest.backend, "--output", str(bundle.path), "--force"]
     return shlex.join(words)
 
 
