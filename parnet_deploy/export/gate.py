@@ -50,8 +50,8 @@ def prove(folder: Path, manifest: ModelManifest, model: ParNet) -> Proof:
     with _open_whole(folder, manifest) as whole, _open_stages(folder, manifest) as joined:
         for seed in range(TRIALS):
             images = _trial(manifest, seed)
-            graph = _run(whole, {IMAGES: images}, f"on noise (seed {seed}), the whole graph")
-            stages = _run(joined, {IMAGES: images}, f"on noise (seed {seed}), the joined stages")
+            graph = _run(whole, {IMAGES: images}, f"of the whole graph on noise (seed {seed})")
+            stages = _run(joined, {IMAGES: images}, f"of the joined stages on noise (seed {seed})")
             network = run_network(model, images, manifest.preprocessing, softmax=manifest.softmax)
             errors.append((_relative(graph, network), _relative(stages, graph)))
     proof = Proof(
@@ -113,7 +113,7 @@ def _run(runner: Runner, feeds: Mapping[str, Array], what: str) -> Array:
     (output,) = runner.outputs
     result = runner.run(feeds)[output.name]
     if not np.isfinite(result).all():
-        raise ExportError(f"{what} gives '{output.name}' that are not finite; nothing was written")
+        raise ExportError(f"the {output.name} {what} are not finite; nothing was written")
     return result
 
 
