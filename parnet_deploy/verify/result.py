@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from parnet_deploy.spec import ParNetSpec
 from parnet_deploy.verify.compare import Comparison
 from parnet_deploy.verify.tolerances import RungName
 
@@ -100,6 +101,7 @@ class Verification:
         bundle: folder of what was verified.
         model: folder of the model bundle whose checkpoint is the reference.
         name: the network's name.
+        spec: the network.
         inputs: what was fed, in words.
         images: number of images.
         rungs: the ladder, all of it, in order.
@@ -108,11 +110,14 @@ class Verification:
         notes: what else a reader must know.
         tools: versions of what took part.
         created: when, UTC.
+        passed: nothing failed, and what was required was verified.
+        failures: what failed, one sentence each.
     """
 
     bundle: str
     model: str
     name: str
+    spec: ParNetSpec
     inputs: str
     images: int
     rungs: tuple[RungResult, ...]

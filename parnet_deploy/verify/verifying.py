@@ -270,6 +270,7 @@ def _verification(
         bundle=str(subjects.given),
         model=str(subjects.model.path),
         name=manifest.name,
+        spec=manifest.spec,
         inputs=inputs.description,
         images=len(inputs.images),
         rungs=rungs,

@@ -1,0 +1,198 @@
+"""``parnet-deploy verify``: is an engine still the network that was trained?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from parnet_deploy.cli.console import (
+    Justify,
+    console,
+    errors,
+    new_table,
+    print_json,
+    print_table,
+)
+from parnet_deploy.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from parnet_deploy.verify.result import Verification
+
+Engine = Annotated[
+    Path,
+    typer.Argument(
+        metavar="ENGINE", help="Engine bundle; a model bundle is climbed as far as its stages."
+    ),
+]
+Sibling = Annotated[
+    Path | None,
+    typer.Option("--with", help="Engine of the other kind, split or whole, of the same model."),
+]
+Images = Annotated[Path | None, typer.Option(help="Feed images from this folder.")]
+Npz = Annotated[
+    Path | None, typer.Option(help="Feed an array (N,3,H,W) from this .npz, named 'images'.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the noise that is fed otherwise.", min=0)]
+Samples = Annotated[int, typer.Option(help="Number of images, at most.", min=1)]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(metavar="RUNG", help="Fail where this rung cannot be verified; repeatable."),
+]
+Tolerance = Annotated[
+    list[str] | None,
+    typer.Option(metavar="RUNG=VALUE", help="Greatest relative error of a rung; repeatable."),
+]
+Model = Annotated[
+    Path | None, typer.Option(help="Model bundle, where it is not where the engine says.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Folder for verify.json and verify.html; without it, the engine's own."),
+]
+
+_STYLES = {
+    "passed": "green",
+    "failed": "bold red",
+    "not verified": "yellow",
+    "not applicable": "dim",
+}
+
+
+def command(
+    engine: Engine,
+    sibling: Sibling = None,
+    images: Images = None,
+    npz: Npz = None,
+    seed: Seed = 0,
+    samples: Samples = 8,
+    require: Require = None,
+    tolerance: Tolerance = None,
+    model: Model = None,
+    as_json: AsJson = False,
+    output: Output = None,
+) -> None:
+    """Climb the parity ladder, from the network as it was trained to the engine.
+
+    Every rung is compared with the one before and with the first: training-f64, fused-f64,
+    fused-f32, onnx-whole, onnx-stages, engine, split-engine. The exit status is 0 only when
+    nothing failed; a rung that cannot run on this machine is "not verified".
+    """
+    _need_extra()
+    from parnet_deploy.verify.report import write_report
+    from parnet_deploy.verify.tolerances import parse_rung, parse_tolerances
+    from parnet_deploy.verify.verifying import VerifyOptions, verify
+
+    options = VerifyOptions(
+        images=images,
+        npz=npz,
+        seed=seed,
+        samples=samples,
+        required=tuple(parse_rung("--require", name) for name in require or ()),
+        tolerances=parse_tolerances(tolerance or ()),
+        model=model,
+        sibling=sibling,
+    )
+    found = verify(
+        engine, options, progress=lambda step: errors.print(f"  {escape(step)}", highlight=False)
+    )
+    written = write_report(found, output or engine)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+    for path in written:
+        errors.print(f"written: {escape(str(path))}", highlight=False, soft_wrap=True)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def _need_extra() -> None:
+    """Say what to install before anything is done."""
+    try:
+        import jinja2  # noqa: F401 - only whether it is there
+        import matplotlib  # noqa: F401 - likewise
+        import onnx  # noqa: F401 - likewise
+        import torch  # noqa: F401 - likewise
+    except ImportError as exc:
+        raise MissingDependencyError(
+            f"verify needs {exc.name}, which is not installed: pip install 'parnet-deploy[export]'"
+        ) from exc
+
+
+def _print(found: Verification) -> None:
+    from parnet_deploy.verify import wording
+
+    for note in found.notes:
+        _say(f"[bold red]WARNING[/] {escape(note)}")
+    print_table(_ladder(found))
+    _say(f"[dim]{wording.RELATIVE} Fed: {escape(found.inputs)}.[/]")
+    for rung in found.rungs:
+        if rung.reason:
+            style = _STYLES[rung.verdict]
+            _say(f"[{style}]{rung.name} {rung.verdict}:[/] {escape(rung.reason)}")
+        if rung.parted_at:
+            _say(f"  they part company at {escape(rung.parted_at)}")
+    console.print()
+    print_table(_probes(found))
+    console.print()
+    for failure in found.failures:
+        _say(f"[bold red]FAILED[/] {escape(failure)}")
+    verdict = "[bold green]passed[/]" if found.passed else "[bold red]FAILED[/]"
+    _say(f"{verdict}: {escape(found.bundle)}; {wording.summary(found)}")
+
+
+def _ladder(found: Verification) -> Table:
+    from parnet_deploy.verify import wording
+
+    columns: dict[str, Justify] = {
+        "rung": "left",
+        "against": "left",
+        "max abs": "right",
+        "max rel": "right",
+        "cosine": "right",
+        "top-1": "right",
+        "allowed": "right",
+        "margin": "right",
+        "verdict": "left",
+    }
+    table = new_table(None, columns)
+    for rung in found.rungs:
+        for line in wording.lines(rung):
+            table.add_row(
+                line.rung,
+                line.against,
+                line.max_abs,
+                line.max_rel,
+                line.cosine,
+                line.top1,
+                line.allowed,
+                line.margin,
+                _styled(line.verdict),
+            )
+    return table
+
+
+def _probes(found: Verification) -> Table:
+    columns: dict[str, Justify] = {
+        "probed": "left",
+        "property": "left",
+        "found": "left",
+        "verdict": "left",
+    }
+    table = new_table(None, columns)
+    for probe in found.probes:
+        table.add_row(probe.rung, probe.name, escape(probe.detail), _styled(probe.verdict))
+    return table
+
+
+def _styled(verdict: str) -> str:
+    return f"[{_STYLES[verdict]}]{verdict}[/]" if verdict else ""
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,41 @@
+"""The result as one page that needs nothing else: styles, plots and figures are in it."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import jinja2
+from markupsafe import Markup
+
+from parnet_deploy.spec import layout
+from parnet_deploy.verify import plots, wording
+from parnet_deploy.verify.judge import block_limit
+from parnet_deploy.verify.result import Verification
+
+TEMPLATE = "page.html.j2"
+
+
+def render(verification: Verification) -> str:
+    """A verification as HTML.
+
+    Args:
+        verification: what was found.
+    """
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    source = (resources.files(__package__) / TEMPLATE).read_text(encoding="utf-8")
+    blocks = [block.name for block in layout(verification.spec)]
+    return environment.from_string(source).render(
+        v=verification,
+        summary=wording.summary(verification),
+        lines={rung.name: wording.lines(rung) for rung in verification.rungs},
+        relative=wording.RELATIVE,
+        figure=wording.figure,
+        block_limit=block_limit,
+        rung_plot=Markup(plots.rung_errors(verification)),  # noqa: S704 - made by matplotlib here
+        block_plot=Markup(plots.block_errors(verification, blocks)),  # noqa: S704 - likewise
+    )

@@ -1,0 +1,115 @@
+"""Figures as people read them, the same in the table and on the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parnet_deploy.verify.result import Against, RungResult, Verification
+
+NONE = "-"
+
+RELATIVE = (
+    "Relative errors are relative to the greatest magnitude in the reference's output. "
+    "A block's values may differ four times as much as a rung's outputs."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One comparison of a rung, as words.
+
+    Attributes:
+        rung: the rung; empty where the line above is of the same one.
+        against: the reference.
+        max_abs: greatest absolute error.
+        max_rel: greatest relative error.
+        cosine: least cosine.
+        top1: top-1 agreement.
+        allowed: the tolerance.
+        margin: how many times the error fits into the tolerance.
+        verdict: the rung's verdict; empty where the line above is of the same rung.
+    """
+
+    rung: str
+    against: str
+    max_abs: str = NONE
+    max_rel: str = NONE
+    cosine: str = NONE
+    top1: str = NONE
+    allowed: str = NONE
+    margin: str = NONE
+    verdict: str = ""
+
+
+def lines(rung: RungResult) -> tuple[Line, ...]:
+    """A rung's lines: against the rung before it, and against the first."""
+    others = [rung.before, rung.first]
+    if rung.before is not None and rung.first is not None and rung.before.rung == rung.first.rung:
+        others = [rung.first]
+    known = [other for other in others if other is not None]
+    if not known:
+        against = NONE if rung.verdict == "not verified" else "(the reference)"
+        if rung.before is None and rung.verdict == "failed":
+            against = NONE
+        return (Line(rung=rung.name, against=against, verdict=rung.verdict),)
+    return tuple(
+        _line(other, rung.name if index == 0 else "", rung.verdict if index == 0 else "")
+        for index, other in enumerate(known)
+    )
+
+
+def summary(verification: Verification) -> str:
+    """The verdict in one line."""
+    counts = [
+        (sum(rung.verdict == verdict for rung in verification.rungs), verdict)
+        for verdict in ("passed", "failed", "not verified")
+    ]
+    rungs = ", ".join(f"{count} {verdict}" for count, verdict in counts if count)
+    probes = [probe.verdict for probe in verification.probes]
+    asked = sum(verdict in ("passed", "failed") for verdict in probes)
+    return f"rungs: {rungs}; probes: {probes.count('passed')} of {asked} asked passed"
+
+
+def figure(value: float | None) -> str:
+    """An error: ``3.1e-07``, and 0 where there is none."""
+    if value is None:
+        return NONE
+    return "0" if value == 0.0 else f"{value:.1e}"
+
+
+def cosine(value: float | None) -> str:
+    """A cosine; near 1 by its distance from 1, which is what tells."""
+    if value is None:
+        return NONE
+    distance = 1.0 - value
+    if distance < 1e-15:  # a few roundings in float64
+        return "1"
+    return f"1 - {distance:.0e}" if distance < 1e-3 else f"{value:.4f}"
+
+
+def percent(value: float | None) -> str:
+    """A share: ``100 %`` only where it is all of them."""
+    if value is None:
+        return NONE
+    return f"{value:.0%}".replace("%", " %") if value in (0.0, 1.0) else f"{100 * value:.1f} %"
+
+
+def _line(against: Against, rung: str, verdict: str) -> Line:
+    comparison = against.comparison
+    error, tolerance = comparison.max_rel, comparison.tolerance
+    return Line(
+        rung=rung,
+        against=against.rung,
+        max_abs=figure(comparison.max_abs),
+        max_rel=figure(error),
+        cosine=cosine(comparison.cosine),
+        top1=percent(comparison.top1),
+        allowed=figure(tolerance),
+        margin=NONE if not error else _times(tolerance / error),
+        verdict=verdict,
+    )
+
+
+def _times(factor: float) -> str:
+    """A factor: two digits below 10, whole numbers above."""
+    return f"{factor:.1f}x" if factor < 10 else f"{factor:,.0f}x"
