@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -94,10 +95,9 @@ def _make_readable(work: Path) -> None:
 
 def _remove_stale(final: Path) -> None:
     """Remove what a killed process left beside `final`."""
-    prefix = f".{final.name}."
+    ours = re.compile(rf"\.{re.escape(final.name)}\.(\d+)\.[a-z0-9_]{{8}}(\.old)?")
     for left in final.parent.iterdir():
-        pid, dot, _ = left.name.removeprefix(prefix).partition(".")
-        if left.name.startswith(prefix) and dot and pid.isdigit() and not _alive(int(pid)):
+        if (match := ours.fullmatch(left.name)) and not _alive(int(match[1])):
             _discard(left)
 
 
