@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 LoadLibrary = Callable[[str], Any]
@@ -29,6 +30,9 @@ TRIAL_SECONDS = 120.0
 
 _NAME_BYTES = 256
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+
+_NVIDIA, _DISPLAY = "0x10de", "0x03"
+"""PCI's numbers of the vendor, and of display and 3D controllers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +169,19 @@ def _driver_version(load: LoadLibrary) -> str | None:
 def _visible_devices() -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return "" if visible is None else f"; CUDA_VISIBLE_DEVICES is set to '{visible}'"
+
+
+def nvidia_devices(pci: Path = Path("/sys/bus/pci/devices")) -> int:
+    """How many NVIDIA GPUs are plugged in, with a driver or without; 0 where that is not told."""
+    return sum(_is_nvidia_gpu(device) for device in pci.glob("*"))
+
+
+def _is_nvidia_gpu(device: Path) -> bool:
+    try:
+        vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+    except OSError:
+        return False
+    return vendor == _NVIDIA and kind.startswith(_DISPLAY)
 
 
 def installed(package: str) -> str | None:

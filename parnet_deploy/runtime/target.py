@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from parnet_deploy.errors import EngineError
+from parnet_deploy.runtime.cpu import CPUINFO, cpu_flags
 from parnet_deploy.runtime.onnxruntime import Provider, load_onnxruntime
-
-_CPUINFO = Path("/proc/cpuinfo")
 
 _VECTORS: Mapping[str, frozenset[str]] = {  # widest first
     "avx512f": frozenset({"avx512f"}),
@@ -61,19 +60,13 @@ def check_target(recorded: Mapping[str, object], provider: Provider) -> None:
         raise EngineError(f"it was optimised for {', '.join(found)}")
 
 
-def vector_instructions(cpuinfo: Path = _CPUINFO) -> str:
+def vector_instructions(cpuinfo: Path = CPUINFO) -> str:
     """The widest vector instructions of this CPU that ONNX Runtime lays weights out for.
 
     Args:
         cpuinfo: where Linux describes its CPUs; elsewhere the CPU's own name stands in.
     """
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+    has = cpu_flags(cpuinfo)
+    if has is None:
         return platform.processor() or "unknown"
-    for line in lines:
-        name, _, flags = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            has = frozenset(flags.split())
-            return next((kind for kind, needed in _VECTORS.items() if needed <= has), "none")
-    return platform.processor() or "unknown"
+    return next((kind for kind, needed in _VECTORS.items() if needed <= has), "none")

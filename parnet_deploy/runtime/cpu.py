@@ -1,0 +1,87 @@
+"""This machine's CPU: its name, the cores that may be used, and what it can do with vectors."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+
+_TOLD = (
+    "avx2",
+    "fma",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sme",
+)
+"""Features, by Linux's names, for which ONNX Runtime has kernels of their own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cpu:
+    """A CPU.
+
+    Attributes:
+        name: what its maker calls it, or its architecture.
+        architecture: such as ``x86_64``.
+        cores: cores that this process may use.
+        features: those of its features that matter for speed here.
+    """
+
+    name: str
+    architecture: str
+    cores: int
+    features: tuple[str, ...]
+
+
+def read_cpu(cpuinfo: Path = CPUINFO) -> Cpu:
+    """Ask the system.
+
+    Args:
+        cpuinfo: where Linux describes its CPUs; elsewhere there is none, and less is known.
+    """
+    fields = _fields(cpuinfo)
+    has = cpu_flags(cpuinfo) or frozenset()
+    return Cpu(
+        name=fields.get("model name") or platform.processor() or platform.machine() or "unknown",
+        architecture=platform.machine() or "unknown",
+        cores=_usable_cores(),
+        features=tuple(name for name in _TOLD if name in has),
+    )
+
+
+def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str] | None:
+    """All features by Linux's names, or None where they are not told."""
+    fields = _fields(cpuinfo)
+    flags = fields.get("flags", fields.get("Features"))
+    return None if flags is None else frozenset(flags.split())
+
+
+def _fields(cpuinfo: Path) -> dict[str, str]:
+    """What is said of the first CPU."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    return fields
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
