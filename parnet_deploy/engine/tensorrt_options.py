@@ -80,7 +80,7 @@ def capability_name(capability: str) -> str:
 
 def _check_capability(version: str, api: Any, capability: str) -> None:
     members = api.ComputeCapability.__members__
-    if re.fullmatch(r"\d+\.\d", capability) and capability_name(capability) in members:
+    if capability_name(capability) in members:
         return
     known = [f"{name[2:-1]}.{name[-1]}" for name in members if re.fullmatch(r"SM\d+", name)]
     raise UsageError(

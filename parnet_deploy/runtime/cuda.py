@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -144,29 +145,33 @@ class _Host:
 class CudaDevice:
     """A `Device` on a real GPU."""
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(
+        self, index: int = 0, *, load: Callable[[str], Any] = importlib.import_module
+    ) -> None:
         """Take a GPU and make a stream on it.
+
+        Args:
+            index: which GPU.
+            load: imports a module by its name.
 
         Raises:
             MissingDependencyError: cuda-core is not installed.
             EngineError: CUDA refuses.
         """
         try:
-            from cuda import core
-            from cuda.bindings import driver
+            self._core, self._driver = load("cuda.core"), load("cuda.bindings.driver")
         except ImportError as exc:
             raise MissingDependencyError(
                 f"running TensorRT engines needs cuda-core ({exc}); "
                 "install parnet-deploy[tensorrt] or parnet-deploy[rtx]"
             ) from exc
         self.name = f"cuda:{index}"
-        self._core, self._driver = core, driver
         self._index = index
         self._capturing: Any = None
         self._buffers: list[Any] = []
         try:
             self.make_current()
-            self._stream: Any = core.Device(index).create_stream()
+            self._stream: Any = self._core.Device(index).create_stream()
         except RunnerError as exc:
             raise EngineError(str(exc)) from exc
         except Exception as exc:
@@ -217,13 +222,11 @@ class CudaDevice:
             try:
                 builder.begin_building("thread_local")
                 self._capturing = builder.stream
-                try:
-                    work()
-                finally:
-                    self._capturing = None
-                    builder.end_building()
+                self._do(work, builder)
+                builder.end_building()
                 return builder.complete()
             finally:
+                self._capturing = None
                 builder.close()
 
     def launch(self, graph: Any) -> None:
@@ -245,6 +248,16 @@ class CudaDevice:
             with contextlib.suppress(Exception):
                 if resource is not None:
                     resource.close()
+
+    @staticmethod
+    def _do(work: Callable[[], None], builder: Any) -> None:
+        """Work that is recorded; if it fails, its error counts and not that of the recording."""
+        try:
+            work()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                builder.end_building()
+            raise
 
     def _check(self, result: tuple[Any, ...], what: str) -> None:
         status = result[0]

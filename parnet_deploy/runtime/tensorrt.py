@@ -146,10 +146,11 @@ class TensorRTRunner(ClosingRunner):
         return {spec.name: self._result(spec) for spec in self.outputs}
 
     def _start(self, plan: Plan) -> None:
-        """Put one run on the stream, as a graph from the second time on."""
-        if self._graph is None and self._plain_runs >= 1 and plan.recordable(self._device.stream):
-            # The first run of a shape may compile or allocate, which cannot be recorded.
-            self._graph = self._device.record(lambda: self._enqueue(plan))
+        """Put one run on the stream, as a graph from the second time on where that is possible."""
+        # The first run of a shape may compile or allocate, which cannot be recorded.
+        if self._graph is None and self._plain_runs == 1 and plan.recordable(self._device.stream):
+            with contextlib.suppress(RunnerError):  # what is wrong otherwise fails below, too
+                self._graph = self._device.record(lambda: self._enqueue(plan))
         if self._graph is not None:
             self._device.launch(self._graph)
             return

@@ -1,0 +1,1 @@
+"""Doubles of what a machine without a GPU does not have."""
