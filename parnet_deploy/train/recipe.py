@@ -103,7 +103,7 @@ RECIPES: dict[str, Recipe] = {
         # For small images and small networks, on a laptop's CPU, in about a minute.
         Recipe(
             name="quick",
-            epochs=15,
+            epochs=10,
             batch_size=64,
             optimiser="adamw",
             peak_rate=6e-3,
