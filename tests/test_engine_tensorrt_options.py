@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.cuda import FakeDevice
 from doubles.scenario import Scenario
 from doubles.tensorrt import VERSIONS, make_api
 
@@ -37,6 +38,12 @@ def scenario() -> Scenario:
 
 @pytest.fixture
 def make(kind: str, scenario: Scenario) -> Make:
+    def use(index: int) -> FakeDevice:
+        scenario.log.append(f"use {index}")
+        scenario.device = FakeDevice(name=f"cuda:{index}")
+        scenario.device.make_current()
+        return scenario.device
+
     def builder(options: BuildOptions | None = None, **changes: Any) -> TensorRTBuilder:
         return TensorRTBuilder(
             "tensorrt-rtx" if kind == "rtx" else "tensorrt",
@@ -44,7 +51,7 @@ def make(kind: str, scenario: Scenario) -> Make:
             **{
                 "api": make_api(kind, scenario),
                 "find": lambda index: (A10, L4, replace(A10, index=2))[index],
-                "use_gpu": lambda index: scenario.log.append(f"use {index}"),
+                "use_gpu": use,
                 **changes,
             },
         )
@@ -113,6 +120,7 @@ def test_tensorrt_builds_for_the_gpu_it_finds(
     assert isinstance(built, EngineStage)
     assert (built.kernels, built.streams) == (2, 2)
     assert scenario.log[0] == "use 0"
+    assert scenario.device.closed == 1
     assert builder.label == "tensorrt-sm86"
     assert builder.target() == {
         "flavour": "tensorrt",
@@ -308,7 +316,7 @@ def test_a_builder_that_cannot_be_made_is_a_build_error(
         BuildOptions(),
         api=api,
         find=lambda index: A10,
-        use_gpu=lambda index: None,
+        use_gpu=lambda index: scenario.device,
     )
     with pytest.raises(BuildError, match=r"cannot build 'whole' .*: it gave no reason"):
         builder.build(stage, tmp_path)

@@ -7,6 +7,7 @@ https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/cpu-e
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from parnet_deploy.engine.tensorrt_inspect import count_layers
 from parnet_deploy.engine.tensorrt_options import check_options, flag_names
 from parnet_deploy.engine.tensorrt_settings import apply_options, save_timing_cache
 from parnet_deploy.errors import BuildError, BundleError
-from parnet_deploy.runtime.cuda import CudaDevice, find_gpu
+from parnet_deploy.runtime.cuda import CudaDevice, Device, find_gpu
 from parnet_deploy.runtime.machine import Gpu
 from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend, load_api, message_log
 from parnet_deploy.runtime.tensorrt_target import AMPERE_AND_LATER, PlanTarget
@@ -39,7 +40,7 @@ class TensorRTBuilder:
         *,
         api: Any = None,
         find: Callable[[int], Gpu] = find_gpu,
-        use_gpu: Callable[[int], object] = CudaDevice,
+        use_gpu: Callable[[int], Device] = CudaDevice,
     ) -> None:
         """Settle on a target.
 
@@ -48,7 +49,7 @@ class TensorRTBuilder:
             options: how to build.
             api: its module; loaded where None.
             find: gives the GPU of a number.
-            use_gpu: makes the GPU of a number the one that TensorRT builds on.
+            use_gpu: takes the GPU of a number and makes it the one that TensorRT builds on.
 
         Raises:
             MissingDependencyError: it is not installed.
@@ -98,14 +99,15 @@ class TensorRTBuilder:
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
         """Build one plan. See `Builder.build`."""
         path = folder / f"{stage.name}.plan"
-        device = None if self._gpu is None else self._use_gpu(_number(stage.device))
-        plan = self._build(stage)
-        try:
-            path.write_bytes(plan)
-        except OSError as exc:
-            raise BundleError(f"cannot write {path.name}: {exc.strerror or exc}") from exc
-        kernels, streams = self._count(path, plan)
-        del device  # it was the current one until here
+        with contextlib.ExitStack() as used:
+            if self._gpu is not None:
+                used.callback(self._use_gpu(_number(stage.device)).close)
+            plan = self._build(stage)
+            try:
+                path.write_bytes(plan)
+            except OSError as exc:
+                raise BundleError(f"cannot write {path.name}: {exc.strerror or exc}") from exc
+            kernels, streams = self._count(path, plan)
         return EngineStage(
             name=stage.name,
             file=path.name,
