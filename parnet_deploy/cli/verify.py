@@ -37,7 +37,10 @@ Npz = Annotated[
     Path | None, typer.Option(help="Feed an array (N,3,H,W) from this .npz, named 'images'.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the noise that is fed otherwise.", min=0)]
-Samples = Annotated[int, typer.Option(help="Number of images, at most.", min=1)]
+Samples = Annotated[
+    int | None,
+    typer.Option(help="Number of images, at most [default: 8; 32 up to 128x128 pixels].", min=1),
+]
 Require = Annotated[
     list[str] | None,
     typer.Option(metavar="RUNG", help="Fail where this rung cannot be verified; repeatable."),
@@ -69,7 +72,7 @@ def command(
     images: Images = None,
     npz: Npz = None,
     seed: Seed = 0,
-    samples: Samples = 8,
+    samples: Samples = None,
     require: Require = None,
     tolerance: Tolerance = None,
     model: Model = None,

@@ -43,6 +43,10 @@ from parnet_deploy.verify.tolerances import ENGINE_RUNGS, RungName, tolerances_o
 Progress = Callable[[str], None]
 Opener = Callable[[EngineBundle], Runner]
 
+SAMPLES, SMALL_SAMPLES = 8, 32
+SMALL_PIXELS = 128 * 128
+"""A unit that is silent on all images hides its faults: so more are fed where they are cheap."""
+
 PROBE_SEED = 1_000_003
 """Seed of the noise that fills up a probe's images: other noise than the ladder's by default."""
 
@@ -55,7 +59,8 @@ class VerifyOptions:
         images: folder of images to feed, or None.
         npz: file of an array to feed, or None. Without either, seeded noise is fed.
         seed: seed of the noise.
-        samples: number of images: of the noise, or the most that are taken of what was given.
+        samples: number of images: of the noise, or the most that are taken of what was given;
+            None for `SAMPLES`, or `SMALL_SAMPLES` where images are small.
         required: rungs that must be verified.
         tolerances: greatest relative errors that differ from the defaults.
         model: where the model bundle lies, or None for where the engine says.
@@ -65,7 +70,7 @@ class VerifyOptions:
     images: Path | None = None
     npz: Path | None = None
     seed: int = 0
-    samples: int = 8
+    samples: int | None = None
     required: tuple[RungName, ...] = ()
     tolerances: Mapping[RungName, float] = field(default_factory=dict)
     model: Path | None = None
@@ -79,7 +84,7 @@ class VerifyOptions:
         """
         if self.images is not None and self.npz is not None:
             raise UsageError("--images and --npz are two sources of images; give one of them")
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise UsageError(f"at least one sample is needed, not {self.samples}")
 
 
@@ -132,11 +137,14 @@ def verify(
 
 def _inputs(manifest: ModelManifest, options: VerifyOptions) -> Inputs:
     preprocessing = manifest.preprocessing
+    height, width = preprocessing.size
+    usual = SMALL_SAMPLES if height * width <= SMALL_PIXELS else SAMPLES
+    samples = usual if options.samples is None else options.samples
     if options.images is not None:
-        return from_folder(options.images, preprocessing, samples=options.samples)
+        return from_folder(options.images, preprocessing, samples=samples)
     if options.npz is not None:
-        return from_npz(options.npz, preprocessing, samples=options.samples)
-    return from_noise(preprocessing, seed=options.seed, samples=options.samples)
+        return from_npz(options.npz, preprocessing, samples=samples)
+    return from_noise(preprocessing, seed=options.seed, samples=samples)
 
 
 def _steps(subjects: Subjects, scratch: Path, opener: Opener) -> list[Step]:
