@@ -181,6 +181,30 @@ def test_regions_hold_their_own_blocks_and_no_others(drawn: Picture) -> None:
         assert sorted(inside) == sorted(stage.blocks)
 
 
+@given(pictures())
+@settings(max_examples=40)
+def test_regions_keep_apart_and_hold_the_ways_inside_their_stages(drawn: Picture) -> None:
+    root = ET.fromstring(draw(drawn))
+    paths = list(root.iter(f"{SVG}path"))
+    regions = [corners_of(path) for path in paths if "data-stage" in path.attrib]
+    for axis in middles(regions, 0):
+        for other in middles(regions, 1):
+            assert sum(contains(region, (axis, other)) for region in regions) <= 1
+
+    image = rect_of(next(g for g in root.iter(f"{SVG}g") if g.get("class") == "block")[1])
+    inner = [corners_of(path) for path in paths if path.get("class") == "way"]
+    for way in inner:
+        from_image = way[0][0] == image.right
+        if not from_image and way[-1][0] < max(x for region in regions for x, _ in region):
+            assert any(all(contains(region, point) for point in way) for region in regions)
+
+
+def middles(regions: list[list[tuple[float, float]]], axis: int) -> list[float]:
+    """Between every two neighbouring coordinates of corners: one point for each cell."""
+    values = sorted({corner[axis] for region in regions for corner in region})
+    return [(low + high) / 2 for low, high in itertools.pairwise(values)]
+
+
 def contains(corners: list[tuple[float, float]], point: tuple[float, float]) -> bool:
     """Whether a polygon contains a point: a ray to the right meets its edges an odd time."""
     x, y = point
@@ -201,6 +225,7 @@ def test_ways_lead_from_block_to_block_and_cross_none(drawn: Picture) -> None:
         for path in root.iter(f"{SVG}path")
         if path.get("class") in ("way", "cut") and path.get("marker-end")
     ]
+    free_texts = [rect_of(text) for text in root.findall(f"{SVG}text")]
     blocks = {block.name: block for block in layout(drawn.spec)}
     reads = sum(len(blocks[name].inputs) for stage in drawn.stages for name in stage.blocks)
     assert len(ways) == reads + 1  # and the one from the head
@@ -215,7 +240,7 @@ def test_ways_lead_from_block_to_block_and_cross_none(drawn: Picture) -> None:
             inner = Rect(left + 0.1, top - 0.1, right - 0.1, bottom + 0.1)
             if x1 == x2:
                 inner = Rect(left - 0.1, top + 0.1, right + 0.1, bottom - 0.1)
-            assert not any(inner.meets(box) for box in boxes)
+            assert not any(inner.meets(box) for box in (*boxes, *free_texts))
 
 
 def touches(box: Rect, point: tuple[float, float]) -> bool:
