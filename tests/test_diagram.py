@@ -187,9 +187,15 @@ def test_regions_keep_apart_and_hold_the_ways_inside_their_stages(drawn: Picture
     root = ET.fromstring(draw(drawn))
     paths = list(root.iter(f"{SVG}path"))
     regions = [corners_of(path) for path in paths if "data-stage" in path.attrib]
-    for axis in middles(regions, 0):
-        for other in middles(regions, 1):
-            assert sum(contains(region, (axis, other)) for region in regions) <= 1
+    columns, rows = middles(regions, 0), middles(regions, 1)
+    owners = [
+        [[n for n, region in enumerate(regions) if contains(region, (x, y))] for x in columns]
+        for y in rows
+    ]
+    assert all(len(owner) <= 1 for line in owners for owner in line)
+    for lines in (owners, list(zip(*owners, strict=True))):
+        for line in lines:  # neighbours are the same region, or one of them is none
+            assert all(a == b or not a or not b for a, b in itertools.pairwise(line))
 
     image = rect_of(next(g for g in root.iter(f"{SVG}g") if g.get("class") == "block")[1])
     inner = [corners_of(path) for path in paths if path.get("class") == "way"]
