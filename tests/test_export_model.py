@@ -85,9 +85,19 @@ def check_bundle(folder: Path, manifest: ModelManifest) -> None:
             assert cut.tensor.concrete(count) == values[cut.tensor.name].shape
 
 
-@pytest.mark.parametrize("batch", ["fixed", "dynamic"])
-@pytest.mark.parametrize("stem", ["replicate", "share"])
-@pytest.mark.parametrize("streams", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("streams", "stem", "batch"),
+    [
+        (1, "replicate", "fixed"),
+        (1, "share", "dynamic"),
+        (2, "replicate", "dynamic"),
+        (2, "share", "fixed"),
+        (3, "replicate", "fixed"),
+        (3, "share", "dynamic"),
+        (4, "replicate", "dynamic"),
+        (4, "share", "fixed"),
+    ],
+)
 def test_stages_joined_equal_the_whole(
     tmp_path: Path, streams: int, stem: StemMode, batch: str
 ) -> None:

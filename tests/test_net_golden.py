@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,7 @@ def golden(activation: str) -> dict[str, Tensor]:
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
 
+@functools.cache
 def checkpoint(
     trained: str, activation: Activation | None = None, *, ema: bool = True
 ) -> Checkpoint:

@@ -72,7 +72,7 @@ def test_the_stems_first_width_follows() -> None:
 
 
 def test_a_width_per_stream_and_one_more() -> None:
-    with pytest.raises(SpecError, match=r"3 streams need 4 widths .* not 3: 8,16,24"):
+    with pytest.raises(SpecError, match=r"4 for this network, not 3: 8,16,24"):
         tiny_spec().with_widths((8, 16, 24))
 
 

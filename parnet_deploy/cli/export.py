@@ -247,12 +247,10 @@ def _trained(
 def change_spec(spec: ParNetSpec, **changes: Any) -> ParNetSpec:
     """A spec with the fields that were given on the command line."""
     changed = spec
-    if "streams" in changes and "widths" not in changes:
+    if "streams" in changes:
         changed = changed.with_streams(changes["streams"])
-    elif "widths" in changes:
-        widths = parse_numbers("--widths")(changes["widths"])
-        streams = changes.get("streams", len(widths) - 1)
-        changed = changed.with_streams(streams).with_widths(widths)
+    if "widths" in changes:
+        changed = changed.with_widths(parse_numbers("--widths")(changes["widths"]))
     if "blocks" in changes:
         changed = replace(changed, stream_blocks=parse_numbers("--blocks")(changes["blocks"]))
     for field in ("activation", "squeeze", "classes", "image_size"):
@@ -288,6 +286,7 @@ def _read_labels(path: Path) -> tuple[str, ...]:
 def _need_torch() -> None:
     try:
         import onnx_graphsurgeon  # noqa: F401 - only whether it is there
+        import safetensors  # noqa: F401 - likewise
         import torch  # noqa: F401 - likewise
     except ImportError as exc:
         raise MissingDependencyError(

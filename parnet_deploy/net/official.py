@@ -125,11 +125,11 @@ def infer_spec(translated: Translated, *, activation: Activation) -> ParNetSpec:
 
 def is_released_form(described: ParNetSpec, expected: ParNetSpec) -> bool:
     """Whether a checkpoint is the authors' release of a variant that the paper gives otherwise."""
-    released = replace(expected, stem_widths=(64,), stream_widths=(92, *expected.stream_widths[1:]))
-    return described.widths[0] == 92 and (
-        _regular(described.widths) == expected.widths
-        and replace(described, name=released.name, dropout=released.dropout)
-        == replace(released, image_size=described.image_size, activation=described.activation)
+    if described.widths[0] != 92 or _regular(described.widths) != expected.widths:
+        return False
+    released = expected.with_widths(described.widths)
+    return replace(described, name=released.name, dropout=released.dropout) == replace(
+        released, image_size=described.image_size, activation=described.activation
     )
 
 

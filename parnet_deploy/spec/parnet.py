@@ -136,8 +136,8 @@ class ParNetSpec:
         """
         if len(widths) != self.streams + 1:
             raise SpecError(
-                f"{self.streams} streams need {self.streams + 1} widths (one per stream, then the "
-                f"last block's), not {len(widths)}: {','.join(map(str, widths))}"
+                f"widths are one per stream, then the last block's: {self.streams + 1} for this "
+                f"network, not {len(widths)}: {','.join(map(str, widths))}"
             )
         stem = [widths[0]]
         for stride in reversed(self.stem_strides[1:]):

@@ -1,0 +1,85 @@
+"""What serves images runs without torch, and nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import parnet_deploy
+
+# Rooms that work without torch (docs/architecture.md).
+TORCH_FREE = (
+    "errors",
+    "spec",
+    "bundle",
+    "images",
+    "diagram",
+    "engine",
+    "runtime",
+    "verify.compare",
+    "cli",
+)
+NEED_TORCH = ("net", "train", "export")
+
+
+def modules(*rooms: str) -> list[str]:
+    names = []
+    for room in rooms:
+        name = f"parnet_deploy.{room}"
+        names.append(name)
+        if (Path(parnet_deploy.__path__[0]) / room).is_dir():
+            package = Path(parnet_deploy.__path__[0]) / room
+            names += [f"{name}.{info.name}" for info in pkgutil.iter_modules([str(package)])]
+    return names
+
+
+def test_every_room_is_spoken_for() -> None:
+    """So that a new one is not forgotten here."""
+    rooms = {info.name for info in pkgutil.iter_modules(parnet_deploy.__path__)}
+    named = {room.split(".")[0] for room in (*TORCH_FREE, *NEED_TORCH)}
+    assert rooms - {"__main__"} <= named
+
+
+def imported(*names: str) -> set[str]:
+    """What a fresh process has loaded after importing these modules."""
+    program = (
+        "import sys, importlib\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "print('\\n'.join(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *names], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_torch_free_rooms_import_neither_torch_nor_rooms_that_need_it() -> None:
+    names = modules(*TORCH_FREE)
+    assert {"parnet_deploy.cli.export", "parnet_deploy.runtime.split"} <= set(names)
+    loaded = imported(*names)
+    assert set(names) <= loaded
+    assert "torch" not in loaded
+    needing = tuple(f"parnet_deploy.{room}" for room in NEED_TORCH)
+    assert not [name for name in loaded if name.startswith(needing)]
+
+
+def test_the_check_can_fail() -> None:
+    assert "torch" in imported("parnet_deploy.net")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "matplotlib", "sklearn"],
+)
+def test_the_command_line_starts_light(name: str, started: set[str]) -> None:
+    assert name not in started
+
+
+@pytest.fixture(scope="module")
+def started() -> set[str]:
+    return imported("parnet_deploy.cli.main")
