@@ -112,7 +112,8 @@ def _print_summary(final: Path, summary: RunSummary) -> None:
 
     checkpoint = shlex.quote(str(final / CHECKPOINT))
     right = f"{summary.test_correct} of {summary.test_images} ({summary.test_accuracy:.2%})"
-    done = f"{summary.recipe.epochs} epochs in {summary.seconds:.0f} s"
+    epochs = summary.recipe.epochs
+    done = f"{epochs} epoch{'s' * (epochs != 1)} in {summary.seconds:.0f} s"
     _print(f"{final}: {summary.spec.name}, {summary.parameters:,} parameters, {done}")
     _print(f"right on the test split: {right}")
     _print(f"next: parnet-deploy export --checkpoint {checkpoint}")
