@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import DATA, tiny_network, tiny_spec
 from parity import greatest_error
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -304,20 +305,29 @@ def test_truncated_own_checkpoint(tmp_path: Path) -> None:
 def test_safetensors_of_somebody_else(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(3)}, path)
-    with pytest.raises(CheckpointError, match="not written by parnet-deploy"):
+    with pytest.raises(CheckpointError, match="not of parnet-deploy"):
         load_checkpoint(path)
-    save_file({"weight": torch.zeros(3)}, path, metadata={"spec": "{}"})
-    with pytest.raises(CheckpointError, match="not a ParNetSpec"):
+    save_file({"weight": torch.zeros(3)}, path, metadata={"parnet-deploy/checkpoint": "{}"})
+    with pytest.raises(CheckpointError, match="required field `spec`"):
         load_checkpoint(path)
 
 
-def test_own_checkpoint_with_tensors_of_another_network(tmp_path: Path) -> None:
+def test_own_checkpoint_whose_spec_cannot_be(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_checkpoint(tiny_network(), path)
-    metadata = {"spec": '{"name": "x"}'}
-    save_file(load_file(path), path, metadata=metadata)
-    with pytest.raises(CheckpointError, match="stem_widths"):
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    damaged = {key: text.replace('"classes": 7', '"classes": 0') for key, text in metadata.items()}
+    assert damaged != metadata
+    save_file(load_file(path), path, metadata=damaged)
+    with pytest.raises(CheckpointError, match="at least one class"):
         load_checkpoint(path)
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
+    for index in range(5):
+        save_checkpoint(tiny_network(), tmp_path / f"{index}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_a_damaged_file_never_ends_in_another_exception(tmp_path: Path) -> None:

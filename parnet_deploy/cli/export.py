@@ -70,7 +70,7 @@ HasSqueeze = Annotated[
 Classes = Annotated[int | None, typer.Option(help="Number of classes.")]
 Ema = Annotated[bool, typer.Option("--ema/--no-ema", help="Take a checkpoint's moving average.")]
 Seed = Annotated[int, typer.Option(help="Seed of untrained weights.")]
-Opset = Annotated[int, typer.Option(help="ONNX operator set, 18 to 21.")]
+Opset = Annotated[int, typer.Option(min=18, max=21, help="ONNX operator set, 18 to 21.")]
 For = Annotated[
     Backend, typer.Option("--for", help="Backend whose best deploy form is the default.")
 ]

@@ -42,6 +42,16 @@ class TrainingFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Description:
+    spec: ParNetSpec
+    facts: TrainingFacts = TrainingFacts()
+
+
+# One entry with everything in it: safetensors writes several in any order, and so any bytes.
+_METADATA = "parnet-deploy/checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
     """A network read from a file, and where it came from."""
 
@@ -57,13 +67,9 @@ def save_checkpoint(model: ParNet, path: Path, facts: TrainingFacts | None = Non
         CheckpointError: the file cannot be written.
     """
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    metadata = {
-        "format": "parnet-deploy/checkpoint",
-        "spec": encode(model.spec).decode(),
-        "facts": encode(facts or TrainingFacts()).decode(),
-    }
+    described = _Description(spec=model.spec, facts=facts or TrainingFacts())
     try:
-        save_file(tensors, path, metadata=metadata)
+        save_file(tensors, path, metadata={_METADATA: encode(described).decode()})
     except (OSError, SafetensorError) as exc:
         raise CheckpointError(f"cannot write {path}: {exc}") from exc
 
@@ -135,15 +141,14 @@ def _read_own(path: Path) -> tuple[dict[str, Tensor], ParNetSpec, TrainingFacts]
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        spec = decode(metadata["spec"], ParNetSpec)
-        facts = decode(metadata.get("facts", "{}"), TrainingFacts)
+        described = decode(metadata[_METADATA], _Description)
     except KeyError as exc:
         raise CheckpointError(
-            f"{path} was not written by parnet-deploy: its metadata has no {exc}"
+            f"{path} is safetensors, but not of parnet-deploy: its metadata has no {exc}"
         ) from exc
     except (SafetensorError, SpecError, OSError) as exc:
         raise CheckpointError(f"cannot read {path}: {exc}") from exc
-    return weights, spec, facts
+    return weights, described.spec, described.facts
 
 
 def _read_official(path: Path, *, ema: bool) -> tuple[Mapping[str, Tensor], bool]:
