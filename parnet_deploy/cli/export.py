@@ -125,9 +125,8 @@ def command(
     """Fuse a ParNet and export it: the whole network and one graph per stage.
 
     Without --checkpoint, seeded UNTRAINED weights are exported. Before the bundle is put in place,
-    the stages joined together must equal the whole graph in ONNX Runtime.
+    the whole graph must equal the network, and the stages joined together the whole graph.
     """
-    form = _form(target, identity_bn=identity_bn, squeeze=squeeze_op, join=join)
     changes = _given(
         streams=streams,
         widths=widths,
@@ -150,18 +149,12 @@ def command(
         batch=batch_range,
         stem=stem,
         softmax=softmax,
-        form=form,
+        form=_form(target, identity_bn=identity_bn, squeeze=squeeze_op, join=join),
         opset=opset,
     )
-    given_labels = named if named is not None else network.labels or None
+    told = named if named is not None else network.labels or None
     bundle = export_model(
-        network.model,
-        network.source,
-        folder,
-        options,
-        given_labels,
-        force=force,
-        progress=_progress,
+        network.model, network.source, folder, options, told, force=force, progress=_progress
     )
     _print_summary(bundle)
 
