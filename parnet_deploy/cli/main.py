@@ -35,9 +35,9 @@ TERMINATED = 143  # 128 + SIGTERM
 app = typer.Typer(
     name="parnet-deploy",
     help="From a trained ParNet to engines that answer one image at a time, proven equal to it.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its markup swallows [what stands in brackets]
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.command)
@@ -85,7 +85,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     given = [argument for argument in given if argument != "--debug"]
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        status = app(given, standalone_mode=False, prog_name="parnet-deploy")
+        status = app(given or ["--help"], standalone_mode=False, prog_name="parnet-deploy")
         sys.stdout.flush()  # a closed pipe is noticed here, and not when Python ends
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
@@ -100,14 +100,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _report(exc)
     if status == INTERRUPTED:  # typer, too, turns an interrupt into this status
         print("interrupted; nothing was left half-written", file=sys.stderr)
-    return int(status or 0)
+    return int(status or 0) if given else UsageError.exit_code
 
 
 def _report(exc: Exception) -> int:
     """Say what went wrong in one sentence, and give the exit status."""
     message, status = _explain(exc)
-    if message:
-        print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
     return status
 
 
@@ -115,7 +114,6 @@ def _explain(exc: Exception) -> tuple[str, int]:
     if isinstance(exc, ParnetDeployError):
         return str(exc), exc.exit_code
     if isinstance(exc, PARSER_ERROR):
-        # Nothing to say where no command was given: the parser has printed the help instead.
         say = getattr(exc, "format_message", exc.__str__)
         return say().rstrip("."), UsageError.exit_code
     if isinstance(exc, OSError):
