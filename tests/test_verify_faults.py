@@ -14,8 +14,9 @@ from parnet_deploy.bundle import CHECKPOINT, WEIGHTS, EngineBundle, ModelBundle
 from parnet_deploy.errors import BundleError
 from parnet_deploy.net import fuse
 from parnet_deploy.verify import verifying
+from parnet_deploy.verify.options import VerifyOptions
 from parnet_deploy.verify.result import RungResult, Verification
-from parnet_deploy.verify.verifying import VerifyOptions, verify
+from parnet_deploy.verify.verifying import verify
 
 Plant = Callable[[Path], ModelBundle]
 
@@ -156,7 +157,7 @@ def test_a_stage_of_an_older_engine_fails_at_the_split_engine(
 ) -> None:
     stale = faults.build(older, tmp_path / "stale", split=True)
     shutil.copytree(split.path, tmp_path / "mixed")
-    mixed = faults.reseal_engine(tmp_path / "mixed", model=good)
+    mixed = faults.claim(tmp_path / "mixed", good)
     faults.old_engine_stage(mixed, stale, "fusion")
     found = verify(mixed.path, QUICK)
     rung = first_failed(found)
@@ -181,7 +182,7 @@ def test_a_fault_in_the_whole_engine_is_found_there_and_not_in_the_split_one(
     faults.copy_model(good, tmp_path / "model")
     wrong = plant(tmp_path / "model")
     engine = faults.build(wrong, tmp_path / "engine", split=False)
-    faults.reseal_engine(engine.path, model=good)
+    faults.claim(engine.path, good)
     found = verify(engine.path, VerifyOptions(samples=8, sibling=split.path))
     rung = first_failed(found)
     assert rung.name == "engine"
@@ -222,7 +223,7 @@ def test_a_stage_exchanged_without_sealing_is_found_by_its_hash(
 ) -> None:
     stale = faults.build(older, tmp_path / "stale", split=True)
     shutil.copytree(split.path, tmp_path / "mixed")
-    faults.reseal_engine(tmp_path / "mixed", model=good)
+    faults.claim(tmp_path / "mixed", good)
     shutil.copyfile(stale.path / "stream2.onnx", tmp_path / "mixed" / "stream2.onnx")
     shutil.copyfile(stale.path / "stream2.weights", tmp_path / "mixed" / "stream2.weights")
     with pytest.raises(BundleError, match=r"stream2\.\w+ is damaged"):

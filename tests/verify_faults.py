@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -58,19 +59,22 @@ def reseal_model(path: Path) -> ModelBundle:
     return open_model(path)
 
 
-def reseal_engine(path: Path, *, model: ModelBundle | None = None) -> EngineBundle:
-    """Write a changed engine bundle's manifest anew; let it claim to come from `model`."""
-    manifest = open_engine_bundle(path, check=False).manifest
-    if model is not None:
-        reference = ModelReference(
-            name=model.manifest.name,
-            manifest_sha256=model.manifest_sha256,
-            path=os.path.relpath(model.path, path),
-        )
-        manifest = replace(manifest, model=reference)
+def reseal_engine(path: Path, **changes: Any) -> EngineBundle:
+    """Write a changed engine bundle's manifest anew, some of its fields changed."""
+    manifest = replace(open_engine_bundle(path, check=False).manifest, **changes)
     _unseal(path)
     seal(path, manifest)
     return open_engine_bundle(path)
+
+
+def claim(path: Path, model: ModelBundle) -> EngineBundle:
+    """Let an engine say that it was built from `model`."""
+    reference = ModelReference(
+        name=model.manifest.name,
+        manifest_sha256=model.manifest_sha256,
+        path=os.path.relpath(model.path, path),
+    )
+    return reseal_engine(path, model=reference)
 
 
 def _unseal(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,10 +86,8 @@ def command(
     fused-f32, onnx-whole, onnx-stages, engine, split-engine. The exit status is 0 only when
     nothing failed; a rung that cannot run on this machine is "not verified".
     """
-    _need_extra()
-    from parnet_deploy.verify.report import write_report
+    from parnet_deploy.verify.options import VerifyOptions
     from parnet_deploy.verify.tolerances import parse_rung, parse_tolerances
-    from parnet_deploy.verify.verifying import VerifyOptions, verify
 
     options = VerifyOptions(
         images=images,
@@ -100,6 +99,10 @@ def command(
         model=model,
         sibling=sibling,
     )
+    _need_extra()
+    from parnet_deploy.verify.report import write_report
+    from parnet_deploy.verify.verifying import verify
+
     found = verify(
         engine, options, progress=lambda step: errors.print(f"  {escape(step)}", highlight=False)
     )
@@ -116,15 +119,12 @@ def command(
 
 def _need_extra() -> None:
     """Say what to install before anything is done."""
-    try:
-        import jinja2  # noqa: F401 - only whether it is there
-        import matplotlib  # noqa: F401 - likewise
-        import onnx  # noqa: F401 - likewise
-        import torch  # noqa: F401 - likewise
-    except ImportError as exc:
-        raise MissingDependencyError(
-            f"verify needs {exc.name}, which is not installed: pip install 'parnet-deploy[export]'"
-        ) from exc
+    for package in ("jinja2", "matplotlib", "onnx", "safetensors", "torch"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(
+                f"verify needs {package}, which is not installed: "
+                "pip install 'parnet-deploy[export]'"
+            )
 
 
 def _print(found: Verification) -> None:

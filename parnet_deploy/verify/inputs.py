@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,15 +122,18 @@ def normalised(images: Array, preprocessing: Preprocessing) -> Array:
 
 def _read_npz(path: Path) -> Array:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise UsageError(f"{path} is one array (.npy), and an .npz is needed")
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise UsageError(f"{path} is one array (.npy), and an .npz is needed")
+        with file:
             name = IMAGES if IMAGES in file.files else next(iter(file.files), None)
             if name is None or (name != IMAGES and len(file.files) > 1):
                 raise UsageError(
                     f"{path} has no array '{IMAGES}'; it has {', '.join(file.files) or 'none'}"
                 )
             array: Array = file[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
+    except UsageError:
+        raise
+    except Exception as exc:  # zip, zlib and numpy raise almost anything on damaged files
         raise UsageError(f"cannot read {path} as an .npz of plain arrays: {exc}") from exc
     return array

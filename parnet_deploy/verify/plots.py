@@ -26,7 +26,6 @@ FLOOR = 1e-17
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "parnet-deploy",
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -143,13 +142,15 @@ def _draw_blocks(axes: Axes, rung: RungResult, first: Against, blocks: Sequence[
 
 def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title})
+    metadata = {"Date": None, "Title": title}
+    with mpl.rc_context({"svg.hashsalt": title}):  # names in two pictures of one page differ
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     # The picture is as wide as the page allows: a size of its own would fix it.
     head, _, rest = text.partition(">")
     head = re.sub(r' (?:width|height)="[^"]*"', "", head).replace("<svg", '<svg role="img"', 1)
-    # Both pictures stand in one page, where a name may be given once.
+    # What nothing refers to needs no name: matplotlib gives both pictures the same ones.
     used = set(re.findall(r"#([\w-]+)", rest))
     rest = re.sub(r' id="([^"]*)"', lambda m: m.group(0) if m.group(1) in used else "", rest)
     return f"{head}>{rest}"

@@ -8,7 +8,6 @@ import datetime
 import importlib.metadata
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from parnet_deploy.errors import (
     EngineError,
     MissingDependencyError,
     ParnetDeployError,
-    UsageError,
     VerificationError,
 )
 from parnet_deploy.net import BlockGraph, ParNet, fuse, load_checkpoint
@@ -27,6 +25,7 @@ from parnet_deploy.runtime import Runner, open_runner
 from parnet_deploy.spec import Array, layout
 from parnet_deploy.verify.inputs import Inputs, batches, from_folder, from_noise, from_npz
 from parnet_deploy.verify.ladder import Step, climb
+from parnet_deploy.verify.options import VerifyOptions
 from parnet_deploy.verify.probes import Subject, not_probed, probe
 from parnet_deploy.verify.result import ProbeResult, RungResult, Verification
 from parnet_deploy.verify.rungs import (
@@ -43,49 +42,8 @@ from parnet_deploy.verify.tolerances import ENGINE_RUNGS, RungName, tolerances_o
 Progress = Callable[[str], None]
 Opener = Callable[[EngineBundle], Runner]
 
-SAMPLES, SMALL_SAMPLES = 8, 32
-SMALL_PIXELS = 128 * 128
-"""A unit that is silent on all images hides its faults: so more are fed where they are cheap."""
-
 PROBE_SEED = 1_000_003
 """Seed of the noise that fills up a probe's images: other noise than the ladder's by default."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VerifyOptions:
-    """What to verify with.
-
-    Attributes:
-        images: folder of images to feed, or None.
-        npz: file of an array to feed, or None. Without either, seeded noise is fed.
-        seed: seed of the noise.
-        samples: number of images: of the noise, or the most that are taken of what was given;
-            None for `SAMPLES`, or `SMALL_SAMPLES` where images are small.
-        required: rungs that must be verified.
-        tolerances: greatest relative errors that differ from the defaults.
-        model: where the model bundle lies, or None for where the engine says.
-        sibling: an engine of the other kind, split or whole, of the same model, or None.
-    """
-
-    images: Path | None = None
-    npz: Path | None = None
-    seed: int = 0
-    samples: int | None = None
-    required: tuple[RungName, ...] = ()
-    tolerances: Mapping[RungName, float] = field(default_factory=dict)
-    model: Path | None = None
-    sibling: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself.
-
-        Raises:
-            UsageError: two sources of images, or no sample.
-        """
-        if self.images is not None and self.npz is not None:
-            raise UsageError("--images and --npz are two sources of images; give one of them")
-        if self.samples is not None and self.samples < 1:
-            raise UsageError(f"at least one sample is needed, not {self.samples}")
 
 
 def verify(
@@ -137,9 +95,7 @@ def verify(
 
 def _inputs(manifest: ModelManifest, options: VerifyOptions) -> Inputs:
     preprocessing = manifest.preprocessing
-    height, width = preprocessing.size
-    usual = SMALL_SAMPLES if height * width <= SMALL_PIXELS else SAMPLES
-    samples = usual if options.samples is None else options.samples
+    samples = options.samples_for(preprocessing.size)
     if options.images is not None:
         return from_folder(options.images, preprocessing, samples=samples)
     if options.npz is not None:

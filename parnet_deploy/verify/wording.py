@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from parnet_deploy.verify.result import Against, RungResult, Verification
@@ -91,7 +92,9 @@ def percent(value: float | None) -> str:
     """A share: ``100 %`` only where it is all of them."""
     if value is None:
         return NONE
-    return f"{value:.0%}".replace("%", " %") if value in (0.0, 1.0) else f"{100 * value:.1f} %"
+    if value in (0.0, 1.0):
+        return f"{100 * value:.0f} %"
+    return f"{math.floor(1000 * value) / 10:.1f} %"
 
 
 def _line(against: Against, rung: str, verdict: str) -> Line:
