@@ -84,6 +84,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     signal.signal(signal.SIGTERM, _terminate)
+    # torch's threads that wait for the next operator sleep instead of spinning: beside another busy
+    # program, spinning made training ten times slower. It is read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         status = app(given or ["--help"], standalone_mode=False, prog_name="parnet-deploy")
         sys.stdout.flush()  # a closed pipe is noticed here, and not when Python ends

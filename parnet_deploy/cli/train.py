@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,9 +49,6 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Train a ParNet on images, and count what it gets right on images it has never seen."""
-    # Threads that wait for the next operator sleep instead of spinning. Beside another busy program
-    # spinning made training ten times slower. It is read when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     spec = find_variant(variant).spec
     try:
         from parnet_deploy.train import find_recipe, load_data, train_run

@@ -73,8 +73,8 @@ def load_digits(size: tuple[int, int]) -> DataSet:
     """Scikit-learn's handwritten digits: 1797 scans of 8x8 pixels in 17 greys, 10 classes.
 
     They come with the package. They are enlarged (bicubic) to `size`. The last quarter of every
-    class, in the order of the file, is the test split: 445 images. Neighbours in the file are often
-    by the same hand, so a random split would be easier than this one.
+    class, in the order of the file, is the test split: 450 images, whatever random generator or
+    version of scikit-learn there is.
     """
     try:
         from sklearn import datasets
