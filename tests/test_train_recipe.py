@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from parnet_deploy.errors import UsageError
@@ -49,7 +49,9 @@ def test_augmentation_refuses(change: dict[str, float]) -> None:
         Augmentation(**change)
 
 
-@given(steps=st.integers(2, 500), warmup=st.floats(0.0, 0.9))
+@example(steps=1, warmup=0.9)  # no step is left for the way down
+@example(steps=2, warmup=0.9)
+@given(steps=st.integers(1, 500), warmup=st.floats(0.0, 0.9))
 def test_learning_rate_rises_to_its_peak_and_falls_to_nothing(steps: int, warmup: float) -> None:
     recipe: Recipe = replace(QUICK, warmup=warmup)
     rates = [recipe.learning_rate(step, steps) for step in range(steps)]

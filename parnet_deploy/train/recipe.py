@@ -90,10 +90,10 @@ class Recipe:
             step: from 0.
             steps: all of them.
         """
-        warm = round(self.warmup * steps)
+        warm = min(round(self.warmup * steps), steps - 1)
         if step < warm:
             return self.peak_rate * (step + 1) / warm
-        done = (step - warm) / max(1, steps - warm)
+        done = (step - warm) / (steps - warm)
         return self.peak_rate * (1 + math.cos(math.pi * done)) / 2
 
 
