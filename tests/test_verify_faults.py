@@ -12,7 +12,8 @@ import verify_faults as faults
 
 from parnet_deploy.bundle import CHECKPOINT, WEIGHTS, EngineBundle, ModelBundle
 from parnet_deploy.errors import BundleError
-from parnet_deploy.net import fuse
+from parnet_deploy.net import DeployParNet, ParNet, fuse
+from parnet_deploy.spec import DeployForm
 from parnet_deploy.verify import verifying
 from parnet_deploy.verify.options import VerifyOptions
 from parnet_deploy.verify.result import RungResult, Verification
@@ -122,11 +123,11 @@ def test_a_non_finite_checkpoint_fails_at_the_first_rung(good: ModelBundle, tmp_
 def test_a_wrong_eps_in_the_fold_itself_fails_at_fused_f64(
     good: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong_fuse(model: torch.nn.Module, form: object) -> object:
+    def wrong_fuse(model: ParNet, form: DeployForm) -> DeployParNet:
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eps = 1.01e-5
-        fused = fuse(model, form)  # type: ignore[arg-type]
+        fused = fuse(model, form)
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eps = 1e-5
@@ -137,6 +138,24 @@ def test_a_wrong_eps_in_the_fold_itself_fails_at_fused_f64(
     assert rung.name == "fused-f64"
     assert rung.parted_at is not None
     assert rung.parted_at.startswith("stem1 (plain block)")
+
+
+def test_one_rounding_in_the_fold_fails_at_fused_f64(
+    good: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smallest fault there is: one block's biases go through float32."""
+
+    def rounding_fuse(model: ParNet, form: DeployForm) -> DeployParNet:
+        fused = fuse(model, form)
+        bias = fused.blocks["merge1"].conv.bias
+        bias.data = bias.data.float().to(bias.dtype)
+        return fused
+
+    monkeypatch.setattr(verifying, "fuse", rounding_fuse)
+    rung = first_failed(verify(good.path, QUICK))
+    assert rung.name == "fused-f64"
+    assert rung.parted_at is not None
+    assert rung.parted_at.startswith("merge1 (plain block)")
 
 
 def test_a_stage_graph_of_an_older_bundle_fails_at_the_stages(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from parnet_deploy.errors import (
 from parnet_deploy.net import load_checkpoint, save_checkpoint
 from parnet_deploy.runtime import FunctionRunner, Runner, open_runner
 from parnet_deploy.spec import layout
+from parnet_deploy.verify import rungs
 from parnet_deploy.verify.options import VerifyOptions
 from parnet_deploy.verify.result import Verification
 from parnet_deploy.verify.rungs import HEAD
@@ -284,3 +286,26 @@ def test_nothing_is_left_behind(
     verify(tiny_bundle.path, VerifyOptions(samples=1))
     assert list(tmp_path.iterdir()) == []
     assert sorted(tiny_bundle.path.rglob("*")) == before
+
+
+def test_an_engine_whose_copy_does_not_open_is_verified_all_the_same(
+    split: EngineBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = rungs.OnnxRuntimeRunner
+
+    def refuses_engines(path: Path, **options: Any) -> Runner:
+        if not options.get("optimise", True):
+            raise EngineError("an operator is missing")
+        return honest(path, **options)
+
+    monkeypatch.setattr(rungs, "OnnxRuntimeRunner", refuses_engines)
+    found = verify(split.path, VerifyOptions(samples=2))
+    assert found.passed
+    last = found.rungs[6].first
+    assert last is not None
+    assert {error.block for error in last.blocks} == {  # what crosses the cuts is still seen
+        "merge1",
+        "stream2_block2",
+        "stream3_block2",
+        "head",
+    }

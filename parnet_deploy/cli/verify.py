@@ -40,7 +40,7 @@ Npz = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of the noise that is fed otherwise.", min=0)]
 Samples = Annotated[
     int | None,
-    typer.Option(help="Number of images, at most [default: 8; 32 up to 128x128 pixels].", min=1),
+    typer.Option(help="Number of images, at most [default: 4; 32 up to 128x128 pixels].", min=1),
 ]
 Require = Annotated[
     list[str] | None,
@@ -106,12 +106,11 @@ def command(
     found = verify(
         engine, options, progress=lambda step: errors.print(f"  {escape(step)}", highlight=False)
     )
-    written = write_report(found, output or engine)
     if as_json:
         print_json(found)
     else:
         _print(found)
-    for path in written:
+    for path in write_report(found, output or engine):
         errors.print(f"written: {escape(str(path))}", highlight=False, soft_wrap=True)
     if not found.passed:
         raise typer.Exit(1)

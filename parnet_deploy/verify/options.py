@@ -9,7 +9,7 @@ from pathlib import Path
 from parnet_deploy.errors import UsageError
 from parnet_deploy.verify.tolerances import RungName
 
-SAMPLES, SMALL_SAMPLES = 8, 32
+SAMPLES, SMALL_SAMPLES = 4, 32
 SMALL_PIXELS = 128 * 128
 """A unit that is silent on all images hides its faults: so more are fed where they are cheap."""
 

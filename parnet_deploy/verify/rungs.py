@@ -6,7 +6,7 @@ under the same names and with channels in the same order: the training form's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from parnet_deploy.bundle import MODEL_GRAPH, EngineBundle, ModelBundle
+from parnet_deploy.bundle import MODEL_GRAPH, EngineBundle, EngineStage, ModelBundle
+from parnet_deploy.errors import EngineError, VerificationError
 from parnet_deploy.net import BlockGraph
 from parnet_deploy.runtime import OnnxRuntimeRunner, Runner, SplitRunner, StageRunner
 from parnet_deploy.spec import IMAGES, LOGITS, Array, ParNetSpec, TensorSpec, layout
@@ -184,7 +185,7 @@ def open_whole(bundle: ModelBundle, scratch: Path) -> RunnerRung:
     path = bundle.file(MODEL_GRAPH)
     runner = OnnxRuntimeRunner(path, inputs=manifest.inputs, outputs=manifest.outputs)
     blocks = tuple(block.name for block in layout(manifest.spec))
-    inside = _open_inside(path, blocks, manifest.inputs, scratch, optimise=True)
+    inside = _open_inside(path, blocks, manifest.inputs, manifest.spec, scratch)
     return RunnerRung(runner, (_whole_part(manifest.outputs, inside),), manifest.spec)
 
 
@@ -201,7 +202,8 @@ def open_stages(bundle: ModelBundle, scratch: Path) -> RunnerRung:
         path = bundle.file(stage.file)
         runner = OnnxRuntimeRunner(path, inputs=stage.inputs, outputs=stage.outputs)
         runners.append(StageRunner(name=stage.name, device="cpu", runner=runner))
-        inside = _open_inside(path, stage.blocks, stage.inputs, scratch / stage.name, optimise=True)
+        folder = scratch / stage.name
+        inside = _open_inside(path, stage.blocks, stage.inputs, manifest.spec, folder)
         parts.append(
             Part(
                 stage=stage.name,
@@ -231,18 +233,13 @@ def open_engine(
     everything = tuple(block.name for block in layout(manifest.spec))
     parts = []
     for stage in manifest.stages:
-        path = engine.file(stage.file)
-        inside = None
-        if manifest.backend == "onnxruntime":
-            blocks = blocks_of[stage.name] if manifest.split else everything
-            folder = scratch / stage.name
-            inside = _open_inside(path, blocks, stage.inputs, folder, optimise=False)
+        blocks = blocks_of.get(stage.name, ()) if manifest.split else everything
         parts.append(
             Part(
                 stage=stage.name if manifest.split else None,
                 inputs=_names(stage.inputs),
                 outputs=_names(stage.outputs),
-                inside=inside,
+                inside=_engine_inside(engine, stage, blocks, scratch / stage.name),
             )
         )
     return RunnerRung(runner, tuple(parts), manifest.spec)
@@ -256,16 +253,54 @@ def _open_inside(
     path: Path,
     blocks: tuple[str, ...],
     inputs: tuple[TensorSpec, ...],
+    spec: ParNetSpec,
     scratch: Path,
-    *,
-    optimise: bool,
 ) -> Runner | None:
-    wanted = [LOGITS if name == HEAD else name for name in blocks]
-    copy, found = expose(path, wanted, scratch)
+    """A graph's copy that gives its blocks' values, on the CPU; None where it has none."""
+    copy, found = expose(path, _values_of(blocks), scratch)
     if not found:
         return None
-    outputs = tuple(TensorSpec(name=name, shape=(), dtype="float32") for name in found)
-    return OnnxRuntimeRunner(copy, inputs=inputs, outputs=outputs, optimise=optimise)
+    outputs = _contracts(found, inputs[0].shape[0], spec)
+    return OnnxRuntimeRunner(copy, inputs=inputs, outputs=outputs)
+
+
+def _engine_inside(
+    engine: EngineBundle, stage: EngineStage, blocks: tuple[str, ...], scratch: Path
+) -> Runner | None:
+    """What shows an engine's blocks on the engine's own device, where that can be had."""
+    manifest = engine.manifest
+    if manifest.backend != "onnxruntime":
+        return None
+    try:
+        copy, found = expose(engine.file(stage.file), _values_of(blocks), scratch)
+        if not found:
+            return None
+        return OnnxRuntimeRunner(
+            copy,
+            inputs=stage.inputs,
+            outputs=_contracts(found, stage.inputs[0].shape[0], manifest.spec),
+            provider=manifest.target.get("provider", "cpu"),
+            device_id=int(stage.device.partition(":")[2] or 0),
+            optimise=False,
+        )
+    except (EngineError, VerificationError):
+        return None  # the engine itself runs: that its inside stays unseen is no fault of it
+
+
+def _values_of(blocks: tuple[str, ...]) -> list[str]:
+    return [LOGITS if name == HEAD else name for name in blocks]
+
+
+def _contracts(names: Iterable[str], batch: int | str, spec: ParNetSpec) -> tuple[TensorSpec, ...]:
+    """The contracts of blocks' values."""
+    blocks = {LOGITS if block.kind == "head" else block.name: block for block in layout(spec)}
+    specs = []
+    for name in names:
+        block = blocks[name]
+        size = tuple(side // block.scale for side in spec.image_size) if block.scale else ()
+        shape = (batch, block.out_channels, *size)
+        specs.append(TensorSpec(name=name, shape=shape, dtype="float32"))
+    return tuple(specs)
 
 
 def _names(specs: tuple[TensorSpec, ...]) -> tuple[str, ...]:

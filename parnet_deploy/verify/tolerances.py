@@ -10,13 +10,13 @@ network's do:
 | float64 | 6e-16 to 5e-15 | up to 2.4e-14 | 1e-10 | 20000, 4000 |
 | float32 | 4e-7 to 2.2e-6 | up to 1.3e-5 | 5e-5 | 22, 3.8 |
 
-Between 2.4e-14 and 1e-10 lies nothing that a network can do: the smallest real fault, one float32
-rounding in a fold, makes 1e-8. A float32 rung is told apart from a wrong epsilon of a batch
-normalisation (1e-3 for 1e-5: 5e-3), a plain bias for a fusion's shift (5e-3) and anything of a
-lower precision (fp16, TF32 and bf16 round at 5e-4 to 4e-3).
+Between 2.4e-14 and 1e-10 lies nothing: the smallest real fault that was tried, one block's biases
+rounded to float32 in the fold, makes 4e-9. A float32 rung is told apart from a wrong epsilon of a
+batch normalisation (1e-3 for 1e-5: 7e-3 to 7e-2), a plain bias for a fusion's shift (5e-3) and
+anything of a lower precision (fp16, TF32 and bf16 round at 5e-4 to 4e-3).
 
 A block's own values are allowed four times a rung's tolerance: the head averages a map of many
-pixels, a block's greatest error is that of its worst pixel (measured: up to 1e-4 scrambled, 6e-6
+pixels, a block's greatest error is that of its worst pixel (measured: up to 1e-4 scrambled, 8e-6
 sane, in float32).
 """
 

@@ -114,5 +114,7 @@ def _line(against: Against, rung: str, verdict: str) -> Line:
 
 
 def _times(factor: float) -> str:
-    """A factor: two digits below 10, whole numbers above."""
+    """A factor: two digits below 10, whole numbers above, and no margin below 1."""
+    if factor < 1:
+        return "none"
     return f"{factor:.1f}x" if factor < 10 else f"{factor:,.0f}x"
