@@ -22,6 +22,8 @@ from parnet_deploy.spec import ParNetSpec, Preprocessing, StemMode
 
 DATA = Path(__file__).parent / "data"
 
+os.environ["COLUMNS"] = "200"  # pytest-xdist sets another width than there is without it
+
 settings.register_profile(
     "parnet", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow]
 )
