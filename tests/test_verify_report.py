@@ -38,6 +38,22 @@ def bad(tiny_bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> V
     return verify(path, QUICK)
 
 
+@pytest.fixture(scope="module")
+def good_page(good: Verification) -> str:
+    return render(good)
+
+
+@pytest.fixture(scope="module")
+def bad_page(bad: Verification) -> str:
+    return render(bad)
+
+
+@pytest.fixture
+def drawn_at_once(good_page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not the page that counts, it need not be drawn again."""
+    monkeypatch.setattr(report, "render", lambda verification: good_page)
+
+
 class Page(HTMLParser):
     """What a page refers to, which tags it leaves open, and its text."""
 
@@ -72,7 +88,7 @@ class Page(HTMLParser):
 
 
 def test_the_json_says_all_that_was_found(
-    good: Verification, bad: Verification, tmp_path: Path
+    good: Verification, bad: Verification, tmp_path: Path, drawn_at_once: None
 ) -> None:
     for found in (good, bad):
         path, _ = write_report(found, tmp_path)
@@ -80,9 +96,8 @@ def test_the_json_says_all_that_was_found(
         json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN is no JSON
 
 
-def test_the_page_needs_nothing_else(good: Verification, bad: Verification) -> None:
-    for found in (good, bad):
-        text = render(found)
+def test_the_page_needs_nothing_else(good_page: str, bad_page: str) -> None:
+    for text in (good_page, bad_page):
         page = Page(text)
         assert page.open == []
         assert all(reference.startswith("#") for reference in page.references)
@@ -93,8 +108,8 @@ def test_the_page_needs_nothing_else(good: Verification, bad: Verification) -> N
         assert text.count("<svg") == 2
 
 
-def test_the_page_shows_every_rung_figure_and_probe(good: Verification) -> None:
-    page = Page(render(good))
+def test_the_page_shows_every_rung_figure_and_probe(good: Verification, good_page: str) -> None:
+    page = Page(good_page)
     assert "passed" in page.text
     for rung in good.rungs:
         assert rung.name in page.text
@@ -110,17 +125,16 @@ def test_the_page_shows_every_rung_figure_and_probe(good: Verification) -> None:
     assert "no split engine was given" in page.text
 
 
-def test_the_page_shows_what_failed_and_where(bad: Verification) -> None:
-    text = render(bad)
-    page = Page(text)
+def test_the_page_shows_what_failed_and_where(bad: Verification, bad_page: str) -> None:
+    page = Page(bad_page)
     assert "FAILED" in page.text
     assert "stream2_block2 (skip block): its output is not finite" in page.text
     assert bad.bundle in page.text
-    assert "<b>bad" not in text  # names are text, not markup
+    assert "<b>bad" not in bad_page  # names are text, not markup
 
 
-def test_the_page_is_readable_in_the_dark(good: Verification) -> None:
-    text = render(good)
+def test_the_page_is_readable_in_the_dark(good_page: str) -> None:
+    text = good_page
     assert "prefers-color-scheme: dark" in text
     svg = text[text.index("<svg") : text.rindex("</svg>")]
     assert "currentColor" in svg
@@ -130,7 +144,7 @@ def test_the_page_is_readable_in_the_dark(good: Verification) -> None:
 
 
 def test_a_report_replaces_the_one_before_and_leaves_nothing_beside_it(
-    good: Verification, bad: Verification, tmp_path: Path
+    good: Verification, bad: Verification, tmp_path: Path, drawn_at_once: None
 ) -> None:
     folder = tmp_path / "new" / "folder"
     write_report(bad, folder)
@@ -140,7 +154,11 @@ def test_a_report_replaces_the_one_before_and_leaves_nothing_beside_it(
 
 
 def test_a_failed_write_leaves_the_old_report(
-    good: Verification, bad: Verification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    good: Verification,
+    bad: Verification,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drawn_at_once: None,
 ) -> None:
     write_report(good, tmp_path)
 
@@ -156,7 +174,9 @@ def test_a_failed_write_leaves_the_old_report(
     assert sorted(path.name for path in tmp_path.iterdir()) == [PAGE_FILE, JSON_FILE]
 
 
-def test_a_folder_that_is_a_file_is_an_error(good: Verification, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_an_error(
+    good: Verification, tmp_path: Path, drawn_at_once: None
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(VerificationError, match="choose another --output"):
         write_report(good, tmp_path / "file")
