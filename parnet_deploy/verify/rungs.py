@@ -183,7 +183,7 @@ def open_whole(bundle: ModelBundle, scratch: Path) -> RunnerRung:
     """
     manifest = bundle.manifest
     path = bundle.file(MODEL_GRAPH)
-    runner = OnnxRuntimeRunner(path, inputs=manifest.inputs, outputs=manifest.outputs)
+    runner = _as_it_stands(path, inputs=manifest.inputs, outputs=manifest.outputs)
     blocks = tuple(block.name for block in layout(manifest.spec))
     inside = _open_inside(path, blocks, manifest.inputs, manifest.spec, scratch)
     return RunnerRung(runner, (_whole_part(manifest.outputs, inside),), manifest.spec)
@@ -200,7 +200,7 @@ def open_stages(bundle: ModelBundle, scratch: Path) -> RunnerRung:
     runners, parts = [], []
     for stage in manifest.stages:
         path = bundle.file(stage.file)
-        runner = OnnxRuntimeRunner(path, inputs=stage.inputs, outputs=stage.outputs)
+        runner = _as_it_stands(path, inputs=stage.inputs, outputs=stage.outputs)
         runners.append(StageRunner(name=stage.name, device="cpu", runner=runner))
         folder = scratch / stage.name
         inside = _open_inside(path, stage.blocks, stage.inputs, manifest.spec, folder)
@@ -261,7 +261,18 @@ def _open_inside(
     if not found:
         return None
     outputs = _contracts(found, inputs[0].shape[0], spec)
-    return OnnxRuntimeRunner(copy, inputs=inputs, outputs=outputs)
+    return _as_it_stands(copy, inputs=inputs, outputs=outputs)
+
+
+def _as_it_stands(
+    path: Path, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> Runner:
+    """A graph run operator by operator, as it was written.
+
+    ONNX Runtime's rewrites are what its engines are made of: with them here, too, an engine would
+    be compared with itself.
+    """
+    return OnnxRuntimeRunner(path, inputs=inputs, outputs=outputs, optimise=False)
 
 
 def _engine_inside(
