@@ -294,7 +294,7 @@ def test_an_engine_whose_copy_does_not_open_is_verified_all_the_same(
     honest = rungs.OnnxRuntimeRunner
 
     def refuses_engines(path: Path, **options: Any) -> Runner:
-        if not options.get("optimise", True):
+        if "split-engine" in path.parts:  # the copies of that rung; the engine is opened elsewhere
             raise EngineError("an operator is missing")
         return honest(path, **options)
 
