@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from conftest import export_tiny, tiny_network
 from onnx import numpy_helper
 
-from parnet_deploy.bundle import MODEL_GRAPH, WEIGHTS, ModelManifest, Source
+from parnet_deploy.bundle import MODEL_GRAPH, WEIGHTS, BatchRange, ModelManifest, Source
 from parnet_deploy.errors import ExportError
-from parnet_deploy.export import ExportOptions, export_model
+from parnet_deploy.export import ExportOptions, export_model, gate
 from parnet_deploy.export import model as exporting
 from parnet_deploy.export.gate import NETWORK_TOLERANCE, STAGES_TOLERANCE, prove
 from parnet_deploy.net import DeployParNet, ParNet, fuse
+from parnet_deploy.runtime import FunctionRunner
 from parnet_deploy.spec import DeployForm, Preprocessing
 
 Fault = Callable[[onnx.ModelProto], None]
@@ -177,6 +181,64 @@ def test_a_sound_bundle_passes_with_room_to_spare(tmp_path: Path) -> None:
     assert proof.network < NETWORK_TOLERANCE / 10
     assert proof.stages < STAGES_TOLERANCE / 10
     assert proof.network > 0, "float32 against float32 of another library is never exact"
+
+
+@pytest.mark.parametrize("trial", [0, 1, 2])
+def test_a_network_without_an_answer_to_any_of_the_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial: int
+) -> None:
+    honest, answers = gate.run_network, []
+
+    def no_number(*arguments: Any, softmax: bool) -> np.ndarray:
+        answers.append(honest(*arguments, softmax=softmax))
+        return answers[-1] * (np.nan if len(answers) == trial + 1 else 1)
+
+    monkeypatch.setattr(gate, "run_network", no_number)
+    with pytest.raises(ExportError, match="differs from the network by nan"):
+        export(tmp_path / "net")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_graph_that_answers_the_first_image_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row must not be compared with every row of a network that says the same to all."""
+    bundle = export_tiny(tmp_path / "net", batch=BatchRange(min=2, opt=2, max=2))
+    model = tiny_network()
+    model.blocks["head"].linear.weight.data.zero_()
+    answer = model.blocks["head"].linear.bias.detach().numpy()[None]
+    runner = FunctionRunner(
+        lambda feeds: {"logits": answer},
+        inputs=bundle.manifest.inputs,
+        outputs=(replace(bundle.manifest.outputs[0], shape=(1, 7)),),
+    )
+    monkeypatch.setattr(gate, "_open_whole", lambda folder, manifest: runner)
+    monkeypatch.setattr(gate, "_open_stages", lambda folder, manifest: runner)
+    with pytest.raises(ExportError, match="differs from the network by inf"):
+        prove(bundle.path, bundle.manifest, model)
+
+
+def test_a_sure_networks_probabilities_hide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0 and 1 whatever its logits are: a stage that gets the least likely class wrong shows."""
+    model = tiny_network()
+    model.blocks["head"].linear.weight.data *= 20
+    least = int(model(torch.zeros(1, 3, 64, 64)).argmin())
+
+    def less_likely_still(proto: onnx.ModelProto) -> None:
+        bias = named(proto.graph, "logits.bias")
+        array = numpy_helper.to_array(bias).copy()
+        array[least] -= 3
+        bias.CopyFrom(numpy_helper.from_array(array, bias.name))
+
+    source = Source(kind="untrained", seed=0)
+    preprocessing = Preprocessing(size=(64, 64))
+    options = ExportOptions(name="net", preprocessing=preprocessing, softmax=True)
+    export_model(model, source, tmp_path / "sound", options)
+    plant(monkeypatch, "stages/fusion.onnx", less_likely_still)
+    with pytest.raises(ExportError, match="the stages joined differ"):
+        export_model(model, source, tmp_path / "net", options)
 
 
 def test_another_networks_bundle_is_noticed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from parnet_deploy.bundle import MODEL_GRAPH, ModelManifest
 from parnet_deploy.errors import ExportError
 from parnet_deploy.net import ParNet
 from parnet_deploy.runtime import OnnxRuntimeRunner, Runner, SplitRunner, StageRunner
+from parnet_deploy.runtime.outputs import log_probabilities
 from parnet_deploy.spec import IMAGES, Array, Preprocessing
 
 STAGES_TOLERANCE = 1e-5
 NETWORK_TOLERANCE = 1e-4
-"""Both are relative to the greatest absolute value of the output that is compared with."""
+"""Both are relative to the greatest absolute value of the output that is compared with; of
+probabilities, their logarithms are compared, too."""
 
 TRIALS = 3
 
@@ -53,10 +56,10 @@ def prove(folder: Path, manifest: ModelManifest, model: ParNet) -> Proof:
             graph = _run(whole, {IMAGES: images}, f"of the whole graph on noise (seed {seed})")
             stages = _run(joined, {IMAGES: images}, f"of the joined stages on noise (seed {seed})")
             network = run_network(model, images, manifest.preprocessing, softmax=manifest.softmax)
-            errors.append((_relative(graph, network), _relative(stages, graph)))
-    proof = Proof(
-        network=max(network for network, _ in errors), stages=max(stages for _, stages in errors)
-    )
+            compare = _relative_of_probabilities if manifest.softmax else _relative
+            errors.append((compare(graph, network), compare(stages, graph)))
+    network_error, stages_error = np.max(errors, axis=0)  # unlike max(), NaN wins
+    proof = Proof(network=float(network_error), stages=float(stages_error))
     _require(proof.network, NETWORK_TOLERANCE, "the whole graph differs from the network")
     _require(proof.stages, STAGES_TOLERANCE, "the stages joined differ from the whole graph")
     return proof
@@ -118,7 +121,14 @@ def _run(runner: Runner, feeds: Mapping[str, Array], what: str) -> Array:
 
 
 def _relative(actual: Array, expected: Array) -> float:
+    if actual.shape != expected.shape:  # one row would be compared with every one
+        return math.inf
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))
+
+
+def _relative_of_probabilities(actual: Array, expected: Array) -> float:
+    logarithms = _relative(log_probabilities(actual), log_probabilities(expected))
+    return float(np.max([_relative(actual, expected), logarithms]))
 
 
 def _require(error: float, tolerance: float, what: str) -> None:

@@ -5,6 +5,7 @@ onnxruntime  ONNX Runtime, on the CPU or a CUDA device
 tensorrt     TensorRT and TensorRT RTX, on a CUDA device
 split        stages as one runner
 batches      any number of images through a runner
+outputs      what networks give, as it is compared
 open         an engine bundle as a runner, whatever is in it
 target       what a saved ONNX Runtime graph depends on
 machine      what this machine has

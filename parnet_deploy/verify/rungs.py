@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from parnet_deploy.bundle import MODEL_GRAPH, EngineBundle, EngineStage, ModelBundle
 from parnet_deploy.errors import EngineError, VerificationError
 from parnet_deploy.net import BlockGraph
 from parnet_deploy.runtime import OnnxRuntimeRunner, Runner, SplitRunner, StageRunner
+from parnet_deploy.runtime.outputs import log_probabilities
 from parnet_deploy.spec import IMAGES, LOGITS, Array, ParNetSpec, TensorSpec, layout
 from parnet_deploy.spec.layout import stored_order
 from parnet_deploy.verify.expose import expose
@@ -25,9 +25,6 @@ from parnet_deploy.verify.inputs import Batch
 
 HEAD = "head"
 LOG_PROBABILITIES = "log-probabilities"
-
-SMALLEST_PROBABILITY = 1e-30
-"""Smaller ones are taken for this: float32 rounds them away, differently on every backend."""
 
 Place = tuple[str | None, str]
 """A stage (None where the network is seen as one), and a block in it."""
@@ -161,16 +158,11 @@ def training_orders(spec: ParNetSpec) -> dict[str, list[int]]:
 
 
 def with_logarithms(outputs: dict[str, Array]) -> dict[str, Array]:
-    """Outputs, and beside probabilities their logarithms.
-
-    A sure network's probabilities are 0 and 1 whatever its logits are; their logarithms still tell
-    the logits' differences.
-    """
+    """Outputs, and beside probabilities their logarithms."""
     result = dict(outputs)
     for name, value in outputs.items():
         if name != LOGITS:
-            clipped = np.maximum(value.astype(np.float64), SMALLEST_PROBABILITY)
-            result[LOG_PROBABILITIES] = np.log(clipped)
+            result[LOG_PROBABILITIES] = log_probabilities(value)
     return result
 
 
