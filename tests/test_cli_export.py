@@ -218,6 +218,16 @@ def test_an_existing_output_is_kept_unless_forced(capsys: Capture) -> None:
     assert exported(capsys, *TINY, "--seed", "1", "--force").manifest.source.seed == 1
 
 
+@pytest.mark.parametrize("place", [[], ["--output", "models/parnet-s"]])
+def test_an_existing_output_is_refused_before_anything_is_made(
+    capsys: Capture, place: list[str]
+) -> None:
+    Path("models/parnet-s").mkdir(parents=True)
+    result = call(capsys, "export", "--variant", "parnet-s", *place)
+    one_sentence(result, 1, "models/parnet-s exists already")
+    assert "make:" not in result.err
+
+
 def test_force_never_replaces_what_is_no_bundle(capsys: Capture) -> None:
     Path("precious").mkdir()
     Path("precious/file").write_text("mine")

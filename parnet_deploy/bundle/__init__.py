@@ -39,7 +39,7 @@ from parnet_deploy.bundle.opening import (
     open_model,
     resolve_model,
 )
-from parnet_deploy.bundle.writing import seal, staged
+from parnet_deploy.bundle.writing import refuse_existing, seal, staged
 
 __all__ = [
     "CHECKPOINT",
@@ -65,6 +65,7 @@ __all__ = [
     "open_bundle",
     "open_engine_bundle",
     "open_model",
+    "refuse_existing",
     "resolve_model",
     "seal",
     "sha256",

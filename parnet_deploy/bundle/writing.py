@@ -36,13 +36,7 @@ def staged(final: Path, *, force: bool = False, marker: str = MANIFEST) -> Itera
         BundleError: the folder cannot be written (permission, full disk).
     """
     final = Path(os.path.abspath(final))
-    if os.path.lexists(final) and not force:
-        raise OutputExistsError(f"{final} exists already; give --force to replace it")
-    if force and final.exists() and not _replaceable(final, marker):
-        raise OutputExistsError(
-            f"{final} is not ours (it has no {marker}), so --force does not replace it; "
-            "move it away or choose another --output"
-        )
+    refuse_existing(final, force=force, marker=marker)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(final)
@@ -60,6 +54,22 @@ def staged(final: Path, *, force: bool = False, marker: str = MANIFEST) -> Itera
         raise BundleError(f"cannot write {final}: {os_reason(exc)}") from exc
     finally:
         _discard(work)
+
+
+def refuse_existing(final: Path, *, force: bool = False, marker: str = MANIFEST) -> None:
+    """Refuse what `staged` would refuse, before anything is computed for it.
+
+    Raises:
+        OutputExistsError: something stands there and `force` is off, or it is of another kind.
+    """
+    final = Path(os.path.abspath(final))
+    if os.path.lexists(final) and not force:
+        raise OutputExistsError(f"{final} exists already; give --force to replace it")
+    if force and final.exists() and not _replaceable(final, marker):
+        raise OutputExistsError(
+            f"{final} is not ours (it has no {marker}), so --force does not replace it; "
+            "move it away or choose another --output"
+        )
 
 
 def seal(work: Path, manifest: Manifest) -> Manifest:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from parnet_deploy.bundle import ModelBundle, Source
+from parnet_deploy.bundle import ModelBundle, Source, refuse_existing
 from parnet_deploy.cli.console import Justify, console, errors, human_bytes, new_table, print_table
 from parnet_deploy.cli.options import parse_batch, parse_numbers, parse_size
 from parnet_deploy.errors import MissingDependencyError, UsageError, os_reason
@@ -134,15 +134,15 @@ def command(
         squeeze=squeeze,
         classes=classes,
         activation=activation,
-        image_size=parse_size(image_size) if image_size else None,
+        image_size=parse_size(image_size) if image_size is not None else None,
     )
     batch_range = parse_batch(batch)
     named = _read_labels(labels) if labels else None
-    _need_torch()
+    _check_first(output, variant, force=force)
     from parnet_deploy.export import ExportOptions, export_model
 
     network = _find_network(variant, checkpoint, changes, seed=seed, ema=ema)
-    folder = output or Path("models") / f"parnet-{network.model.spec.name}"
+    folder = output or _folder(network.model.spec)
     options = ExportOptions(
         name=Path(os.path.abspath(folder)).name,
         preprocessing=replace(network.preprocessing, in_graph=preprocess),
@@ -152,11 +152,23 @@ def command(
         form=_form(target, identity_bn=identity_bn, squeeze=squeeze_op, join=join),
         opset=opset,
     )
-    told = named if named is not None else network.labels or None
+    told = named or network.labels or None
     bundle = export_model(
         network.model, network.source, folder, options, told, force=force, progress=_progress
     )
     _print_summary(bundle)
+
+
+def _folder(spec: ParNetSpec) -> Path:
+    return Path("models") / f"parnet-{spec.name}"
+
+
+def _check_first(output: Path | None, variant: str | None, *, force: bool) -> None:
+    """Say at once what is in the way. A checkpoint alone tells the output's name only when read."""
+    if output is not None or variant is not None:
+        known = output or _folder(find_variant(variant or "").spec)
+        refuse_existing(known, force=force)
+    _need_torch()
 
 
 def _given(**options: object) -> dict[str, Any]:
