@@ -131,6 +131,26 @@ def test_debug_shows_the_traceback_wherever_it_stands(
     assert result.err.splitlines()[-1].startswith("error: there is no variant 'nope'")
 
 
+TALKING = """
+import logging, sys
+from parnet_deploy.cli import main
+def app(*arguments, **options):
+    logging.getLogger("parnet_deploy.tensorrt").debug("INFO: it parses")
+    logging.getLogger("matplotlib").debug("it looks for fonts")
+main.app = app
+sys.exit(main.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [(["--debug"], "parnet_deploy.tensorrt: INFO: it parses\n"), ([], "")]
+)
+def test_debug_lets_our_own_loggers_print(options: list[str], said: str) -> None:
+    command = [sys.executable, "-c", TALKING, "build-engine", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stderr, done.stdout) == (said, "")
+
+
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     """``parnet-deploy ... | head``: the reader has gone before anything is printed."""
     for arguments in (["-h"], ["variants", "--json"]):

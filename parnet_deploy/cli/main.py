@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -65,7 +66,10 @@ def _options(
         ),
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error (any position).")
+        bool,
+        typer.Option(
+            "--debug", help="Show an error's traceback, and what TensorRT says (any position)."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -83,6 +87,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    if debug:  # only our own loggers: others' DEBUG messages are many
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("parnet_deploy").setLevel(logging.DEBUG)
     signal.signal(signal.SIGTERM, _terminate)
     # torch's threads that wait for the next operator sleep instead of spinning: beside another busy
     # program, spinning made training ten times slower. It is read when torch is loaded.
