@@ -172,6 +172,7 @@ def test_compatible_and_stripped_plans_of_tensorrt(
     assert told["gpu"] is None
     assert told["version_compatible"] is True
     assert told["weights"] == "stripped"
+    assert "hardware_compatibility_level" not in make(BuildOptions()).options()
 
 
 @pytest.mark.parametrize("kind", ["10", "11"], indirect=True)

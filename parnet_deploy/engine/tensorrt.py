@@ -87,9 +87,6 @@ class TensorRTBuilder:
             "builder_flags": list(flag_names(self._flavour, self._api, given)),
             "profiling_verbosity": "DETAILED",
             **{name: value for name, value in settings.items() if value is not None},
-            **(
-                {"hardware_compatibility_level": "AMPERE_PLUS"} if given.hardware_compatible else {}
-            ),
         }
 
     def tools(self) -> Mapping[str, str]:
