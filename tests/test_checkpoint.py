@@ -196,6 +196,25 @@ def test_own_weights_that_are_not_those_of_their_spec(tmp_path: Path) -> None:
         load_checkpoint(path, expected=tiny_spec(last_width=40))
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stem_strides": (1, 2)}, r"stem_strides \(2, 2\), not \(1, 2\)"),
+        ({"last_stride": 1}, "last_stride 2, not 1"),
+        ({"bn_eps": 1e-3}, "bn_eps 1e-05, not 0.001"),
+    ],
+)
+def test_what_no_shape_tells_is_compared_too(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    """The weights fit, and the network would answer something else."""
+    path = tmp_path / "net.safetensors"
+    save_checkpoint(tiny_network(), path)
+    assert load_checkpoint(path, expected=tiny_spec(dropout=0.5)).model.spec.dropout == 0.5
+    with pytest.raises(CheckpointError, match=f"was trained with {words}"):
+        load_checkpoint(path, expected=tiny_spec(**changes))
+
+
 RESNET = {
     "conv1.weight": torch.zeros(64, 3, 7, 7),
     "bn1.weight": torch.zeros(64),

@@ -27,6 +27,10 @@ from parnet_deploy.spec import (
 
 _KEYS_SHOWN = 5
 
+_UNSHAPED = ("stem_strides", "last_stride", "bn_eps")
+"""Fields of a spec that change what is computed and no tensor's shape; the activation is the
+checkpoint's own, or an option."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingFacts:
@@ -96,7 +100,8 @@ def load_checkpoint(
 
     Raises:
         CheckpointError: it cannot be read, or does not fit; the message lists the keys that are
-            missing, extra or misshapen, and the variant that it would fit.
+            missing, extra or misshapen, and the variant that it would fit; or what it was trained
+            with that no shape tells.
         SpecError: the image size is not a multiple of the network's stride.
     """
     if not path.is_file():
@@ -192,6 +197,7 @@ def _check_fit(
         if key in weights and weights[key].shape != value.shape
     ]
     if not (missing or extra or misshapen):
+        _check_unshaped(path, model.spec, described)
         return
     parts = [
         f"{len(keys)} {what} ({_shown(keys)})"
@@ -204,6 +210,20 @@ def _check_fit(
     raise CheckpointError(
         f"{path} does not fit {_describe(model.spec)}: {found}; it would fit {_describe(described)}"
     )
+
+
+def _check_unshaped(path: Path, wanted: ParNetSpec, described: ParNetSpec) -> None:
+    """Compare what changes the answers and no shape: the same weights fit either way."""
+    differing = [
+        f"{field} {getattr(described, field)}, not {getattr(wanted, field)}"
+        for field in _UNSHAPED
+        if getattr(described, field) != getattr(wanted, field)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{path} has weights that fit {_describe(wanted)}, but was trained with "
+            f"{', '.join(differing)}; ask for no other network than the one that it describes"
+        )
 
 
 def _shown(keys: list[str]) -> str:
