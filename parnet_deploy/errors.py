@@ -11,7 +11,8 @@
     ├── TrainingError               training came apart
     ├── ExportError                 the exported graphs do not equal the network
     ├── BuildError                  an engine could not be built
-    ├── EngineError                 an engine that cannot run here (other GPU, version, provider)
+    ├── EngineError                 an engine that cannot be used
+    │   └── TargetError             ... since it is for another machine, GPU or version than this
     ├── RunnerError                 a run that failed, or was fed the wrong arrays
     └── VerificationError           verification that could not be carried out
 
@@ -71,7 +72,11 @@ class BuildError(ParnetDeployError):
 
 
 class EngineError(ParnetDeployError):
-    """An engine cannot run on this machine."""
+    """An engine cannot be used."""
+
+
+class TargetError(EngineError):
+    """An engine is for another machine than this (GPU, version, provider); no fault of its own."""
 
 
 class RunnerError(ParnetDeployError):

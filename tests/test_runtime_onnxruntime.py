@@ -15,7 +15,7 @@ import pytest
 
 import parnet_deploy.runtime.onnxruntime as module
 from parnet_deploy.bundle import MODEL_GRAPH, ModelBundle
-from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError
+from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError, TargetError
 from parnet_deploy.runtime import OnnxRuntimeRunner
 from parnet_deploy.runtime.machine import provider_problem
 from parnet_deploy.spec import Array
@@ -230,7 +230,7 @@ def test_a_gpu_session_may_not_fall_back_in_any_way(
 
 def test_a_session_that_ended_up_on_the_cpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Sessions(providers=("CPUExecutionProvider",)))
-    with pytest.raises(EngineError, match="was asked for, and ONNX Runtime fell back to the CPU"):
+    with pytest.raises(TargetError, match="was asked for, and ONNX Runtime fell back to the CPU"):
         open_cuda()
 
 
@@ -239,7 +239,7 @@ def test_a_part_of_the_graph_that_would_run_on_the_cpu_is_an_error(
 ) -> None:
     error = "graph nodes are assigned to the default CPU EP, but fallback to CPU EP has been ..."
     use(monkeypatch, Sessions(error=error))
-    with pytest.raises(EngineError, match=r"fell back to the CPU.*doctor"):
+    with pytest.raises(TargetError, match=r"fell back to the CPU.*doctor"):
         open_cuda()
 
 
@@ -247,7 +247,7 @@ def test_another_failure_of_a_gpu_session_is_told_as_it_is(monkeypatch: pytest.M
     use(
         monkeypatch, Sessions(error="[ONNXRuntimeError] : 1 : FAIL : CUDA failure 101: no device 7")
     )
-    with pytest.raises(EngineError, match=r"cannot load x.onnx: CUDA failure 101: no device 7"):
+    with pytest.raises(TargetError, match=r"cannot load x.onnx: CUDA failure 101: no device 7"):
         open_cuda(device_id=7)
 
 
@@ -255,7 +255,7 @@ def test_a_build_of_onnx_runtime_without_the_provider_says_what_it_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     use(monkeypatch, Sessions(available=("CPUExecutionProvider",)))
-    with pytest.raises(EngineError, match="not available here; there are CPUExecutionProvider"):
+    with pytest.raises(TargetError, match="not available here; there are CPUExecutionProvider"):
         open_cuda()
 
 

@@ -14,7 +14,7 @@ import pytest
 import parnet_deploy.runtime.open as module
 from parnet_deploy.bundle import EngineBundle, ModelBundle, open_engine_bundle
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
-from parnet_deploy.errors import EngineError, RunnerError
+from parnet_deploy.errors import EngineError, RunnerError, TargetError
 from parnet_deploy.runtime import (
     FunctionRunner,
     OnnxRuntimeRunner,
@@ -95,7 +95,7 @@ def test_a_gpu_engine_on_a_machine_without_one_is_refused(
 ) -> None:
     stages = tuple(replace(stage, device="cuda:0") for stage in engines["whole"].manifest.stages)
     bundle = retargeted(changed(engines["whole"], stages=stages), provider="cuda")
-    with pytest.raises(EngineError, match=r"CUDAExecutionProvider.*build it again"):
+    with pytest.raises(TargetError, match=r"CUDAExecutionProvider.*build it again"):
         open_runner(bundle)
 
 
@@ -118,8 +118,11 @@ def test_a_corrupt_engine_is_refused(
     else:
         data = path.read_bytes()
         path.write_bytes(b"" if damage == "empty" else data[: len(data) // 2])
-    with pytest.raises(EngineError, match=r"cannot run here.*build it again: parnet-deploy"):
+    with pytest.raises(
+        EngineError, match=r"cannot run here.*build it again: parnet-deploy"
+    ) as caught:
         open_runner(open_engine_bundle(tmp_path / "copy", check=False))
+    assert not isinstance(caught.value, TargetError), "it would run nowhere"
 
 
 def test_stages_that_are_open_are_closed_when_the_next_one_does_not_open(

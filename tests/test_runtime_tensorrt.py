@@ -16,7 +16,7 @@ from doubles.tensorrt import VERSIONS, make_api
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError
+from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError, TargetError
 from parnet_deploy.runtime.cuda import find_gpu
 from parnet_deploy.runtime.machine import CudaDriver, Gpu
 from parnet_deploy.runtime.tensorrt import TensorRTRunner
@@ -337,7 +337,7 @@ def test_another_gpu_is_refused_before_the_plan_is_read(
 
 
 def test_another_model_of_gpu_is_refused(make: Make, kind: str) -> None:
-    with pytest.raises(EngineError, match=r"it needs NVIDIA A10 of compute capability 8\.6"):
+    with pytest.raises(TargetError, match=r"it needs NVIDIA A10 of compute capability 8\.6"):
         make(target=target(kind, gpu="NVIDIA A10"))
     make(target=target(kind, gpu=RTX_3090.name)).close()
 
@@ -349,7 +349,7 @@ def test_and_later_is_compared_as_a_number(make: Make, kind: str, needed: str, r
     if runs:
         make(target=target(kind, compute_capabilities=(needed,))).close()
         return
-    with pytest.raises(EngineError, match="and later and TensorRT"):
+    with pytest.raises(TargetError, match="and later and TensorRT"):
         make(target=target(kind, compute_capabilities=(needed,)))
 
 
@@ -357,7 +357,7 @@ def test_another_version_is_refused_before_the_plan_is_read(
     make: Make, scenario: Scenario, kind: str
 ) -> None:
     older = target(kind, version="1.2.3.4")
-    with pytest.raises(EngineError, match=rf"1\.2\.3\.4, and TensorRT.* {VERSIONS[kind]} is inst"):
+    with pytest.raises(TargetError, match=rf"1\.2\.3\.4, and TensorRT.* {VERSIONS[kind]} is inst"):
         make(b"never read", target=older)
     assert scenario.log == []
 
@@ -372,7 +372,7 @@ def test_version_compatible_plans_run_on_later_versions(
         make(target=needs).close()
         assert scenario.log[0] == "deserialize, host code allowed: True"
         return
-    with pytest.raises(EngineError, match=r"12\.0\.0\.1 or later, and TensorRT 11\.4\.0"):
+    with pytest.raises(TargetError, match=r"12\.0\.0\.1 or later, and TensorRT 11\.4\.0"):
         make(target=needs)
 
 
@@ -462,11 +462,11 @@ def test_stripped_weights_that_are_not_there_or_do_not_fit(
 
 def test_no_gpu_and_no_such_gpu() -> None:
     none = CudaDriver(problem="there is no NVIDIA driver here")
-    with pytest.raises(EngineError, match="it needs an NVIDIA GPU and its driver, and there is no"):
+    with pytest.raises(TargetError, match="it needs an NVIDIA GPU and its driver, and there is no"):
         find_gpu(0, none)
     one = CudaDriver(cuda="13.0", gpus=(RTX_3090,))
     assert find_gpu(0, one) is RTX_3090
-    with pytest.raises(EngineError, match="it needs the GPU cuda:2, and there are only 1 here"):
+    with pytest.raises(TargetError, match="it needs the GPU cuda:2, and there are only 1 here"):
         find_gpu(2, one)
 
 

@@ -20,6 +20,7 @@ from parnet_deploy.errors import (
     ImageError,
     MissingDependencyError,
     RunnerError,
+    TargetError,
     UsageError,
     VerificationError,
 )
@@ -155,7 +156,7 @@ def test_two_engines_of_one_kind_are_refused(whole: EngineBundle, tiny_bundle: M
 
 
 @pytest.mark.parametrize(
-    "error", [EngineError("no GPU here"), MissingDependencyError("no GPU here")]
+    "error", [TargetError("no GPU here"), MissingDependencyError("no GPU here")]
 )
 def test_an_engine_that_cannot_run_here_is_not_verified(
     error: Exception, whole: EngineBundle
@@ -173,6 +174,22 @@ def test_an_engine_that_cannot_run_here_is_not_verified(
     required = verify(whole.path, options, opener=opener)
     assert not required.passed
     assert required.failures == ("engine is required and not verified: no GPU here",)
+
+
+def test_an_engine_that_is_for_this_machine_and_does_not_load_has_failed(
+    whole: EngineBundle, tiny_bundle: ModelBundle, tmp_path: Path
+) -> None:
+    """What is wrong is the engine, not the machine: that must not pass as "not verified"."""
+    shutil.copytree(whole.path, tmp_path / "engine")
+    damaged = tmp_path / "engine" / "whole.onnx"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    faults.reseal_engine(tmp_path / "engine")
+    found = verify(tmp_path / "engine", VerifyOptions(samples=2, model=tiny_bundle.path))
+    assert not found.passed
+    assert by_rung(found)["engine"] == "failed"
+    assert found.rungs[5].reason is not None
+    assert "does not open" in found.rungs[5].reason
+    assert "cannot load" in found.rungs[5].reason
 
 
 def test_an_engine_that_opens_and_does_not_run_has_failed(whole: EngineBundle) -> None:

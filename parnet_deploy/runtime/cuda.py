@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError
+from parnet_deploy.errors import MissingDependencyError, RunnerError, TargetError
 from parnet_deploy.runtime.machine import CudaDriver, Gpu, cuda_driver
 from parnet_deploy.spec import Array
 
@@ -112,15 +112,15 @@ def find_gpu(index: int, driver: CudaDriver | None = None) -> Gpu:
         driver: what the driver says; asked where None.
 
     Raises:
-        EngineError: there is no GPU, or none of that number.
+        TargetError: there is no GPU, or none of that number.
     """
     driver = driver or cuda_driver()
     if driver.problem is not None:
-        raise EngineError(f"it needs an NVIDIA GPU and its driver, and {driver.problem}")
+        raise TargetError(f"it needs an NVIDIA GPU and its driver, and {driver.problem}")
     for gpu in driver.gpus:
         if gpu.index == index:
             return gpu
-    raise EngineError(f"it needs the GPU cuda:{index}, and there are only {len(driver.gpus)} here")
+    raise TargetError(f"it needs the GPU cuda:{index}, and there are only {len(driver.gpus)} here")
 
 
 class _Device:
@@ -156,7 +156,7 @@ class CudaDevice:
 
         Raises:
             MissingDependencyError: cuda-core is not installed.
-            EngineError: CUDA refuses.
+            TargetError: CUDA refuses.
         """
         try:
             self._core, self._driver = load("cuda.core"), load("cuda.bindings.driver")
@@ -173,9 +173,9 @@ class CudaDevice:
             self.make_current()
             self._stream: Any = self._core.Device(index).create_stream()
         except RunnerError as exc:
-            raise EngineError(str(exc)) from exc
+            raise TargetError(str(exc)) from exc
         except Exception as exc:
-            raise EngineError(f"{self.name} cannot be used: {_one_line(exc)}") from exc
+            raise TargetError(f"{self.name} cannot be used: {_one_line(exc)}") from exc
 
     @property
     def stream(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError
+from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError, TargetError
 from parnet_deploy.runtime.base import ClosingRunner
 from parnet_deploy.spec import Array, TensorSpec, check_feeds
 
@@ -21,6 +21,7 @@ PROVIDERS: Mapping[Provider, str] = {
     "cuda": "CUDAExecutionProvider",
 }
 
+_CUDA_REFUSES = "CUDA failure"  # its words where a GPU is missing or cannot be used
 _FATAL = 4  # the highest of its log levels
 _ERROR_NUMBER = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
@@ -51,8 +52,8 @@ class OnnxRuntimeRunner(ClosingRunner):
             optimise: off for a graph that was saved optimised.
 
         Raises:
-            EngineError: the provider is not available, fell back to the CPU, or the file does not
-                load.
+            TargetError: the provider is not available, or fell back to the CPU.
+            EngineError: the file does not load.
         """
         self.inputs = inputs
         self.outputs = outputs
@@ -128,8 +129,8 @@ def open_session(path: Path, options: Any, provider: Provider, device_id: int = 
         device_id: which GPU, for ``cuda``.
 
     Raises:
-        EngineError: the provider is not available, fell back to the CPU, or the file does not
-            load.
+        TargetError: the provider is not available, or fell back to the CPU.
+        EngineError: the file does not load.
     """
     if provider not in PROVIDERS:
         raise EngineError(f"a provider is one of {', '.join(PROVIDERS)}; not '{provider}'")
@@ -137,7 +138,7 @@ def open_session(path: Path, options: Any, provider: Provider, device_id: int = 
     name = PROVIDERS[provider]
     available = onnxruntime.get_available_providers()
     if name not in available:
-        raise EngineError(
+        raise TargetError(
             f"ONNX Runtime's {name} is not available here; there are {', '.join(available)}"
         )
     settings: dict[str, str] = {}
@@ -152,7 +153,8 @@ def open_session(path: Path, options: Any, provider: Provider, device_id: int = 
     except Exception as exc:  # its exceptions share no base class
         if "fallback to CPU EP" in str(exc):
             raise _fell_back(onnxruntime, name) from exc
-        raise EngineError(f"ONNX Runtime cannot load {path}: {_message(exc)}") from exc
+        kind = TargetError if _CUDA_REFUSES in str(exc) else EngineError
+        raise kind(f"ONNX Runtime cannot load {path}: {_message(exc)}") from exc
     if session.get_providers()[0] != name:
         raise _fell_back(onnxruntime, name)
     return session
@@ -170,7 +172,7 @@ def _preload_cuda(onnxruntime: Any) -> None:
         onnxruntime.preload_dlls()
 
 
-def _fell_back(onnxruntime: Any, name: str) -> EngineError:
+def _fell_back(onnxruntime: Any, name: str) -> TargetError:
     library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
     reason = "its libraries or a GPU are missing, or it has no kernel for some of the operators"
     try:
@@ -178,7 +180,7 @@ def _fell_back(onnxruntime: Any, name: str) -> EngineError:
     except OSError as exc:
         if "cannot open shared object file" in str(exc):  # and not: symbols its loader provides
             reason = str(exc)
-    return EngineError(
+    return TargetError(
         f"{name} was asked for, and ONNX Runtime fell back to the CPU: {reason}; "
         "'parnet-deploy doctor' says what to install"
     )

@@ -35,8 +35,9 @@ def open_runner(bundle: EngineBundle) -> Runner:
         A runner with the bundle's inputs and outputs; close it after use.
 
     Raises:
-        EngineError: it was built for another machine, GPU or version, or a file of it does not
-            load; the message says what was found, what is needed and how to build it again.
+        TargetError: it was built for another machine, GPU or version.
+        EngineError: a file of it does not load; like the one above, it says what was found, what
+            is needed and how to build it again.
         MissingDependencyError: what runs it is not installed.
     """
     manifest = bundle.manifest
@@ -75,7 +76,7 @@ def _open_stage(bundle: EngineBundle, stage: EngineStage) -> Runner:
             return _open_onnxruntime(bundle, stage)
         return _open_tensorrt(backend, bundle, stage)
     except EngineError as exc:
-        raise EngineError(
+        raise type(exc)(
             f"{bundle.path} cannot run here: {exc}; build it again: {rebuild_command(bundle)}"
         ) from exc
 

@@ -12,7 +12,7 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from parnet_deploy.errors import EngineError
+from parnet_deploy.errors import TargetError
 from parnet_deploy.runtime.cpu import CPUINFO, cpu_flags
 from parnet_deploy.runtime.onnxruntime import Provider, load_onnxruntime
 
@@ -49,7 +49,7 @@ def check_target(recorded: Mapping[str, object], provider: Provider) -> None:
     """Compare an engine's target with this machine.
 
     Raises:
-        EngineError: they differ; the message says in what.
+        TargetError: they differ; the message says in what.
     """
     here = saved_graph_target(provider)
     if found := [
@@ -57,7 +57,7 @@ def check_target(recorded: Mapping[str, object], provider: Provider) -> None:
         for key, value in here.items()
         if recorded.get(key) != value
     ]:
-        raise EngineError(f"it was optimised for {', '.join(found)}")
+        raise TargetError(f"it was optimised for {', '.join(found)}")
 
 
 def vector_instructions(cpuinfo: Path = CPUINFO) -> str:

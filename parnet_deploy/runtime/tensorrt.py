@@ -60,8 +60,9 @@ class TensorRTRunner(ClosingRunner):
             open_device: takes that GPU.
 
         Raises:
-            EngineError: there is no such GPU, it or the installed version is not what the plan was
-                built for, or the plan is damaged or not that of these inputs and outputs.
+            TargetError: there is no such GPU, or it or the installed version is not what the plan
+                was built for.
+            EngineError: the plan is damaged, or not that of these inputs and outputs.
             MissingDependencyError: TensorRT or cuda-core is not installed.
         """
         self.inputs = inputs

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from parnet_deploy.errors import EngineError
+from parnet_deploy.errors import EngineError, TargetError
 from parnet_deploy.runtime.machine import Gpu
 from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend
 
@@ -73,11 +73,11 @@ class PlanTarget:
         """Compare with the GPU that is to run the plan.
 
         Raises:
-            EngineError: it is another one.
+            TargetError: it is another one.
         """
         known = any(_covers(cc, gpu.compute_capability) for cc in self.compute_capabilities)
         if not known or self.gpu not in (None, gpu.name):
-            raise EngineError(
+            raise TargetError(
                 f"it needs {self.needs}, and cuda:{gpu.index} is {gpu.name}, compute capability "
                 f"{gpu.compute_capability}"
             )
@@ -86,11 +86,11 @@ class PlanTarget:
         """Compare with the version of TensorRT that is installed.
 
         Raises:
-            EngineError: it is one that does not run the plan.
+            TargetError: it is one that does not run the plan.
         """
         later = self.version_compatible and _numbers(found) >= _numbers(self.version)
         if found != self.version and not later:
-            raise EngineError(
+            raise TargetError(
                 f"it needs {self.needs}, and {TITLES[self.flavour]} {found} is installed"
             )
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from parnet_deploy.bundle import CHECKPOINT, EngineBundle, ModelBundle, ModelManifest
 from parnet_deploy.errors import (
-    EngineError,
     MissingDependencyError,
     ParnetDeployError,
+    TargetError,
     VerificationError,
 )
 from parnet_deploy.net import BlockGraph, ParNet, fuse, load_checkpoint
@@ -168,7 +168,7 @@ def _open(
     """Open a rung. An engine may be for another machine; a graph that does not load is at fault."""
     try:
         return Step(name=name, what=what, rung=opening())
-    except (EngineError, MissingDependencyError) as exc:
+    except (TargetError, MissingDependencyError) as exc:
         return Step(name=name, what=what, reason=str(exc), fault=not may_be_elsewhere)
     except ParnetDeployError as exc:
         return Step(name=name, what=what, reason=f"it does not open: {exc}", fault=True)
