@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,23 @@ def test_an_engine_of_an_older_bundle_fails_before_any_number_is_compared(
     assert "built from another bundle" in rung.reason
     assert "parnet-deploy build-engine" in rung.reason
     assert all(probe.verdict == "not verified" for probe in found.probes)
+
+
+def test_an_engine_that_says_otherwise_than_its_model_fails(
+    good: ModelBundle, tmp_path: Path
+) -> None:
+    """The ladder is fed by the model's word; `predict` would prepare images by the engine's."""
+    engine = faults.build(good, tmp_path / "engine", split=False)
+    other = replace(engine.manifest.preprocessing, mean=(0.0, 0.0, 0.0))
+    lines = list(reversed(engine.labels))
+    (engine.path / "labels.txt").write_text("\n".join(lines) + "\n")
+    faults.reseal_engine(engine.path, preprocessing=other, softmax=True)
+    found = verify(engine.path, replace(QUICK, model=good.path))
+    rung = first_failed(found)
+    assert (rung.name, rung.first) == ("engine", None)
+    assert rung.reason is not None
+    assert "otherwise than its model: softmax, preprocessing, labels; build" in rung.reason
+    assert not found.passed
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CHECKPOINT, "stages/fusion.onnx", "labels.txt"])

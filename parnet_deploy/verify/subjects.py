@@ -23,6 +23,18 @@ from parnet_deploy.errors import BundleError, UsageError, VerificationError
 from parnet_deploy.runtime import rebuild_command
 from parnet_deploy.verify.tolerances import ENGINE_RUNGS, RungName
 
+_TAKEN_OVER = (
+    "spec",
+    "form",
+    "precision",
+    "batch",
+    "softmax",
+    "preprocessing",
+    "inputs",
+    "outputs",
+)
+"""Fields of an engine's manifest that are its model's."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subjects:
@@ -33,7 +45,7 @@ class Subjects:
         model: the model bundle.
         engines: engine bundles by the rung they are.
         absent: why the other engine rungs have none.
-        foreign: engines that were built from another model bundle, and how that shows.
+        foreign: engines that are not of this model bundle, and how that shows.
     """
 
     given: Path
@@ -78,9 +90,9 @@ def find_subjects(path: Path, *, model: Path | None, sibling: Path | None) -> Su
         engines[rung] = other
     found = _open_model(path, bundle.manifest, model)
     foreign = {
-        rung: _foreign(engine, found)
+        rung: f"{how}; build it again: {rebuild_command(engine)}"
         for rung, engine in engines.items()
-        if engine.manifest.model.manifest_sha256 != found.manifest_sha256
+        if (how := _foreign(engine, found))
     }
     absent = {rung: _absent(rung, path, found) for rung in ENGINE_RUNGS if rung not in engines}
     return Subjects(given=path, model=found, engines=engines, absent=absent, foreign=foreign)
@@ -108,13 +120,23 @@ def _open_model(
         ) from exc
 
 
-def _foreign(engine: EngineBundle, model: ModelBundle) -> str:
+def _foreign(engine: EngineBundle, model: ModelBundle) -> str | None:
+    """How it shows that an engine is not of this model, or None."""
     named = engine.manifest.model
-    return (
-        f"it was built from another bundle: from '{named.name}' with manifest "
-        f"{named.manifest_sha256[:12]}..., and {model.path} has {model.manifest_sha256[:12]}...; "
-        f"build it again: {rebuild_command(engine)}"
-    )
+    if named.manifest_sha256 != model.manifest_sha256:
+        return (
+            f"it was built from another bundle: from '{named.name}' with manifest "
+            f"{named.manifest_sha256[:12]}..., and {model.path} has "
+            f"{model.manifest_sha256[:12]}..."
+        )
+    # What the ladder feeds and compares is the model's; whoever predicts goes by the engine's own.
+    differing = [
+        field
+        for field in _TAKEN_OVER
+        if getattr(engine.manifest, field) != getattr(model.manifest, field)
+    ]
+    differing += ["labels"] * (engine.labels != model.labels)
+    return f"it says otherwise than its model: {', '.join(differing)}" if differing else None
 
 
 def _absent(rung: RungName, path: Path, model: ModelBundle) -> str:
