@@ -14,7 +14,7 @@ import pytest
 import parnet_deploy.runtime.open as module
 from parnet_deploy.bundle import EngineBundle, ModelBundle, open_engine_bundle
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
-from parnet_deploy.errors import EngineError, RunnerError, TargetError
+from parnet_deploy.errors import BundleError, EngineError, RunnerError, TargetError
 from parnet_deploy.runtime import (
     FunctionRunner,
     OnnxRuntimeRunner,
@@ -123,6 +123,27 @@ def test_a_corrupt_engine_is_refused(
     ) as caught:
         open_runner(open_engine_bundle(tmp_path / "copy", check=False))
     assert not isinstance(caught.value, TargetError), "it would run nowhere"
+
+
+@pytest.mark.parametrize("damage", ["flipped", "half", "gone"])
+def test_a_file_of_an_engine_that_was_changed_is_refused_with_the_way_out(
+    engines: dict[str, EngineBundle], tmp_path: Path, damage: str
+) -> None:
+    folder = Path(shutil.copytree(engines["split"].path, tmp_path / "my engine"))
+    file = folder / "stream2.onnx"
+    data = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(data[: len(data) // 2] if damage == "half" else data[:-1] + b"\0")
+    with pytest.raises(BundleError, match=r"stream2\.onnx") as caught:
+        open_engine_bundle(folder)
+    words = shlex.split(str(caught.value).rpartition("build it again: ")[2])
+    assert words[:2] == ["parnet-deploy", "build-engine"]
+    assert words[3:] == [
+        *("--split-streams", "--backend", "onnxruntime"),
+        *("--output", str(folder), "--force"),
+    ]
 
 
 def test_stages_that_are_open_are_closed_when_the_next_one_does_not_open(

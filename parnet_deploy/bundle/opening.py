@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -82,6 +83,21 @@ def resolve_model(reference: ModelReference, engine: Path) -> Path:
     return Path(os.path.normpath(engine.resolve() / reference.path))
 
 
+def build_command(path: Path, manifest: EngineManifest, *, same: bool = True) -> str:
+    """The command that builds an engine from its model.
+
+    Args:
+        path: the engine's folder.
+        manifest: what it is.
+        same: of the same backend and in its place; otherwise of the fastest backend, beside it.
+    """
+    words = ["parnet-deploy", "build-engine", str(resolve_model(manifest.model, path))]
+    words += ["--split-streams"] * manifest.split
+    if same:
+        words += ["--backend", manifest.backend, "--output", str(path), "--force"]
+    return shlex.join(words)
+
+
 def find_bundles(folder: Path) -> list[Path]:
     """Folders right below `folder` that hold a manifest, sorted by name."""
     if not folder.is_dir():
@@ -131,7 +147,7 @@ def _open(path: Path, kind: type[Manifest], *, check: bool) -> Bundle[Manifest]:
     _check_names(path, manifest.files)
     if check:
         for name, record in manifest.files.items():
-            _check_file(path, name, record)
+            _check_file(path, name, record, _again(path, manifest))
     return Bundle(path=path, manifest=manifest, manifest_sha256=digest)
 
 
@@ -156,22 +172,28 @@ def _check_names(path: Path, names: Mapping[str, FileRecord]) -> None:
             raise BundleError(f"{path} names a file outside itself: '{name}'")
 
 
-def _check_file(path: Path, name: str, record: FileRecord) -> None:
+def _again(path: Path, manifest: ModelManifest | EngineManifest) -> str:
+    """What to do about damage."""
+    if isinstance(manifest, ModelManifest):
+        return "make the bundle again with 'parnet-deploy export'"
+    return f"build it again: {build_command(path, manifest)}"
+
+
+def _check_file(path: Path, name: str, record: FileRecord, again: str) -> None:
     file = path / name
     try:
         size = file.stat().st_size
         digest = sha256(file) if size == record.bytes else ""
     except FileNotFoundError as exc:
-        raise BundleError(f"{path} is incomplete: '{name}' is missing") from exc
+        raise BundleError(f"{path} is incomplete: '{name}' is missing; {again}") from exc
     except OSError as exc:
         raise BundleError(f"cannot read {file}: {os_reason(exc)}") from exc
     if size != record.bytes:
         raise BundleError(
-            f"{file} is damaged: it has {size} bytes, and {record.bytes} are expected; "
-            "make the bundle again"
+            f"{file} is damaged: it has {size} bytes, and {record.bytes} are expected; {again}"
         )
     if digest != record.sha256:
         raise BundleError(
             f"{file} is damaged: its sha256 is {digest[:12]}..., and {record.sha256[:12]}... is "
-            "expected; make the bundle again"
+            f"expected; {again}"
         )

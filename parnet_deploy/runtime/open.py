@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from parnet_deploy.bundle import (
     MODEL_GRAPH,
     EngineBundle,
     EngineStage,
+    build_command,
     open_model,
     resolve_model,
 )
@@ -60,13 +60,9 @@ def rebuild_command(bundle: EngineBundle) -> str:
     It takes the place of the old one, but for a GPU's engine where there is no GPU: there the
     fastest backend that works is built beside it.
     """
-    manifest = bundle.manifest
-    words = ["parnet-deploy", "build-engine", str(resolve_model(manifest.model, bundle.path))]
-    words += ["--split-streams"] * manifest.split
-    of_gpu = any(stage.device.startswith("cuda") for stage in manifest.stages)
-    if not (of_gpu and cuda_driver().problem):
-        words += ["--backend", manifest.backend, "--output", str(bundle.path), "--force"]
-    return shlex.join(words)
+    of_gpu = any(stage.device.startswith("cuda") for stage in bundle.manifest.stages)
+    lacks_gpu = of_gpu and cuda_driver().problem is not None
+    return build_command(bundle.path, bundle.manifest, same=not lacks_gpu)
 
 
 def _open_stage(bundle: EngineBundle, stage: EngineStage) -> Runner:
