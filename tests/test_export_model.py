@@ -226,6 +226,16 @@ def test_a_label_for_every_class(tmp_path: Path, labels: list[str]) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("label", ["cat\ndog", "cat\u2028dog", "cat\r"])
+def test_a_label_of_two_lines_is_refused(tmp_path: Path, label: str) -> None:
+    """Read back, it would move all labels behind it to other classes."""
+    options = ExportOptions(name="net", preprocessing=Preprocessing(size=(64, 64)))
+    labels = [label, *"abcdef"]
+    with pytest.raises(UsageError, match="a label has a line break in it"):
+        export_model(tiny_network(), Source(kind="untrained"), tmp_path / "net", options, labels)
+    assert not any(tmp_path.iterdir())
+
+
 def test_what_stands_there_is_kept_unless_forced(tmp_path: Path) -> None:
     first = export_tiny(tmp_path / "net")
     model = tiny_network(seed=1)

@@ -119,6 +119,7 @@ def predict(
     from parnet_deploy.runtime import run_batches
 
     batch, preprocessing = bundle.manifest.batch, bundle.manifest.preprocessing
+    labels = bundle.labels
     nothing = np.empty((0, bundle.manifest.spec.classes))
     found = [item for path in images for item in _expand(path)]
     for first in range(0, len(found), batch.max):
@@ -128,7 +129,7 @@ def predict(
         answers = iter(probabilities(bundle, rows))
         for item in loaded:
             if isinstance(item, Loaded):
-                guesses = likeliest(next(answers), bundle.labels, top)
+                guesses = likeliest(next(answers), labels, top)
                 yield Prediction(image=str(item.path), guesses=guesses)
             else:
                 yield item

@@ -63,7 +63,7 @@ def export_model(
         The bundle.
 
     Raises:
-        UsageError: not one label per class.
+        UsageError: not one label per class, or one of several lines.
         OutputExistsError: something stands at `final`.
         ExportError: a weight is not finite, the whole graph does not equal the network, or the
             stages joined together do not equal the whole graph.
@@ -73,6 +73,9 @@ def export_model(
     names = tuple(numbered if labels is None else labels)
     if len(names) != model.spec.classes:
         raise UsageError(f"{model.spec.classes} classes need as many labels, not {len(names)}")
+    listed = "".join(f"{name}\n" for name in names)
+    if tuple(listed.splitlines()) != names:
+        raise UsageError("a label has a line break in it; labels are one a line: give --labels")
     check_weights(model)
     manifest = describe(model.spec, source, options)
     with staged(final, force=force) as work:
@@ -80,7 +83,7 @@ def export_model(
         whole = whole_graph(fuse(model, options.form), options)
         progress(f"write: the whole graph and {len(manifest.stages)} stages, weights stored once")
         write_graphs(work, whole, manifest)
-        (work / LABELS).write_text("\n".join(names) + "\n", encoding="utf-8")
+        (work / LABELS).write_text(listed, encoding="utf-8")
         facts = TrainingFacts(labels=tuple(labels or ()), preprocessing=options.preprocessing)
         save_checkpoint(model, work / CHECKPOINT, facts)
         progress("prove: whole graph against network, stages joined against whole graph")
