@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import tiny_spec
@@ -26,6 +28,7 @@ SPEC = TensorSpec(name="x", shape=("N", 3, 2), dtype="float32")
 
 def test_sizes_of_a_tensor() -> None:
     assert SPEC.nbytes(batch=4) == 4 * 3 * 2 * 4
+    assert SPEC.image_nbytes == replace(SPEC, shape=(8, *SPEC.shape[1:])).image_nbytes == 3 * 2 * 4
     assert SPEC.concrete(5) == (5, 3, 2)
     assert TensorSpec(name="x", shape=(2, 3), dtype="uint8").nbytes(batch=9) == 6
 

@@ -8,6 +8,7 @@ manifest  what a manifest says, as values
 opening   opening a bundle, every file checked
 writing   writing a bundle, all of it or nothing
 digest    sha256
+tools     versions of what took part
 """
 
 from parnet_deploy.bundle.digest import sha256
@@ -40,6 +41,7 @@ from parnet_deploy.bundle.opening import (
     open_model,
     resolve_model,
 )
+from parnet_deploy.bundle.tools import versions
 from parnet_deploy.bundle.writing import refuse_existing, seal, staged
 
 __all__ = [
@@ -72,4 +74,5 @@ __all__ = [
     "seal",
     "sha256",
     "staged",
+    "versions",
 ]

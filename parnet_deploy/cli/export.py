@@ -323,7 +323,7 @@ def _print_summary(bundle: ModelBundle) -> None:
     table = new_table(None, columns | {"an image": "right"})
     for stage in manifest.stages:
         gives = ", ".join(f"{spec.name} {list(spec.shape[1:])}" for spec in stage.outputs)
-        size = sum(spec.nbytes(1) // spec.concrete(1)[0] for spec in stage.outputs)
+        size = sum(spec.image_nbytes for spec in stage.outputs)
         table.add_row(stage.name, str(len(stage.blocks)), escape(gives), human_bytes(size))
     print_table(table)
     for warning in manifest.warnings:

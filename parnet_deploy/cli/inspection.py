@@ -235,7 +235,7 @@ def _crossings(engines: Sequence[EngineStage]) -> tuple[Crossing, ...]:
     return tuple(
         Crossing(
             tensor=tensor,
-            bytes=replace(tensor, shape=(1, *tensor.shape[1:])).nbytes(),
+            bytes=tensor.image_nbytes,
             source=makers[tensor.name],
             target=stage.name,
         )

@@ -15,7 +15,6 @@ from parnet_deploy.engine.base import (
     ProviderChoice,
     build_engine,
     build_stages,
-    versions,
 )
 from parnet_deploy.engine.choose import choose_backend, make_builder
 
@@ -29,5 +28,4 @@ __all__ = [
     "build_stages",
     "choose_backend",
     "make_builder",
-    "versions",
 ]

@@ -6,7 +6,6 @@ and a staged folder to write into, and puts the whole in place, or nothing.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from parnet_deploy.bundle import (
     open_model,
     seal,
     staged,
+    versions,
 )
 from parnet_deploy.engine.placement import place
 from parnet_deploy.errors import BundleError, UsageError
@@ -84,7 +84,6 @@ class BuildOptions:
                 raise UsageError(f"{flag(name)} is not negative, not {getattr(self, name)}")
         if any(device < 0 for device in self.devices) or len(set(self.devices)) < len(self.devices):
             raise UsageError(f"--devices are different numbers from 0, not {list(self.devices)}")
-
         for capability in self.compute_capabilities:
             if not re.fullmatch(r"\d+\.\d", capability):
                 raise UsageError(
@@ -238,17 +237,6 @@ def flag(field: str) -> str:
     """The command line's name of a field of `BuildOptions`."""
     named = {"compute_capabilities": "--compute-capability", "workspace_mib": "--workspace"}
     return named.get(field, "--" + field.replace("_", "-"))
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Versions of those packages that are installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _check(model: ModelBundle) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from parnet_deploy.bundle import EngineStage
-from parnet_deploy.engine.base import BuildOptions, BuildStage, versions
+from parnet_deploy.bundle import EngineStage, versions
+from parnet_deploy.engine.base import BuildOptions, BuildStage
 from parnet_deploy.errors import BuildError, BundleError, EngineError, UsageError
 from parnet_deploy.runtime.machine import provider_problem
 from parnet_deploy.runtime.onnxruntime import Provider, open_session, session_options

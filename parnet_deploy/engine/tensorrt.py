@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from parnet_deploy.bundle import BatchRange, EngineStage
-from parnet_deploy.engine.base import BuildOptions, BuildStage, versions
+from parnet_deploy.bundle import BatchRange, EngineStage, versions
+from parnet_deploy.engine.base import BuildOptions, BuildStage
 from parnet_deploy.engine.plan_text import read_plan_text
 from parnet_deploy.engine.tensorrt_inspect import count_layers
 from parnet_deploy.engine.tensorrt_options import check_options, flag_names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from parnet_deploy.bundle import (
     open_model,
     seal,
     staged,
+    versions,
 )
 from parnet_deploy.errors import ExportError, UsageError
 from parnet_deploy.export.gate import check_weights, prove
@@ -34,6 +34,8 @@ UNTRAINED = (
     "The weights are seeded and UNTRAINED: the answers mean nothing. "
     "Give --checkpoint to export a trained network."
 )
+
+TOOLS = ("parnet-deploy", "torch", "onnx", "onnx-graphsurgeon", "safetensors", "numpy")
 
 Progress = Callable[[str], None]
 
@@ -114,7 +116,7 @@ def describe(spec: ParNetSpec, source: Source, options: ExportOptions) -> ModelM
         outputs=(contract[LOGITS],),
         stages=tuple(describe_stage(stage, contract) for stage in cut_into),
         cuts=describe_cuts(cut_into, contract),
-        tools=tool_versions(),
+        tools=versions(*TOOLS),
         warnings=(UNTRAINED,) if source.kind == "untrained" else (),
     )
 
@@ -148,18 +150,6 @@ def save_with_weights(graph: gs.Graph, path: Path) -> None:
     weights = path.with_suffix(".safetensors")
     locations = write_weights(weights, large_weights(proto))
     _save(externalise(proto, locations, file=weights.name), path)
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of what took part in an export."""
-    tools = ("parnet-deploy", "torch", "onnx", "onnx-graphsurgeon", "safetensors", "numpy")
-    versions = {}
-    for tool in tools:
-        try:
-            versions[tool] = importlib.metadata.version(tool)
-        except importlib.metadata.PackageNotFoundError:
-            versions[tool] = "unknown"
-    return versions
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:

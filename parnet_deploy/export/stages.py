@@ -39,9 +39,7 @@ def describe_cuts(
     return tuple(
         CutContract(
             tensor=contract[cut.tensor],
-            bytes=contract[cut.tensor].nbytes(batch=1)
-            if isinstance(contract[cut.tensor].shape[0], str)
-            else contract[cut.tensor].nbytes() // int(contract[cut.tensor].shape[0]),
+            bytes=contract[cut.tensor].image_nbytes,
             source=cut.source,
             target=cut.target,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,11 @@ class TensorSpec:
         for size in self.shape:
             items *= batch if isinstance(size, str) else size
         return items * np.dtype(self.dtype).itemsize
+
+    @property
+    def image_nbytes(self) -> int:
+        """Size in bytes for one image, whatever the batch on the first axis."""
+        return replace(self, shape=(1, *self.shape[1:])).nbytes()
 
     def concrete(self, batch: int) -> tuple[int, ...]:
         """The shape with every symbolic axis set to `batch`."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from parnet_deploy.bundle import staged
+from parnet_deploy.bundle import staged, versions
 from parnet_deploy.net import TrainingFacts, initialise, save_checkpoint
 from parnet_deploy.spec import ParNetSpec, count, encode
 from parnet_deploy.train.data import DataSet, save_images
@@ -103,7 +102,7 @@ def train_run(
             test_images=len(data.test),
             test_correct=count_correct(model, data.test, data.preprocessing),
             seconds=sum(epoch.seconds for epoch in history),
-            tools={tool: importlib.metadata.version(tool) for tool in TOOLS},
+            tools=versions(*TOOLS),
         )
         facts = TrainingFacts(labels=data.labels, preprocessing=data.preprocessing)
         save_checkpoint(model, work / CHECKPOINT, facts)

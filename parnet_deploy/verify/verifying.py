@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
-import importlib.metadata
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parnet_deploy.bundle import CHECKPOINT, EngineBundle, ModelBundle, ModelManifest
+from parnet_deploy.bundle import CHECKPOINT, EngineBundle, ModelBundle, ModelManifest, versions
 from parnet_deploy.errors import (
     MissingDependencyError,
     ParnetDeployError,
@@ -41,6 +40,8 @@ from parnet_deploy.verify.tolerances import ENGINE_RUNGS, RungName, tolerances_o
 
 Progress = Callable[[str], None]
 Opener = Callable[[EngineBundle], Runner]
+
+TOOLS = ("parnet-deploy", "torch", "onnxruntime-gpu", "onnxruntime", "numpy")
 
 PROBE_SEED = 1_000_003
 """Seed of the noise that fills up a probe's images: other noise than the ladder's by default."""
@@ -241,17 +242,8 @@ def _verification(
         probes=probes,
         required=options.required,
         notes=manifest.warnings,
-        tools=_tool_versions(),
+        tools=versions(*TOOLS),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         passed=not failures,
         failures=failures,
     )
-
-
-def _tool_versions() -> dict[str, str]:
-    tools = ("parnet-deploy", "torch", "onnxruntime-gpu", "onnxruntime", "numpy")
-    versions = {}
-    for tool in tools:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[tool] = importlib.metadata.version(tool)
-    return versions
