@@ -172,7 +172,9 @@ def test_bad_images_lose_nothing_of_the_others(
     result = cli("predict", engine.path, photos[0], *bad, photos[1], "--top", 1)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    errors = result.stderr.splitlines()
+    warning, *errors = result.stderr.splitlines()
+    assert warning.startswith("WARNING"), "these answers mean nothing"
+    assert "UNTRAINED" in warning
     assert len(errors) == 4
     for path, said, error in zip(
         bad, ("cut short", "is empty", "not an image", "no image file"), errors, strict=True

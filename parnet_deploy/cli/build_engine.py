@@ -23,12 +23,14 @@ from parnet_deploy.bundle import (
 )
 from parnet_deploy.cli.console import (
     Justify,
-    console,
-    errors,
     human_bytes,
     new_table,
     print_json,
     print_table,
+    progress,
+    say,
+    tell,
+    warn,
 )
 from parnet_deploy.cli.options import parse_numbers
 from parnet_deploy.engine import (
@@ -154,10 +156,9 @@ def command(
     final = output or ENGINES / (name + "-split" * split_streams)
     _refuse_own_model(model, final)
     engine = build_engine(
-        model, final, builder, split=split_streams, force=force, progress=_progress
+        model, final, builder, split=split_streams, force=force, progress=progress
     )
-    for warning in engine.manifest.warnings:
-        errors.print(f"[bold red]WARNING[/] {escape(warning)}", highlight=False, soft_wrap=True)
+    warn(engine.manifest.warnings)
     if as_json:
         print_json(Report(path=str(engine.path), reasons=reasons, manifest=engine.manifest))
     else:
@@ -176,7 +177,7 @@ def _settle(backend: BackendChoice) -> tuple[Backend, tuple[str, ...]]:
         return backend, (f"{backend}: asked for",)
     choice = choose_backend()
     for reason in choice.reasons:
-        _progress(f"auto: {reason}")
+        progress(f"auto: {reason}")
     return choice.backend, choice.reasons
 
 
@@ -198,7 +199,7 @@ def _only_model() -> Path:
 
 def _ask(found: Sequence[Path]) -> Path:
     for number, path in enumerate(found, 1):
-        errors.print(f"  {number}  {path}", highlight=False, markup=False)
+        tell(f"  {number}  {path}")
     while True:
         answer = str(typer.prompt(f"Which one (1 to {len(found)})", err=True)).strip()
         if answer.isdecimal() and 1 <= int(answer) <= len(found):
@@ -211,14 +212,10 @@ def _refuse_own_model(model: ModelBundle, final: Path) -> None:
         raise OutputExistsError(f"{final} is the model itself; choose another --output")
 
 
-def _progress(step: str) -> None:
-    errors.print(f"  {step}", highlight=False, markup=False, soft_wrap=True)
-
-
 def _print_summary(engine: EngineBundle) -> None:
     manifest = engine.manifest
     total = human_bytes(sum(record.bytes for record in manifest.files.values()))
-    _print(f"{engine.path}: {manifest.backend}, {manifest.precision}, {total}")
+    say(f"{engine.path}: {manifest.backend}, {manifest.precision}, {total}")
     columns: dict[str, Justify] = {"engine": "left", "device": "left", "size": "right"}
     counted = any(stage.kernels is not None for stage in manifest.stages)
     if counted:
@@ -230,14 +227,10 @@ def _print_summary(engine: EngineBundle) -> None:
             cells += ["" if n is None else str(n) for n in (stage.kernels, stage.streams)]
         table.add_row(*cells)
     print_table(table)
-    _print(f"next: parnet-deploy verify {shlex.quote(str(engine.path))}")
+    say(f"next: parnet-deploy verify {shlex.quote(str(engine.path))}")
 
 
 def _size(manifest: EngineManifest, stage: EngineStage) -> int:
     """Bytes of a stage's file and of the weights beside it, which has its name."""
     name = Path(stage.file).stem
     return sum(record.bytes for file, record in manifest.files.items() if Path(file).stem == name)
-
-
-def _print(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

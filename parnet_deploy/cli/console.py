@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, TextIO
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Column, Table
 
@@ -65,6 +66,27 @@ def print_table(table: Table) -> None:
     if Measurement.get(console, endless, table).maximum > console.width:
         table.padding = (0, 0, 0, 0)
     console.print(table)
+
+
+def say(text: str) -> None:
+    """Print a result as it is, its lines not broken."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def tell(text: str) -> None:
+    """Print on standard error, as it is: progress, or an error that does not end the command."""
+    errors.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def progress(step: str) -> None:
+    """Tell of a step."""
+    tell(f"  {step}")
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print a bundle's warnings, loudly, on standard error."""
+    for warning in warnings:
+        errors.print(f"[bold red]WARNING[/] {escape(warning)}", highlight=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:

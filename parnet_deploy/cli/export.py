@@ -13,7 +13,15 @@ import typer
 from rich.markup import escape
 
 from parnet_deploy.bundle import ModelBundle, Source, refuse_existing
-from parnet_deploy.cli.console import Justify, console, errors, human_bytes, new_table, print_table
+from parnet_deploy.cli.console import (
+    Justify,
+    human_bytes,
+    new_table,
+    print_table,
+    progress,
+    say,
+    warn,
+)
 from parnet_deploy.cli.options import parse_batch, parse_numbers, parse_size
 from parnet_deploy.errors import MissingDependencyError, UsageError, os_reason
 from parnet_deploy.spec import (
@@ -154,7 +162,7 @@ def command(
     )
     told = named or network.labels or None
     bundle = export_model(
-        network.model, network.source, folder, options, told, force=force, progress=_progress
+        network.model, network.source, folder, options, told, force=force, progress=progress
     )
     _print_summary(bundle)
 
@@ -190,7 +198,7 @@ def _find_network(
     ema: bool,
 ) -> Network:
     if checkpoint is not None:
-        _progress(f"read: {checkpoint}")
+        progress(f"read: {checkpoint}")
         return _trained(checkpoint, variant, changes, ema=ema)
     if variant is None:
         raise UsageError("give --variant or --checkpoint: which network is to be exported?")
@@ -201,7 +209,7 @@ def _untrained(name: str, changes: dict[str, Any], seed: int) -> Network:
     from parnet_deploy.net import initialise
 
     spec = change_spec(find_variant(name).spec, **changes)
-    _progress(f"make: UNTRAINED weights from seed {seed}, since no --checkpoint was given")
+    progress(f"make: UNTRAINED weights from seed {seed}, since no --checkpoint was given")
     return Network(
         model=initialise(spec, seed=seed),
         source=Source(kind="untrained", seed=seed),
@@ -236,7 +244,7 @@ def _trained(
         checkpoint, activation=activation, ema=ema, expected=expected, image_size=size
     )
     spec = found.model.spec
-    _progress(f"found: {_origin(found.source)}, {spec.activation}, {spec.classes} classes")
+    progress(f"found: {_origin(found.source)}, {spec.activation}, {spec.classes} classes")
     labels = found.facts.labels
     if not labels and found.source.kind == "official" and spec.classes == IMAGENET_CLASSES:
         labels = imagenet_labels()
@@ -306,16 +314,12 @@ def _origin(source: Source) -> str:
     return f"a checkpoint of the authors' form, {weights}"
 
 
-def _progress(step: str) -> None:
-    errors.print(f"  {step}", highlight=False, markup=False, soft_wrap=True)
-
-
 def _print_summary(bundle: ModelBundle) -> None:
     manifest = bundle.manifest
     counts = count(manifest.spec)
     total = human_bytes(sum(record.bytes for record in manifest.files.values()))
     height, width = manifest.spec.image_size
-    _print(
+    say(
         f"{bundle.path}: depth {counts.depth}, {counts.parameters_fused / 1e6:.3f} M parameters, "
         f"{counts.flop_fused / 1e9:.2f} GFLOP at {height}x{width}, {total} with its checkpoint"
     )
@@ -326,10 +330,5 @@ def _print_summary(bundle: ModelBundle) -> None:
         size = sum(spec.image_nbytes for spec in stage.outputs)
         table.add_row(stage.name, str(len(stage.blocks)), escape(gives), human_bytes(size))
     print_table(table)
-    for warning in manifest.warnings:
-        errors.print(f"[bold red]WARNING[/] {escape(warning)}", highlight=False, soft_wrap=True)
-    _print(f"next: parnet-deploy build-engine {shlex.quote(str(bundle.path))} --split-streams")
-
-
-def _print(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    warn(manifest.warnings)
+    say(f"next: parnet-deploy build-engine {shlex.quote(str(bundle.path))} --split-streams")

@@ -16,11 +16,11 @@ from parnet_deploy.bundle import EngineManifest, ModelManifest, Source, open_bun
 from parnet_deploy.cli.console import (
     Justify,
     console,
-    errors,
     human_bytes,
     new_table,
     print_json,
     print_table,
+    tell,
 )
 from parnet_deploy.cli.inspection import Inspection, Part, inspect_bundle
 from parnet_deploy.cli.output import write_file
@@ -61,7 +61,7 @@ def command(
     else:
         _print_tables(found)
     if svg is not None:
-        errors.print(f"drawn: {escape(str(svg))}", highlight=False, soft_wrap=True)
+        tell(f"drawn: {svg}")
 
 
 def _print_tables(found: Inspection) -> None:

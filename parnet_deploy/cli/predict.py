@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from parnet_deploy.bundle import EngineBundle, open_engine_bundle
-from parnet_deploy.cli.console import console, errors, print_json
+from parnet_deploy.cli.console import print_json, say, tell, warn
 from parnet_deploy.errors import ImageError, RunnerError
 from parnet_deploy.images import find_images, load_image
 from parnet_deploy.spec import Array, Preprocessing
@@ -79,14 +79,13 @@ def command(engine: EnginePath, images: ImagePaths, top: Top = 5, as_json: AsJso
     from parnet_deploy.runtime import open_runner
 
     bundle = open_engine_bundle(engine)
+    warn(bundle.manifest.warnings)
     predictions, problems = [], []
     with closing(open_runner(bundle)) as runner:
         for result in predict(bundle, runner, images, top):
             if isinstance(result, Problem):
                 problems.append(result)
-                errors.print(
-                    f"error: {result.error}", highlight=False, markup=False, soft_wrap=True
-                )
+                tell(f"error: {result.error}")
                 continue
             predictions.append(result)
             if not as_json:
@@ -195,4 +194,4 @@ def _load(item: Path | Problem, preprocessing: Preprocessing) -> Loaded | Proble
 def _print_prediction(prediction: Prediction) -> None:
     lines = [prediction.image]
     lines += [f"  {guess.probability:7.2%}  {guess.label}" for guess in prediction.guesses]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    say("\n".join(lines))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from parnet_deploy.cli.console import console, errors, print_json
+from parnet_deploy.cli.console import errors, print_json, say, tell
 from parnet_deploy.errors import MissingDependencyError
 from parnet_deploy.spec import variant as find_variant
 
@@ -81,7 +81,7 @@ def command(
 def _reporting(epochs: int) -> Iterator[Callable[[EpochMetrics], None]]:
     """A progress bar on a terminal, a line per epoch elsewhere."""
     if not errors.is_terminal:
-        yield lambda metrics: _print_line(f"  epoch {metrics.epoch}/{epochs}: {_describe(metrics)}")
+        yield lambda metrics: tell(f"  epoch {metrics.epoch}/{epochs}: {_describe(metrics)}")
         return
     columns = (
         TextColumn("  training"),
@@ -99,10 +99,6 @@ def _describe(metrics: EpochMetrics) -> str:
     return f"loss {metrics.loss:.3f}, {metrics.accuracy:.1%} of the training images right"
 
 
-def _print_line(line: str) -> None:
-    errors.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
 def _print_summary(final: Path, summary: RunSummary) -> None:
     from parnet_deploy.train.run import CHECKPOINT
 
@@ -110,10 +106,6 @@ def _print_summary(final: Path, summary: RunSummary) -> None:
     right = f"{summary.test_correct} of {summary.test_images} ({summary.test_accuracy:.2%})"
     epochs = summary.recipe.epochs
     done = f"{epochs} epoch{'s' * (epochs != 1)} in {summary.seconds:.0f} s"
-    _print(f"{final}: {summary.spec.name}, {summary.parameters:,} parameters, {done}")
-    _print(f"right on the test split: {right}")
-    _print(f"next: parnet-deploy export --checkpoint {checkpoint}")
-
-
-def _print(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(f"{final}: {summary.spec.name}, {summary.parameters:,} parameters, {done}")
+    say(f"right on the test split: {right}")
+    say(f"next: parnet-deploy export --checkpoint {checkpoint}")

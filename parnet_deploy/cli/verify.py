@@ -13,10 +13,11 @@ from rich.table import Table
 from parnet_deploy.cli.console import (
     Justify,
     console,
-    errors,
     new_table,
     print_json,
     print_table,
+    progress,
+    tell,
 )
 from parnet_deploy.errors import MissingDependencyError
 
@@ -103,15 +104,13 @@ def command(
     from parnet_deploy.verify.report import write_report
     from parnet_deploy.verify.verifying import verify
 
-    found = verify(
-        engine, options, progress=lambda step: errors.print(f"  {escape(step)}", highlight=False)
-    )
+    found = verify(engine, options, progress=progress)
     if as_json:
         print_json(found)
     else:
         _print(found)
     for path in write_report(found, output or engine):
-        errors.print(f"written: {escape(str(path))}", highlight=False, soft_wrap=True)
+        tell(f"written: {path}")
     if not found.passed:
         raise typer.Exit(1)
 
