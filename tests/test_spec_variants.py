@@ -15,14 +15,18 @@ def test_a_variant_is_named_after_its_spec(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "nearest"), [("xxl", "xl"), ("cifarm", "cifar-m"), ("digit", "digits")]
+    ("wrong", "nearest"),
+    [
+        *(("xxl", "xl"), ("cifarm", "cifar-m"), ("digit", "digits")),
+        *(("paret-l", "l"), ("ParNet-XXL", "xl")),
+    ],
 )
 def test_the_nearest_is_suggested(wrong: str, nearest: str) -> None:
     with pytest.raises(UsageError) as caught:
         variant(wrong)
     message = str(caught.value)
     assert f"'{wrong}'" in message
-    assert f"'{nearest}'" in message
+    assert f"did you mean '{nearest}'?" in message
     assert all(name in message for name in VARIANTS)
 
 

@@ -110,7 +110,10 @@ def find_bundles(folder: Path) -> list[Path]:
 def _header(path: Path) -> dict[str, Any]:
     """The manifest as plain JSON, before its format is known to be ours."""
     if not path.exists():
-        raise BundleError(f"there is no bundle at {path}")
+        raise BundleError(
+            f"there is no bundle at {path}; 'parnet-deploy export' makes models under models/, "
+            "'parnet-deploy build-engine' makes engines of them under engines/"
+        )
     try:
         header = decode((path / MANIFEST).read_bytes(), dict)
     except FileNotFoundError as exc:
@@ -135,7 +138,11 @@ def _open(path: Path, kind: type[Manifest], *, check: bool) -> Bundle[Manifest]:
     found = str(header.get("format"))
     wanted = "parnet-deploy/model" if kind is ModelManifest else "parnet-deploy/engine"
     if found != wanted:
-        raise BundleError(f"{path} is a '{found}' bundle, and a '{wanted}' bundle is needed")
+        makes = "export" if kind is ModelManifest else "build-engine"
+        raise BundleError(
+            f"{path} is a '{found}' bundle, and a '{wanted}' bundle is needed; "
+            f"'parnet-deploy {makes}' makes one"
+        )
     data = (path / MANIFEST).read_bytes()
     digest = sha256_bytes(data)
     if check:

@@ -109,5 +109,4 @@ def variant(name: str) -> Variant:
     Raises:
         UsageError: there is none of that name; the nearest is suggested.
     """
-    known = name.lower().removeprefix("parnet-")
-    return lookup("variant", known if known in VARIANTS else name, VARIANTS)
+    return lookup("variant", name, VARIANTS, prefix="parnet-")
