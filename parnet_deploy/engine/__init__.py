@@ -1,10 +1,14 @@
 """Engines: what a backend makes of ONNX graphs. One file per kind of engine; none needs torch.
 
-base         BuildOptions, the builder protocol, build_engine
-placement    which stage runs on which device
-onnxruntime  sessions optimised once and saved
-tensorrt     TensorRT and TensorRT RTX plans
-choose       which backend is fastest here, and why not the others
+base               BuildOptions, the builder protocol, build_engine
+placement          which stage runs on which device
+onnxruntime        sessions optimised once and saved
+tensorrt           TensorRT and TensorRT RTX plans
+tensorrt_options   which options a flavour and version has
+tensorrt_settings  options written into the builder's configuration
+tensorrt_inspect   kernels and streams as TensorRT's inspector tells them
+plan_text          kernels and streams as a TensorRT RTX plan tells them
+choose             which backend is fastest here, and why not the others
 """
 
 from parnet_deploy.engine.base import (

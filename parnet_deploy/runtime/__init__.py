@@ -1,15 +1,20 @@
 """Runners: named arrays in, named arrays out.
 
-base         the protocol, and the double
-onnxruntime  ONNX Runtime, on the CPU or a CUDA device
-tensorrt     TensorRT and TensorRT RTX, on a CUDA device
-split        stages as one runner
-batches      any number of images through a runner
-outputs      what networks give, as it is compared
-open         an engine bundle as a runner, whatever is in it
-target       what a saved ONNX Runtime graph depends on
-machine      what this machine has
-trial        whether a provider really runs
+base             the protocol, and the double
+onnxruntime      ONNX Runtime, on the CPU or a CUDA device
+tensorrt         TensorRT and TensorRT RTX, on a CUDA device
+tensorrt_api     their modules as a value, and their messages
+tensorrt_plan    a plan, loaded
+tensorrt_target  what a plan runs on
+cuda             a GPU: memory, a stream, graphs
+split            stages as one runner
+batches          any number of images through a runner
+outputs          what networks give, as it is compared
+open             an engine bundle as a runner, whatever is in it
+target           what a saved ONNX Runtime graph depends on
+machine          what this machine has
+cpu              its CPU
+trial            whether a provider really runs
 """
 
 from parnet_deploy.runtime.base import FunctionRunner, Runner
