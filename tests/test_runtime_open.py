@@ -107,6 +107,19 @@ def test_a_device_that_is_none_is_refused(engines: dict[str, EngineBundle], devi
         open_runner(bundle)
 
 
+def test_a_whole_engine_is_one_that_reads_and_gives_what_its_bundle_says(
+    engines: dict[str, EngineBundle],
+) -> None:
+    whole, split = engines["whole"], engines["split"]
+    (stage,) = whole.manifest.stages
+    other = replace(stage.outputs[0], name="probabilities")
+    for stages in ((), split.manifest.stages, (replace(stage, outputs=(other,)),)):
+        with pytest.raises(
+            EngineError, match=r"said to be one engine .* build it again: parnet-de"
+        ):
+            open_runner(changed(whole, stages=stages))
+
+
 @pytest.mark.parametrize("file", ["whole.onnx", "whole.weights"])
 @pytest.mark.parametrize("damage", ["empty", "half", "gone"])
 def test_a_corrupt_engine_is_refused(

@@ -41,6 +41,7 @@ def open_runner(bundle: EngineBundle) -> Runner:
         MissingDependencyError: what runs it is not installed.
     """
     manifest = bundle.manifest
+    _check_stages(bundle)
     stages = []
     with contextlib.ExitStack() as opened:  # what is open is closed when the next does not open
         for stage in manifest.stages:
@@ -63,6 +64,17 @@ def rebuild_command(bundle: EngineBundle) -> str:
     of_gpu = any(stage.device.startswith("cuda") for stage in bundle.manifest.stages)
     lacks_gpu = of_gpu and cuda_driver().problem is not None
     return build_command(bundle.path, bundle.manifest, same=not lacks_gpu)
+
+
+def _check_stages(bundle: EngineBundle) -> None:
+    """One engine of the whole network is one, and reads and gives what its bundle says."""
+    manifest = bundle.manifest
+    said = [(manifest.inputs, manifest.outputs)]
+    if not manifest.split and [(s.inputs, s.outputs) for s in manifest.stages] != said:
+        raise EngineError(
+            f"{bundle.path} is said to be one engine of the whole network, and its manifest does "
+            f"not describe one; build it again: {rebuild_command(bundle)}"
+        )
 
 
 def _open_stage(bundle: EngineBundle, stage: EngineStage) -> Runner:
