@@ -113,6 +113,14 @@ def test_a_bare_state_dict_with_and_without_prefix(tmp_path: Path) -> None:
         assert all(torch.equal(expected[name], v) for name, v in model.state_dict().items())
 
 
+def test_two_keys_for_one_tensor_are_not_chosen_between(tmp_path: Path) -> None:
+    state = official_state()
+    name, value = next(iter(state.items()))
+    both = state | {f"module.{name}": value + 1}
+    with pytest.raises(CheckpointError, match=r"two tensors for .* with and without 'module\.'"):
+        load_checkpoint(written(tmp_path, both, "both.pth"))
+
+
 def released(spec: ParNetSpec) -> dict[str, Tensor]:
     """A state dict of the authors' form for a three-stream network, from the names of the tiny one.
 

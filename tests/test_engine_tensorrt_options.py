@@ -15,6 +15,7 @@ from doubles.tensorrt import VERSIONS, make_api
 from parnet_deploy.bundle import EngineStage, ModelBundle
 from parnet_deploy.engine import BuildOptions, BuildStage, build_stages
 from parnet_deploy.engine.tensorrt import TensorRTBuilder
+from parnet_deploy.engine.tensorrt_inspect import count_layers
 from parnet_deploy.errors import BuildError, BundleError, EngineError, UsageError
 from parnet_deploy.runtime.machine import Gpu
 
@@ -154,6 +155,15 @@ def test_what_the_inspector_does_not_tell_is_not_made_up(
     assert (built.kernels, built.streams) == counted
 
 
+def test_a_runtime_that_cannot_be_made_tells_nothing() -> None:
+    def refuse(log: object) -> object:
+        raise TypeError("factory function returned nullptr")
+
+    api = make_api("11", Scenario())
+    api.Runtime = refuse
+    assert count_layers(api, b"a plan") == (None, None)
+
+
 @pytest.mark.parametrize("kind", ["10", "11"], indirect=True)
 def test_compatible_and_stripped_plans_of_tensorrt(
     make: Make, scenario: Scenario, stage: BuildStage, tmp_path: Path
@@ -193,13 +203,16 @@ def test_timings_are_read_and_written(
 
 @pytest.mark.parametrize("kind", ["10", "11"], indirect=True)
 def test_timings_that_cannot_be_kept_are_an_error(
-    make: Make, stage: BuildStage, tmp_path: Path
+    make: Make, scenario: Scenario, stage: BuildStage, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BuildError, match="cannot write the timing cache"):
         make(BuildOptions(timing_cache=tmp_path / "file" / "timings")).build(stage, tmp_path)
     with pytest.raises(BuildError, match="cannot read the timing cache"):
         make(BuildOptions(timing_cache=tmp_path)).build(stage, tmp_path)
+    scenario.refuses.add("get_timing_cache")
+    with pytest.raises(BuildError, match="gave no timings"):
+        make(BuildOptions(timing_cache=tmp_path / "timings")).build(stage, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["10", "11"], indirect=True)

@@ -99,10 +99,16 @@ def test_a_crop_outside_the_image(ratio: float) -> None:
         Preprocessing(size=(32, 32), crop_ratio=ratio)
 
 
-@pytest.mark.parametrize("deviation", [0.0, -1.0])
-def test_a_deviation_that_divides_by_zero(deviation: float) -> None:
+@pytest.mark.parametrize("deviation", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_deviation_that_cannot_be_divided_by(deviation: float) -> None:
     with pytest.raises(SpecError, match="standard deviation"):
         Preprocessing(size=(32, 32), std=(0.2, deviation, 0.2))
+
+
+@pytest.mark.parametrize("mean", [float("nan"), float("-inf")])
+def test_a_mean_that_is_not_a_number(mean: float) -> None:
+    with pytest.raises(SpecError, match="a mean is finite"):
+        Preprocessing(size=(32, 32), mean=(0.5, 0.5, mean))
 
 
 def test_the_graphs_input_type_follows() -> None:

@@ -24,7 +24,10 @@ def count_layers(api: Any, plan: Any) -> tuple[int | None, int | None]:
         Kernels and streams, None for what it does not tell.
     """
     log = message_log(api)
-    engine = api.Runtime(log).deserialize_cuda_engine(bytes(plan))
+    try:
+        engine = api.Runtime(log).deserialize_cuda_engine(bytes(plan))
+    except (RuntimeError, TypeError):  # how its bindings report a failed constructor
+        return None, None  # the plan stands; only its counts are not known
     if engine is None:  # a version-compatible plan may not be loaded unasked
         return None, None
     text = engine.create_engine_inspector().get_engine_information(api.LayerInformationFormat.JSON)

@@ -49,9 +49,11 @@ def save_timing_cache(config: Any, path: Path) -> None:
     """Write the timings of a build, replacing the file in one step.
 
     Raises:
-        BuildError: it cannot be written.
+        BuildError: there are none, or the file cannot be written.
     """
     cache = config.get_timing_cache()
+    if cache is None:
+        raise BuildError(f"TensorRT gave no timings to keep in {path}; leave --timing-cache out")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

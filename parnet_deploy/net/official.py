@@ -51,13 +51,22 @@ class Translated:
 
 
 def translate(state: Mapping[str, Tensor]) -> Translated:
-    """Rename an authors' state dict; a leading ``module.`` is dropped."""
+    """Rename an authors' state dict; a leading ``module.`` is dropped.
+
+    Raises:
+        CheckpointError: two keys name the same tensor.
+    """
     weights: dict[str, Tensor] = {}
     unknown = []
     for key, value in state.items():
         name = _translate_key(key.removeprefix("module."))
         if name is None:
             unknown.append(key)
+        elif f"blocks.{name}" in weights:
+            raise CheckpointError(
+                f"the checkpoint has two tensors for '{name}', the second under '{key}': "
+                "with and without 'module.' in front; which of them is meant?"
+            )
         else:
             weights[f"blocks.{name}"] = value
     return Translated(weights=weights, unknown=tuple(unknown))

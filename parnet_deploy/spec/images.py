@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,12 +38,15 @@ class Preprocessing:
         """Refuse what would divide by zero or crop outside the image.
 
         Raises:
-            SpecError: a ratio outside (0, 1] or a standard deviation that is not positive.
+            SpecError: a ratio outside (0, 1], a standard deviation that is not positive, or a mean
+                or deviation that is not finite.
         """
         if not 0.0 < self.crop_ratio <= 1.0:
             raise SpecError(f"a crop ratio lies in (0, 1], not {self.crop_ratio}")
-        if min(self.std) <= 0.0:
-            raise SpecError(f"a standard deviation is positive, not {self.std}")
+        if not all(0.0 < deviation < math.inf for deviation in self.std):
+            raise SpecError(f"a standard deviation is positive and finite, not {self.std}")
+        if not all(math.isfinite(mean) for mean in self.mean):
+            raise SpecError(f"a mean is finite, not {self.mean}")
 
     @property
     def dtype(self) -> str:

@@ -60,7 +60,7 @@ class FakeConfig:
         return "set_timing_cache" not in self.scenario.refuses
 
     def get_timing_cache(self) -> Any:
-        return self.cache
+        return None if "get_timing_cache" in self.scenario.refuses else self.cache
 
 
 @dataclass
