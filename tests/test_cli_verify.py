@@ -14,6 +14,8 @@ from conftest import Cli, clean_error
 from parnet_deploy.bundle import EngineBundle, ModelBundle
 from parnet_deploy.spec import decode
 from parnet_deploy.verify.result import Verification
+from parnet_deploy.verify.tolerances import FLOAT32
+from parnet_deploy.verify.wording import headline
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def test_both_engines_are_verified_and_the_report_lies_beside_them(
     for rung in ("training-f64", "fused-f64", "onnx-stages", "engine", "split-engine"):
         assert rung in result.stdout
     assert "rungs: 7 passed" in result.stdout
-    assert "5.0e-05" in result.stdout  # the tolerance is stated
+    assert f"{FLOAT32:.1e}" in result.stdout  # the tolerance is stated
     assert "UNTRAINED" in result.stdout
     found = decode((whole.path / "verify.json").read_bytes(), Verification)
     assert found.passed
@@ -100,6 +102,9 @@ def test_a_plan_without_a_gpu_is_not_verified_and_never_passed(
     assert found["rungs"][5]["verdict"] == "not verified"
     assert found["rungs"][5]["reason"]
     assert {probe["verdict"] for probe in found["probes"]} == {"not verified"}
+    page = (tmp_path / "rtx" / "verify.html").read_text()
+    assert ">NOT VERIFIED</span>" in page
+    assert headline(decode(result.stdout, Verification)) == "NOT VERIFIED"
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import sklearn
 import torch
 from conftest import tiny_spec
 from torch import nn
 
+from parnet_deploy.images import find_images, load_images
 from parnet_deploy.net import ParNet, calibrate, initialise
-from parnet_deploy.spec import VARIANTS, variant
+from parnet_deploy.spec import VARIANTS, Preprocessing, variant
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -19,6 +23,17 @@ def test_activations_stay_sane(name: str) -> None:
     with torch.inference_mode():
         spreads = {k: float(v.std()) for k, v in model.values(noise).items()}
     assert all(0.05 < spread < 20 for spread in spreads.values()), spreads
+
+
+@pytest.mark.parametrize("name", ["s", "m"])
+def test_activations_stay_sane_on_photographs(name: str) -> None:
+    folder = Path(sklearn.__file__).parent / "datasets" / "images"
+    spec = variant(name).spec
+    photographs = load_images(find_images(folder), Preprocessing(size=spec.image_size))
+    model = initialise(spec, seed=0)
+    with torch.inference_mode():
+        spreads = {k: float(v.std()) for k, v in model.values(torch.tensor(photographs)).items()}
+    assert all(0.05 < spread < 50 for spread in spreads.values()), spreads
 
 
 def test_without_calibration_they_do_not() -> None:

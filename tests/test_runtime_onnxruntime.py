@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -263,3 +266,12 @@ def test_a_missing_onnx_runtime_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match="pip install onnxruntime-gpu"):
         module.load_onnxruntime()
+
+
+def test_nothing_is_collected_about_who_runs_an_engine(tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry keeps a device's number and a queue of events below the home."""
+    code = "from parnet_deploy.runtime.trial import try_provider; try_provider('cpu')"
+    hidden = {"HOME", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"}
+    env = {name: value for name, value in os.environ.items() if name not in hidden}
+    subprocess.run([sys.executable, "-c", code], env=env | {"HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.rglob("*"))

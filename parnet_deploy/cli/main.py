@@ -94,16 +94,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
     # torch's threads that wait for the next operator sleep instead of spinning: beside another busy
     # program, spinning made training ten times slower. It is read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    status = 0
     try:
         status = app(given or ["--help"], standalone_mode=False, prog_name="parnet-deploy")
         sys.stdout.flush()  # a closed pipe is noticed here, and not when Python ends
     except SystemExit as exc:
+        if exc.code == TERMINATED:
+            print("terminated; nothing was left half-written", file=sys.stderr)
         return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as exc:  # noqa: BLE001 - the last resort: whatever is left is told, too
         if debug:
             traceback.print_exc()
@@ -136,6 +138,8 @@ def _explain(exc: Exception) -> tuple[str, int]:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    """End like an exception, so that nothing half-written is left."""
-    print("terminated; nothing was left half-written", file=sys.stderr)
+    """End like an exception, so that nothing half-written is left.
+
+    Nothing is printed here: the program may be in the middle of printing.
+    """
     raise SystemExit(TERMINATED)

@@ -68,6 +68,9 @@ _STYLES = {
 }
 
 
+_HEADLINES = {"passed": "green", "FAILED": "red", "NOT VERIFIED": "yellow"}
+
+
 def command(
     engine: Engine,
     sibling: Sibling = None,
@@ -105,14 +108,16 @@ def command(
     from parnet_deploy.verify.verifying import verify
 
     found = verify(engine, options, progress=progress)
-    if as_json:
-        print_json(found)
-    else:
-        _print(found)
-    for path in write_report(found, output or engine):
-        tell(f"written: {path}")
-    if not found.passed:
-        raise typer.Exit(1)
+    try:
+        if as_json:
+            print_json(found)
+        else:
+            _print(found)
+    finally:  # also where whoever read the table has gone away
+        for path in write_report(found, output or engine):
+            tell(f"written: {path}")
+        if not found.passed:
+            raise typer.Exit(1)
 
 
 def _need_extra() -> None:
@@ -143,8 +148,9 @@ def _print(found: Verification) -> None:
     console.print()
     for failure in found.failures:
         _say(f"[bold red]FAILED[/] {escape(failure)}")
-    verdict = "[bold green]passed[/]" if found.passed else "[bold red]FAILED[/]"
-    _say(f"{verdict}: {escape(found.bundle)}; {wording.summary(found)}")
+    verdict = wording.headline(found)
+    shown = f"[bold {_HEADLINES[verdict]}]{verdict}[/]"
+    _say(f"{shown}: {escape(found.bundle)}; {wording.summary(found)}")
 
 
 def _ladder(found: Verification) -> Table:

@@ -14,6 +14,7 @@ from typing import Any
 
 from parnet_deploy.bundle import BatchRange, EngineStage, versions
 from parnet_deploy.engine.base import BuildOptions, BuildStage
+from parnet_deploy.engine.interrupts import held_back
 from parnet_deploy.engine.plan_text import read_plan_text
 from parnet_deploy.engine.tensorrt_inspect import count_layers
 from parnet_deploy.engine.tensorrt_options import check_options, flag_names
@@ -120,12 +121,14 @@ class TensorRTBuilder:
         api, log = self._api, message_log(self._api)
         try:
             builder = api.Builder(log)
-            network = _parse(api, builder, log, stage)
+            with held_back():
+                network = _parse(api, builder, log, stage)
             config = builder.create_builder_config()
             apply_options(self._flavour, api, config, self._options)
             if stage.batch.dynamic:
                 _add_profile(builder, config, network, stage.batch)
-            plan = builder.build_serialized_network(network, config)
+            with held_back():
+                plan = builder.build_serialized_network(network, config)
         except (RuntimeError, TypeError) as exc:  # how its bindings report a failed constructor
             raise BuildError(f"{self._cannot(stage)}: {log.last_errors()}") from exc
         if plan is None:

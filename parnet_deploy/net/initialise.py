@@ -14,8 +14,10 @@ CALIBRATION_IMAGES = 8
 def initialise(spec: ParNetSpec, *, seed: int) -> ParNet:
     """An untrained network with He initialisation and calibrated batch normalisations.
 
-    The running statistics are those of seeded noise of unit variance, so that every layer's output
-    has about unit variance too, as in a trained network. The global random state is untouched.
+    The running statistics are those of seeded images that vary on every scale, as photographs do:
+    every layer's output then has about unit variance for such images, as in a trained network, and
+    for photographs, too. (White noise has no large areas: calibrated on it, activations on
+    photographs grow a thousandfold.) The global random state is untouched.
 
     Args:
         spec: the network.
@@ -30,9 +32,23 @@ def initialise(spec: ParNetSpec, *, seed: int) -> ParNet:
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        noise = torch.randn(CALIBRATION_IMAGES, 3, *spec.image_size)
-        calibrate(model, noise)
+        calibrate(model, _scenes(CALIBRATION_IMAGES, spec.image_size))
     return model
+
+
+def _scenes(count: int, size: tuple[int, int]) -> torch.Tensor:
+    """Random images (count, 3, H, W) with the same power in every octave, unit variance in all.
+
+    Photographs have that spectrum: Field, "Relations between the statistics of natural images and
+    the response properties of cortical cells", 1987.
+    """
+    images = torch.zeros(count, 3, *size)
+    cells = 1
+    while cells <= min(size):
+        octave = torch.randn(count, 3, cells, cells)
+        images += nn.functional.interpolate(octave, size=size, mode="bilinear")
+        cells *= 2
+    return (images - images.mean()) / images.std()
 
 
 def calibrate(model: nn.Module, images: torch.Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,9 +87,12 @@ class OnnxRuntimeRunner(ClosingRunner):
 def load_onnxruntime() -> Any:
     """The module, imported when it is first needed: 'doctor' must run where it is broken.
 
+    Its telemetry is switched off: a device that runs an engine reports to nobody.
+
     Raises:
         MissingDependencyError: it cannot be imported.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as exc:
@@ -96,6 +100,7 @@ def load_onnxruntime() -> Any:
             f"ONNX Runtime cannot be imported ({exc}): pip install onnxruntime-gpu "
             "(onnxruntime on machines other than Linux x86-64)"
         ) from exc
+    onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 

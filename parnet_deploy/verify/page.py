@@ -31,6 +31,7 @@ def render(verification: Verification) -> str:
     blocks = [block.name for block in layout(verification.spec)]
     return environment.from_string(source).render(
         v=verification,
+        headline=wording.headline(verification),
         summary=wording.summary(verification),
         lines={rung.name: wording.lines(rung) for rung in verification.rungs},
         relative=wording.RELATIVE,

@@ -1,14 +1,17 @@
 """How far a rung may part from another, and why.
 
 Errors are relative to the greatest magnitude in the reference output (`compare`). What was measured
-on the tiny network of the tests and on digits, cifar-s, s and l, on noise; "scrambled" networks
-have random batch normalisations, whose activations grow from block to block as no trained
-network's do:
+on the tiny network of the tests and on digits, cifar-s, s and l, on noise; on s, on photographs;
+"scrambled" networks have random batch normalisations, whose activations grow from block to block as
+no trained network's do:
 
-| arithmetic | error, sane activations | error, scrambled | allowed | margin |
-|---|---|---|---|---|
-| float64 | 6e-16 to 5e-15 | up to 2.4e-14 | 1e-10 | 20000, 4000 |
-| float32 | 4e-7 to 2.2e-6 | up to 1.3e-5 | 5e-5 | 22, 3.8 |
+| arithmetic | error, noise | error, scrambled | error, photographs | allowed | least margin |
+|---|---|---|---|---|---|
+| float64 | 6e-16 to 5e-15 | up to 2.4e-14 | 3e-15 | 1e-10 | 4000 |
+| float32 | 4e-7 to 2.2e-6 | up to 1.3e-5 | 3.7e-5 | 1e-4 | 2.7 |
+
+On photographs most of the error comes from the squeezes' global average pools: ONNX Runtime adds up
+the 50176 pixels of a map one after the other, and those of a photograph have one sign.
 
 Between 2.4e-14 and 1e-10 lies nothing: the smallest real fault that was tried, one block's biases
 rounded to float32 in the fold, makes 4e-9. A float32 rung is told apart from a wrong epsilon of a
@@ -47,7 +50,7 @@ ENGINE_RUNGS: tuple[RungName, ...] = ("engine", "split-engine")
 BLOCK_FACTOR = 4.0
 """A block's values may differ by this many times the rung's tolerance."""
 
-FLOAT64, FLOAT32 = 1e-10, 5e-5
+FLOAT64, FLOAT32 = 1e-10, 1e-4
 
 DEFAULTS: Mapping[RungName, float] = {
     "training-f64": 0.0,  # the first rung is compared with nothing

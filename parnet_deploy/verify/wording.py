@@ -59,6 +59,17 @@ def lines(rung: RungResult) -> tuple[Line, ...]:
     )
 
 
+def headline(verification: Verification) -> str:
+    """The verdict in a word or two; ``passed`` only where the engine itself was verified."""
+    if not verification.passed:
+        return "FAILED"
+    probed = {probe.rung for probe in verification.probes}
+    unseen = any(
+        rung.verdict == "not verified" and rung.name in probed for rung in verification.rungs
+    )
+    return "NOT VERIFIED" if unseen else "passed"
+
+
 def summary(verification: Verification) -> str:
     """The verdict in one line."""
     counts = [
