@@ -15,12 +15,12 @@ import onnxruntime
 import pytest
 import torch
 from commands import call, one_sentence
-from conftest import DATA, Cli, clean_error, tiny_network
+from conftest import DATA, Cli, clean_error, tiny_network, tiny_spec
 from parity import relative_error
 
 from parnet_deploy.bundle import LABELS, MODEL_GRAPH, ModelBundle, open_model
 from parnet_deploy.net import TrainingFacts, save_checkpoint
-from parnet_deploy.spec import DeployForm, Preprocessing
+from parnet_deploy.spec import DeployForm, Preprocessing, encode
 
 OFFICIAL = DATA / "official_tiny_silu.pth.tar"
 TINY = ("--variant", "s", "--widths", "8,16,24,32", "--image-size", "64", "--classes", "7")
@@ -40,6 +40,31 @@ def exported(capsys: Capture, *arguments: object, name: str = "parnet-s") -> Mod
 
 
 # As it should be
+
+
+def test_every_field_of_a_spec_from_a_file(capsys: Capture) -> None:
+    spec = tiny_spec(name="mine", stem_widths=(4,), stem_strides=(1, 2), last_stride=1, bn_eps=1e-3)
+    Path("mine.json").write_bytes(encode(spec))
+    bundle = exported(capsys, "--variant", "mine.json", name="parnet-mine")
+    assert bundle.manifest.spec == spec
+    changed = exported(
+        capsys, "--variant", "mine.json", "--classes", 3, "--output", "models/three", name="three"
+    )
+    assert changed.manifest.spec.classes == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (None, ("cannot read the spec in spec.json",)),
+        ("{", ("spec.json", "variants --json")),
+        ('{"name": "x"}', ("spec.json", "stem_widths")),
+    ],
+)
+def test_a_spec_that_is_none(capsys: Capture, text: str | None, parts: tuple[str, ...]) -> None:
+    if text is not None:
+        Path("spec.json").write_text(text)
+    one_sentence(call(capsys, "export", "--variant", "spec.json"), 2, *parts)
 
 
 def test_untrained_weights_and_saying_so(cli: Cli, tmp_path: Path) -> None:

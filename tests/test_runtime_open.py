@@ -82,9 +82,9 @@ def test_closing_a_split_engine_closes_its_stages(engines: dict[str, EngineBundl
 def test_an_engine_for_another_machine_is_refused_with_the_way_out(
     engines: dict[str, EngineBundle], name: str, target: dict[str, str], message: str
 ) -> None:
-    bundle = engines[name]
+    bundle = retargeted(engines[name], **target)
     with pytest.raises(EngineError, match=message) as caught:
-        open_runner(retargeted(bundle, **target))
+        open_runner(bundle)
     assert str(bundle.path) in str(caught.value)
     assert rebuild_command(bundle) in str(caught.value)
 
@@ -154,7 +154,7 @@ def test_a_file_of_an_engine_that_was_changed_is_refused_with_the_way_out(
     words = shlex.split(str(caught.value).rpartition("build it again: ")[2])
     assert words[:2] == ["parnet-deploy", "build-engine"]
     assert words[3:] == [
-        *("--split-streams", "--backend", "onnxruntime"),
+        *("--split-streams", "--backend", "onnxruntime", "--provider", "cpu", "--threads", "1"),
         *("--output", str(folder), "--force"),
     ]
 
@@ -180,7 +180,8 @@ def test_stages_that_are_open_are_closed_when_the_next_one_does_not_open(
     assert closed == made[::-1]
 
 
-IN_PLACE = ["--backend", "onnxruntime", "--output", "/engines here/it's one", "--force"]
+PLACE = ["--output", "/engines here/it's one", "--force"]
+IN_PLACE = ["--backend", "onnxruntime", "--provider", "cpu", "--threads", "3", *PLACE]
 
 
 @pytest.mark.parametrize(
@@ -200,10 +201,21 @@ def test_the_command_that_rebuilds_is_one_that_a_shell_reads_back(
 ) -> None:
     monkeypatch.setattr(module, "cuda_driver", lambda: CudaDriver(problem=problem))
     stages = tuple(replace(stage, device=device) for stage in engines["split"].manifest.stages)
-    bundle = changed(replace(engines["split"], path=Path("/engines here/it's one")), stages=stages)
+    moved = replace(engines["split"], path=Path("/engines here/it's one"))
+    bundle = changed(moved, stages=stages, options={"intra_op_num_threads": 3})
     words = shlex.split(rebuild_command(bundle))
     assert words[:2] == ["parnet-deploy", "build-engine"]
     assert words[3:] == ["--split-streams", *more]
+
+
+def test_the_command_that_rebuilds_keeps_what_decides_the_numbers(
+    engines: dict[str, EngineBundle],
+) -> None:
+    whole = engines["whole"]
+    plan = changed(whole, backend="tensorrt-rtx", target={}, options={"builder_flags": ["TF32"]})
+    assert "--backend tensorrt-rtx --tf32 --output" in rebuild_command(plan)
+    strict = changed(plan, options={"builder_flags": []})
+    assert "--tf32" not in rebuild_command(strict)
 
 
 class PlanRunner(FunctionRunner):

@@ -94,8 +94,19 @@ def build_command(path: Path, manifest: EngineManifest, *, same: bool = True) ->
     words = ["parnet-deploy", "build-engine", str(resolve_model(manifest.model, path))]
     words += ["--split-streams"] * manifest.split
     if same:
-        words += ["--backend", manifest.backend, "--output", str(path), "--force"]
+        words += ["--backend", manifest.backend, *_build_flags(manifest)]
+        words += ["--output", str(path), "--force"]
     return shlex.join(words)
+
+
+def _build_flags(manifest: EngineManifest) -> list[str]:
+    """What was chosen of how an engine computes; for which GPUs is left to where it is built."""
+    flags: list[str] = []
+    if (provider := manifest.target.get("provider")) in ("cpu", "cuda"):
+        flags += ["--provider", str(provider)]
+    if threads := manifest.options.get("intra_op_num_threads"):
+        flags += ["--threads", str(threads)]
+    return flags + ["--tf32"] * ("TF32" in manifest.options.get("builder_flags", ()))
 
 
 def find_bundles(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from parnet_deploy.cli.console import (
     warn,
 )
 from parnet_deploy.cli.options import parse_batch, parse_numbers, parse_size
-from parnet_deploy.errors import MissingDependencyError, UsageError, os_reason
+from parnet_deploy.errors import MissingDependencyError, SpecError, UsageError, os_reason
 from parnet_deploy.spec import (
     Activation,
     Backend,
@@ -32,6 +32,7 @@ from parnet_deploy.spec import (
     Preprocessing,
     StemMode,
     count,
+    decode,
     default_form,
 )
 from parnet_deploy.spec import variant as find_variant
@@ -44,7 +45,7 @@ IMAGENET_CLASSES = 1000
 
 VariantName = Annotated[
     str | None,
-    typer.Option("--variant", help="Network: s, m, l, xl, cifar-s ...; see 'variants'."),
+    typer.Option("--variant", help="Network: s, m, l, xl ... (see 'variants'), or SPEC.json."),
 ]
 CheckpointFile = Annotated[
     Path | None,
@@ -167,6 +168,25 @@ def command(
     _print_summary(bundle)
 
 
+def find_spec(name: str) -> ParNetSpec:
+    """A variant's spec, or one that a JSON file describes: every field of it, as data.
+
+    Raises:
+        UsageError: there is no such variant, or the file cannot be read.
+        SpecError: the file does not describe a network that can be built.
+    """
+    if not name.endswith(".json"):
+        return find_variant(name).spec
+    try:
+        return decode(Path(name).read_bytes(), ParNetSpec)
+    except OSError as exc:
+        raise UsageError(f"cannot read the spec in {name}: {os_reason(exc)}") from exc
+    except SpecError as exc:
+        raise SpecError(
+            f"{name}: {exc}; 'parnet-deploy variants --json' shows what a spec looks like"
+        ) from exc
+
+
 def _folder(spec: ParNetSpec) -> Path:
     return Path("models") / f"parnet-{spec.name}"
 
@@ -174,7 +194,7 @@ def _folder(spec: ParNetSpec) -> Path:
 def _check_first(output: Path | None, variant: str | None, *, force: bool) -> None:
     """Say at once what is in the way. A checkpoint alone tells the output's name only when read."""
     if output is not None or variant is not None:
-        known = output or _folder(find_variant(variant or "").spec)
+        known = output or _folder(find_spec(variant or ""))
         refuse_existing(known, force=force)
     _need_torch()
 
@@ -208,7 +228,7 @@ def _find_network(
 def _untrained(name: str, changes: dict[str, Any], seed: int) -> Network:
     from parnet_deploy.net import initialise
 
-    spec = change_spec(find_variant(name).spec, **changes)
+    spec = change_spec(find_spec(name), **changes)
     progress(f"make: UNTRAINED weights from seed {seed}, since no --checkpoint was given")
     return Network(
         model=initialise(spec, seed=seed),
@@ -234,7 +254,7 @@ def _trained(
     expected = None
     if name is not None or changes:
         described = load_checkpoint(checkpoint, activation=activation, ema=ema).model.spec
-        base = find_variant(name).spec if name else described
+        base = find_spec(name) if name else described
         if "classes" not in changes:
             changes["classes"] = described.classes
         expected = replace(
