@@ -10,8 +10,11 @@ from parnet_deploy.errors import SpecError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+Triple = tuple[float, float, float]
+"""A number for each of red, green and blue."""
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +33,8 @@ class Preprocessing:
     size: tuple[int, int]
     crop_ratio: float = 0.875
     interpolation: Interpolation = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
     in_graph: bool = False
 
     def __post_init__(self) -> None:

@@ -1,0 +1,1 @@
+"""Evaluation: what a network or an engine gets right of a labelled data set."""
