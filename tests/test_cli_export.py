@@ -57,6 +57,7 @@ def test_every_field_of_a_spec_from_a_file(capsys: Capture) -> None:
     ("text", "parts"),
     [
         (None, ("cannot read the spec in spec.json",)),
+        (encode(tiny_spec()).decode().replace("tiny", "../../away"), ("spec.json", "'../../away'")),
         ("{", ("spec.json", "variants --json")),
         ('{"name": "x"}', ("spec.json", "stem_widths")),
     ],
@@ -146,6 +147,22 @@ def test_every_option_ends_in_the_manifest(capsys: Capture) -> None:
     assert bundle.labels == tuple("abcde")
 
 
+def test_a_depth_and_the_spec_read_once(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine.json").write_bytes(encode(tiny_spec(name="mine")))
+    reads = []
+    read = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        if path.name == "mine.json":
+            reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    bundle = exported(capsys, "--variant", "mine.json", "--depth", 10, name="parnet-mine")
+    assert bundle.manifest.spec.stream_blocks == (3, 3, 3)
+    assert len(reads) == 1, "what was checked first is what was exported"
+
+
 def test_the_default_form_is_that_of_the_backend(capsys: Capture) -> None:
     assert exported(capsys, *TINY).manifest.form == DeployForm()
     again = exported(capsys, *TINY, "--for", "onnxruntime", "--force")
@@ -182,6 +199,8 @@ def test_a_path_with_brackets_and_spaces_is_printed_as_it_is(capsys: Capture) ->
         (["--variant", "s", "--widths", "wide"], ["--widths takes whole numbers", "'wide'"]),
         (["--variant", "s", "--streams", "5"], ["1 to 4 streams, not 5"]),
         (["--variant", "s", "--streams", "0"], ["1 to 4 streams, not 0"]),
+        (["--variant", "s", "--depth", "8"], ["a depth of at least 9", "not 8"]),
+        (["--variant", "s", "--depth", "9", "--blocks", "1,2,2"], ["--depth and --blocks"]),
         (["--variant", "s", "--blocks", "4,5"], ["one number of blocks per stream"]),
         (["--variant", "s", "--blocks", "4,0,5"], ["at least one block"]),
         (["--variant", "s", "--batch", "0"], ["1 <= MIN <= OPT <= MAX"]),

@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 from conftest import tiny_spec
 from hypothesis import given
+from hypothesis.strategies import integers
 from strategies import specs
 
 from parnet_deploy.errors import SpecError, UsageError
@@ -16,6 +17,13 @@ from parnet_deploy.spec import VARIANTS, ParNetSpec, depth, variant
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"name": ""}, "a name that can be part of a file's"),
+        ({"name": ".."}, "no leading dot"),
+        ({"name": ".hidden"}, "not '.hidden'"),
+        ({"name": "../../else/where"}, "no path separator"),
+        ({"name": "a\\b"}, "no path separator"),
+        ({"name": "two words"}, "no space"),
+        ({"name": "line\n"}, "no space"),
         ({"stream_widths": ()}, "1 to 4 streams, not 0"),
         ({"stream_widths": (8, 8, 8, 8, 8)}, "1 to 4 streams, not 5"),
         ({"stream_blocks": (2, 2)}, "one number of blocks per stream"),
@@ -96,3 +104,26 @@ def test_fewer_streams_keep_depth_and_size(spec: ParNetSpec) -> None:
         assert fewer.stride == spec.stride
         assert depth(fewer) <= depth(spec), "the finer, longer paths may have gone"
     assert spec.with_streams(last) == spec
+
+
+@pytest.mark.parametrize("name", ["s", "m", "l", "xl"])
+@pytest.mark.parametrize(("wanted", "blocks"), [(9, (1, 2, 2)), (12, (4, 5, 5)), (15, (7, 8, 8))])
+def test_the_papers_depths(name: str, wanted: int, blocks: tuple[int, ...]) -> None:
+    spec = variant(name).spec
+    changed = spec.with_depth(wanted)
+    assert depth(changed) == wanted
+    assert changed == replace(spec, stream_blocks=blocks)
+
+
+def test_no_room_for_a_lesser_depth() -> None:
+    spec = variant("m").spec
+    assert spec.with_depth(9).stream_blocks == (1, 2, 2)
+    with pytest.raises(SpecError, match=r"a depth of at least 9 \(it is 12 .*, not 8"):
+        spec.with_depth(8)
+
+
+@given(specs(), integers(0, 5))
+def test_any_depth_that_leaves_blocks(spec: ParNetSpec, more: int) -> None:
+    deeper = spec.with_depth(depth(spec) + more)
+    assert depth(deeper) == depth(spec) + more
+    assert deeper.with_depth(depth(spec)) == spec

@@ -13,6 +13,19 @@ import typer
 from rich.markup import escape
 
 from parnet_deploy.bundle import ModelBundle, Source, refuse_existing
+from parnet_deploy.cli.architecture import (
+    ActivationName,
+    Blocks,
+    Classes,
+    Depth,
+    HasSqueeze,
+    ImageSize,
+    Streams,
+    Widths,
+    change_spec,
+    find_spec,
+    given,
+)
 from parnet_deploy.cli.console import (
     Justify,
     human_bytes,
@@ -22,8 +35,8 @@ from parnet_deploy.cli.console import (
     say,
     warn,
 )
-from parnet_deploy.cli.options import parse_batch, parse_numbers, parse_size
-from parnet_deploy.errors import MissingDependencyError, SpecError, UsageError, os_reason
+from parnet_deploy.cli.options import parse_batch, parse_size
+from parnet_deploy.errors import MissingDependencyError, UsageError, os_reason
 from parnet_deploy.spec import (
     Activation,
     Backend,
@@ -32,10 +45,8 @@ from parnet_deploy.spec import (
     Preprocessing,
     StemMode,
     count,
-    decode,
     default_form,
 )
-from parnet_deploy.spec import variant as find_variant
 from parnet_deploy.spec.form import IdentityBN, Join, Squeeze
 
 if TYPE_CHECKING:
@@ -54,7 +65,6 @@ CheckpointFile = Annotated[
 Output = Annotated[
     Path | None, typer.Option(help="Folder of the bundle [default: models/parnet-VARIANT].")
 ]
-ImageSize = Annotated[str | None, typer.Option(help="Input size in pixels: 224 or HxW.")]
 Batch = Annotated[str, typer.Option(help="Images per run: N (fixed) or MIN:OPT:MAX (dynamic).")]
 Stem = Annotated[
     StemMode, typer.Option(help="Every stage computes its own stem, or the stem is a stage.")
@@ -64,19 +74,6 @@ Preprocess = Annotated[
     bool, typer.Option("--preprocess", help="Take uint8 images; normalise them in the graph.")
 ]
 Labels = Annotated[Path | None, typer.Option(help="Text file with one class name a line.")]
-Widths = Annotated[
-    str | None, typer.Option(help="C1,...,Cn,Clast: a width per stream, then the last block's.")
-]
-Streams = Annotated[int | None, typer.Option(help="Number of streams, 1 to 4.")]
-Blocks = Annotated[str | None, typer.Option(help="Blocks in each stream, such as 4,5,5.")]
-ActivationName = Annotated[
-    Activation | None,
-    typer.Option(help="Non-linearity; an authors' checkpoint does not say it [default: silu]."),
-]
-HasSqueeze = Annotated[
-    bool | None, typer.Option("--squeeze/--no-squeeze", help="Skip-Squeeze-Excitation.")
-]
-Classes = Annotated[int | None, typer.Option(help="Number of classes.")]
 Ema = Annotated[bool, typer.Option("--ema/--no-ema", help="Take a checkpoint's moving average.")]
 Seed = Annotated[int, typer.Option(help="Seed of untrained weights.")]
 Opset = Annotated[int, typer.Option(min=18, max=21, help="ONNX operator set, 18 to 21.")]
@@ -118,6 +115,7 @@ def command(
     labels: Labels = None,
     widths: Widths = None,
     streams: Streams = None,
+    depth: Depth = None,
     blocks: Blocks = None,
     activation: ActivationName = None,
     squeeze: HasSqueeze = None,
@@ -136,21 +134,23 @@ def command(
     Without --checkpoint, seeded UNTRAINED weights are exported. Before the bundle is put in place,
     the whole graph must equal the network, and the stages joined together the whole graph.
     """
-    changes = _given(
+    changes = given(
         streams=streams,
+        depth=depth,
         widths=widths,
         blocks=blocks,
         squeeze=squeeze,
         classes=classes,
         activation=activation,
-        image_size=parse_size(image_size) if image_size is not None else None,
+        image_size=image_size,
     )
     batch_range = parse_batch(batch)
     named = _read_labels(labels) if labels else None
-    _check_first(output, variant, force=force)
+    base = find_spec(variant) if variant is not None else None
+    _check_first(output, base, force=force)
     from parnet_deploy.export import ExportOptions, export_model
 
-    network = _find_network(variant, checkpoint, changes, seed=seed, ema=ema)
+    network = _find_network(base, checkpoint, changes, seed=seed, ema=ema)
     folder = output or _folder(network.model.spec)
     options = ExportOptions(
         name=Path(os.path.abspath(folder)).name,
@@ -168,49 +168,25 @@ def command(
     _print_summary(bundle)
 
 
-def find_spec(name: str) -> ParNetSpec:
-    """A variant's spec, or one that a JSON file describes: every field of it, as data.
-
-    Raises:
-        UsageError: there is no such variant, or the file cannot be read.
-        SpecError: the file does not describe a network that can be built.
-    """
-    if not name.endswith(".json"):
-        return find_variant(name).spec
-    try:
-        return decode(Path(name).read_bytes(), ParNetSpec)
-    except OSError as exc:
-        raise UsageError(f"cannot read the spec in {name}: {os_reason(exc)}") from exc
-    except SpecError as exc:
-        raise SpecError(
-            f"{name}: {exc}; 'parnet-deploy variants --json' shows what a spec looks like"
-        ) from exc
-
-
 def _folder(spec: ParNetSpec) -> Path:
     return Path("models") / f"parnet-{spec.name}"
 
 
-def _check_first(output: Path | None, variant: str | None, *, force: bool) -> None:
+def _check_first(output: Path | None, base: ParNetSpec | None, *, force: bool) -> None:
     """Say at once what is in the way. A checkpoint alone tells the output's name only when read."""
-    if output is not None or variant is not None:
-        known = output or _folder(find_spec(variant or ""))
+    known = output or (_folder(base) if base is not None else None)
+    if known is not None:
         refuse_existing(known, force=force)
     _need_torch()
 
 
-def _given(**options: object) -> dict[str, Any]:
-    """The options that were given on the command line."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def _form(target: Backend, **choices: str | None) -> DeployForm:
     """The deploy form that serves a backend best, with what was chosen otherwise."""
-    return replace(default_form(target), **_given(**choices))
+    return replace(default_form(target), **given(**choices))
 
 
 def _find_network(
-    variant: str | None,
+    base: ParNetSpec | None,
     checkpoint: Path | None,
     changes: dict[str, Any],
     *,
@@ -219,16 +195,15 @@ def _find_network(
 ) -> Network:
     if checkpoint is not None:
         progress(f"read: {checkpoint}")
-        return _trained(checkpoint, variant, changes, ema=ema)
-    if variant is None:
+        return _trained(checkpoint, base, ema=ema, **changes)
+    if base is None:
         raise UsageError("give --variant or --checkpoint: which network is to be exported?")
-    return _untrained(variant, changes, seed)
+    return _untrained(change_spec(base, **changes), seed)
 
 
-def _untrained(name: str, changes: dict[str, Any], seed: int) -> Network:
+def _untrained(spec: ParNetSpec, seed: int) -> Network:
     from parnet_deploy.net import initialise
 
-    spec = change_spec(find_spec(name), **changes)
     progress(f"make: UNTRAINED weights from seed {seed}, since no --checkpoint was given")
     return Network(
         model=initialise(spec, seed=seed),
@@ -240,26 +215,22 @@ def _untrained(name: str, changes: dict[str, Any], seed: int) -> Network:
 
 def _trained(
     checkpoint: Path,
-    name: str | None,
-    changes: dict[str, Any],
+    base: ParNetSpec | None,
     *,
     ema: bool,
+    activation: Activation | None = None,
+    image_size: str | None = None,
+    **changes: Any,
 ) -> Network:
     """Read a checkpoint; what was said about the architecture must be what its shapes say."""
     from parnet_deploy.net import load_checkpoint
 
-    changes = dict(changes)
-    activation: Activation | None = changes.pop("activation", None)
-    size: tuple[int, int] | None = changes.pop("image_size", None)
+    size = None if image_size is None else parse_size(image_size)
     expected = None
-    if name is not None or changes:
+    if base is not None or changes:
         described = load_checkpoint(checkpoint, activation=activation, ema=ema).model.spec
-        base = find_spec(name) if name else described
-        if "classes" not in changes:
-            changes["classes"] = described.classes
-        expected = replace(
-            change_spec(base, **changes), image_size=described.image_size, bn_eps=described.bn_eps
-        )
+        asked = change_spec(base or described, **{"classes": described.classes, **changes})
+        expected = replace(asked, image_size=described.image_size, bn_eps=described.bn_eps)
     found = load_checkpoint(
         checkpoint, activation=activation, ema=ema, expected=expected, image_size=size
     )
@@ -275,21 +246,6 @@ def _trained(
         labels=labels,
         preprocessing=replace(preprocessing, size=spec.image_size),
     )
-
-
-def change_spec(spec: ParNetSpec, **changes: Any) -> ParNetSpec:
-    """A spec with the fields that were given on the command line."""
-    changed = spec
-    if "streams" in changes:
-        changed = changed.with_streams(changes["streams"])
-    if "widths" in changes:
-        changed = changed.with_widths(parse_numbers("--widths")(changes["widths"]))
-    if "blocks" in changes:
-        changed = replace(changed, stream_blocks=parse_numbers("--blocks")(changes["blocks"]))
-    for field in ("activation", "squeeze", "classes", "image_size"):
-        if field in changes:
-            changed = replace(changed, **{field: changes[field]})
-    return changed
 
 
 def _default_preprocessing(spec: ParNetSpec) -> Preprocessing:

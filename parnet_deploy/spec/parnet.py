@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -12,6 +13,9 @@ Activation = Literal["silu", "relu"]
 LastBlock = Literal["downsample", "pointwise"]
 
 MAX_STREAMS = 4
+
+_NAME = re.compile(r"(?!\.)[^\s/\\\x00-\x1f\x7f]+")
+"""Names of files, whatever the system, that lead nowhere else and are seen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +27,7 @@ class ParNetSpec:
     before. Paper: section 3.3 and table A1 (ImageNet), section 3.3 (CIFAR).
 
     Attributes:
-        name: what people call it; bundles are named after it.
+        name: what people call it; bundles and their folders are named after it.
         stem_widths: output channels of the blocks before the first stream's own feature block.
         stem_strides: strides of those blocks, then of the first stream's feature block.
         stream_widths: channels of each stream, highest resolution first.
@@ -60,6 +64,11 @@ class ParNetSpec:
         Raises:
             SpecError: a field has a value that no network can have.
         """
+        _require(
+            bool(_NAME.fullmatch(self.name)),
+            "a name that can be part of a file's (no path separator, no space, no leading dot), "
+            f"not {self.name!r}",
+        )
         streams = len(self.stream_widths)
         _require(1 <= streams <= MAX_STREAMS, f"1 to {MAX_STREAMS} streams, not {streams}")
         _require(
@@ -171,6 +180,27 @@ class ParNetSpec:
         while spec.streams < streams:
             spec = spec._with_coarser_stream()
         return spec
+
+    def with_depth(self, depth: int) -> ParNetSpec:
+        """The same network with a longest path of `depth` convolutions and linear layers.
+
+        Every stream gets or loses the same number of blocks, so that paths of the same length
+        remain so: from 12, depth 9 is reached with three blocks fewer in each stream and depth 15
+        with three more. (The paper's table 11 gives the depths and not the layers.)
+
+        Raises:
+            SpecError: no block would be left in one of the streams.
+        """
+        from parnet_deploy.spec.counts import depth as depth_of  # counted from a spec's layout
+
+        now = depth_of(self)
+        least = now - min(self.stream_blocks) + 1
+        _require(
+            depth >= least,
+            f"a depth of at least {least} (it is {now} with blocks {self.stream_blocks}), "
+            f"not {depth}: at least one block stays in every stream",
+        )
+        return replace(self, stream_blocks=tuple(n + depth - now for n in self.stream_blocks))
 
     def _without_finest_stream(self) -> ParNetSpec:
         # Coarser paths meet the same fusions as before; only the last one left meets none.
