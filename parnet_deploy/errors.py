@@ -6,6 +6,7 @@
     ├── MissingDependencyError      an optional package that this command needs
     ├── CheckpointError             a checkpoint that cannot be read or does not fit
     ├── ImageError                  a file that is not a readable image
+    ├── DataError                   a data set that cannot be used
     ├── BundleError                 a bundle that is missing, damaged or of another format
     │   └── OutputExistsError       the output is already there, and --force was not given
     ├── TrainingError               training came apart
@@ -49,6 +50,10 @@ class CheckpointError(ParnetDeployError):
 
 class ImageError(ParnetDeployError):
     """A file cannot be decoded as an image, or has an unusable size."""
+
+
+class DataError(ParnetDeployError):
+    """A data set that cannot be used; the message names the file."""
 
 
 class BundleError(ParnetDeployError):

@@ -1,8 +1,31 @@
 """Data sets: labelled images, decoded one at a time, when they are asked for.
 
-base    Samples and DataSet: what every source gives
+base         Samples, Split and DataSet: what every source gives
+options      how a data set is opened
+opening      data sets by what is written after --data
+imagefolder  a folder of class folders: which split is where, and its samples
+folders      what is in class folders
+holdout      which images are held out, where nobody has split them
+paths        very many paths, in memory that worker processes share
+digits       scikit-learn's handwritten digits
+arrays       samples in memory
+saving       samples written as image files
 """
 
-from parnet_deploy.data.base import DataSet, Samples
+from parnet_deploy.data.arrays import ArraySamples
+from parnet_deploy.data.base import DataSet, Part, Samples, Split
+from parnet_deploy.data.imagefolder import FolderSamples
+from parnet_deploy.data.opening import open_data, open_samples
+from parnet_deploy.data.saving import save_images
 
-__all__ = ["DataSet", "Samples"]
+__all__ = [
+    "ArraySamples",
+    "DataSet",
+    "FolderSamples",
+    "Part",
+    "Samples",
+    "Split",
+    "open_data",
+    "open_samples",
+    "save_images",
+]

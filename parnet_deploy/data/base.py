@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from PIL import Image
 
+from parnet_deploy.errors import DataError
 from parnet_deploy.spec.images import Interpolation, Triple
+
+Part = Literal["train", "test"]
+"""Which of the two splits: what is learnt from, or what is never learnt from."""
 
 
 class Samples(Protocol):
@@ -35,6 +40,38 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Split:
+    """One split of a data set, with what is needed to evaluate a network on it.
+
+    Attributes:
+        name: the data set, as ``--data`` takes it.
+        labels: class names; a sample's label is an index into them.
+        samples: the images.
+        mean: per-channel (RGB) mean, in units of [0, 1], by which the network's input is
+            normalised.
+        std: per-channel standard deviation, likewise.
+        interpolation: the filter its images are resized with.
+        empty: the classes without a single image; more than none only where that was allowed.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    samples: Samples
+    mean: Triple
+    std: Triple
+    interpolation: Interpolation = "bilinear"
+    empty: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse classes that cannot be told apart.
+
+        Raises:
+            DataError: there is no class, or two have one name.
+        """
+        _check_labels(self.name, self.labels)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class DataSet:
     """A data set, split.
 
@@ -47,6 +84,8 @@ class DataSet:
             normalised.
         std: per-channel standard deviation, likewise.
         interpolation: the filter its images are resized with.
+        empty: the classes without an image in the test split; more than none only where that was
+            allowed. Every class has an image to learn from.
     """
 
     name: str
@@ -56,3 +95,20 @@ class DataSet:
     mean: Triple
     std: Triple
     interpolation: Interpolation = "bilinear"
+    empty: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse classes that cannot be told apart.
+
+        Raises:
+            DataError: there is no class, or two have one name.
+        """
+        _check_labels(self.name, self.labels)
+
+
+def _check_labels(name: str, labels: tuple[str, ...]) -> None:
+    if not labels:
+        raise DataError(f"the data set {name} has no classes")
+    if len(set(labels)) < len(labels):
+        twice = sorted(label for label, times in Counter(labels).items() if times > 1)
+        raise DataError(f"the data set {name} has several classes of one name: {', '.join(twice)}")
