@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +24,12 @@ from parnet_deploy.cli.architecture import (
     change_spec,
     find_spec,
     given,
+)
+from parnet_deploy.cli.checkpoint import (
+    default_preprocessing,
+    labels_of,
+    origin,
+    preprocessing_of,
 )
 from parnet_deploy.cli.console import (
     Justify,
@@ -51,8 +56,6 @@ from parnet_deploy.spec.form import IdentityBN, Join, Squeeze
 
 if TYPE_CHECKING:
     from parnet_deploy.net import ParNet
-
-IMAGENET_CLASSES = 1000
 
 VariantName = Annotated[
     str | None,
@@ -209,7 +212,7 @@ def _untrained(spec: ParNetSpec, seed: int) -> Network:
         model=initialise(spec, seed=seed),
         source=Source(kind="untrained", seed=seed),
         labels=(),
-        preprocessing=_default_preprocessing(spec),
+        preprocessing=default_preprocessing(spec),
     )
 
 
@@ -235,29 +238,13 @@ def _trained(
         checkpoint, activation=activation, ema=ema, expected=expected, image_size=size
     )
     spec = found.model.spec
-    progress(f"found: {_origin(found.source)}, {spec.activation}, {spec.classes} classes")
-    labels = found.facts.labels
-    if not labels and found.source.kind == "official" and spec.classes == IMAGENET_CLASSES:
-        labels = imagenet_labels()
-    preprocessing = found.facts.preprocessing or _default_preprocessing(spec)
+    progress(f"found: {origin(found.source)}, {spec.activation}, {spec.classes} classes")
     return Network(
         model=found.model,
         source=found.source,
-        labels=labels,
-        preprocessing=replace(preprocessing, size=spec.image_size),
+        labels=labels_of(found),
+        preprocessing=preprocessing_of(found),
     )
-
-
-def _default_preprocessing(spec: ParNetSpec) -> Preprocessing:
-    # A crop of 224 out of 256 is usual for photographs; small images are taken whole.
-    ratio = 0.875 if min(spec.image_size) >= 128 else 1.0
-    return Preprocessing(size=spec.image_size, crop_ratio=ratio)
-
-
-def imagenet_labels() -> tuple[str, ...]:
-    """Names of the 1000 ImageNet classes, in the usual order."""
-    data = resources.files("parnet_deploy") / "data" / "imagenet_labels.txt"
-    return tuple(data.read_text(encoding="utf-8").splitlines())
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
@@ -281,13 +268,6 @@ def _need_torch() -> None:
         raise MissingDependencyError(
             f"export needs {exc.name}, which is not installed: pip install 'parnet-deploy[export]'"
         ) from exc
-
-
-def _origin(source: Source) -> str:
-    if source.kind == "parnet-deploy":
-        return "a checkpoint of parnet-deploy"
-    weights = "the moving average of its weights" if source.ema else "its weights as they are"
-    return f"a checkpoint of the authors' form, {weights}"
 
 
 def _print_summary(bundle: ModelBundle) -> None:

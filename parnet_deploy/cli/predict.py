@@ -147,17 +147,14 @@ def probabilities(bundle: EngineBundle, rows: Array) -> Array:
     Raises:
         RunnerError: a value is not finite.
     """
+    from parnet_deploy.runtime.outputs import softmax
+
     if not np.isfinite(rows).all():
         raise RunnerError(
             f"{bundle.path} gave values that are not finite; 'parnet-deploy verify' says where "
             "they arise"
         )
-    values = rows.astype(np.float64)
-    if bundle.manifest.softmax:
-        return values
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    result: Array = powers / powers.sum(axis=1, keepdims=True)
-    return result
+    return rows.astype(np.float64) if bundle.manifest.softmax else softmax(rows)
 
 
 def likeliest(row: Array, labels: Sequence[str], top: int) -> tuple[Guess, ...]:

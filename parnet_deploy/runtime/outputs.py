@@ -18,3 +18,11 @@ def log_probabilities(probabilities: Array) -> Array:
     """
     logarithms: Array = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY))
     return logarithms
+
+
+def softmax(logits: Array) -> Array:
+    """Logits (N, classes), finite, as probabilities: float64, each row adding up to 1."""
+    values = logits.astype(np.float64)
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    result: Array = powers / powers.sum(axis=1, keepdims=True)
+    return result
