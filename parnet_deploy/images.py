@@ -4,6 +4,7 @@ What `decode` gives is always 8-bit RGB, upright. The preprocessing is torchvisi
 evaluation, to the same rounding: resize with antialiasing until the image just covers
 ``round(crop / crop_ratio)`` pixels both ways (the other side is rounded down), crop the centre
 (offsets are rounded to even), scale to [0, 1], subtract the mean, divide by the standard deviation.
+Ten crops, for those who want them, are torchvision's as well.
 """
 
 from __future__ import annotations
@@ -104,13 +105,31 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Array:
     Raises:
         ImageError: the image is so long and narrow that resized it would have too many pixels.
     """
-    height, width = preprocessing.size
+    centre = _centre(_resize(image, preprocessing), preprocessing.size)
+    return normalise(_stack([centre]), preprocessing)
+
+
+def preprocess_ten(image: Image.Image, preprocessing: Preprocessing) -> Array:
+    """Make an image ten crops: its four corners and its centre, and those of its mirror image.
+
+    As torchvision's ``TenCrop`` orders them: top left, top right, bottom left, bottom right,
+    centre; then the same five of the image mirrored left to right. Ten-crop testing is from
+    Krizhevsky, Sutskever, Hinton (2012), section 4.1.
+
+    Args:
+        image: an RGB image, as `decode` gives it.
+        preprocessing: how; the crops are taken from what `preprocess` crops the centre of.
+
+    Returns:
+        (10, 3, H, W): float32, normalised; or uint8 in [0, 255] where the graph normalises.
+
+    Raises:
+        ImageError: the image is so long and narrow that resized it would have too many pixels.
+    """
     resized = _resize(image, preprocessing)
-    left = round((resized.width - width) / 2)
-    top = round((resized.height - height) / 2)
-    crop = resized.crop((left, top, left + width, top + height))
-    pixels = np.asarray(crop).transpose(2, 0, 1)[None]
-    return normalise(pixels, preprocessing)
+    mirrored = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    crops = [crop for side in (resized, mirrored) for crop in _five(side, preprocessing.size)]
+    return normalise(_stack(crops), preprocessing)
 
 
 def normalise(pixels: Array, preprocessing: Preprocessing) -> Array:
@@ -236,6 +255,29 @@ def _eight_bit(path: Path, image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > _MAX_16_BIT:
         raise ImageError(f"{path} holds more than 16 bits a pixel; save it as 8 or 16 bit")
     return Image.fromarray(((values * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT).astype(np.uint8))
+
+
+def _five(image: Image.Image, size: tuple[int, int]) -> list[Image.Image]:
+    """Crops at the four corners, and at the centre."""
+    height, width = size
+    right, bottom = image.width - width, image.height - height
+    corners = [(0, 0), (right, 0), (0, bottom), (right, bottom)]
+    return [*(_crop(image, left, top, size) for left, top in corners), _centre(image, size)]
+
+
+def _centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    height, width = size
+    return _crop(image, round((image.width - width) / 2), round((image.height - height) / 2), size)
+
+
+def _crop(image: Image.Image, left: int, top: int, size: tuple[int, int]) -> Image.Image:
+    height, width = size
+    return image.crop((left, top, left + width, top + height))
+
+
+def _stack(crops: list[Image.Image]) -> Array:
+    """N images of one size as (N, 3, H, W) uint8."""
+    return np.stack([np.asarray(crop).transpose(2, 0, 1) for crop in crops])
 
 
 def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:

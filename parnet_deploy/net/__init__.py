@@ -8,6 +8,7 @@ fuse        training form -> deploy form
 initialise  seeded, untrained networks
 official    names and shapes of the authors' released checkpoints
 checkpoint  reading and writing weights
+runner      a network as a runner
 """
 
 from parnet_deploy.net.checkpoint import (
@@ -20,12 +21,14 @@ from parnet_deploy.net.deploy import DeployParNet
 from parnet_deploy.net.fuse import fuse
 from parnet_deploy.net.initialise import calibrate, initialise
 from parnet_deploy.net.parnet import BlockGraph, ParNet
+from parnet_deploy.net.runner import TorchRunner
 
 __all__ = [
     "BlockGraph",
     "Checkpoint",
     "DeployParNet",
     "ParNet",
+    "TorchRunner",
     "TrainingFacts",
     "calibrate",
     "fuse",
