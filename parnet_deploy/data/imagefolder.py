@@ -11,6 +11,7 @@ from PIL import Image
 from parnet_deploy.data.base import Part, Split
 from parnet_deploy.data.folders import ClassFolder, class_names, holds_folders, list_class
 from parnet_deploy.data.holdout import held_out
+from parnet_deploy.data.naming import enumerate_names
 from parnet_deploy.data.options import DataOptions
 from parnet_deploy.data.paths import Paths
 from parnet_deploy.errors import DataError, UsageError
@@ -22,8 +23,6 @@ TRAIN = "train"
 
 TESTS = ("val", "validation", "valid", "test")
 """Names that a test split's folder may have; the first that is there is taken."""
-
-_NAMED = 5
 
 
 class FolderSamples:
@@ -143,7 +142,7 @@ def _check_same(
 ) -> None:
     """Refuse splits of different classes."""
     lacks = [
-        f"{root} has no {_enumerate(sorted(missing))}"
+        f"{root} has no {enumerate_names(sorted(missing))}"
         for root, missing in (
             (first, set(found) - set(expected)),
             (second, set(expected) - set(found)),
@@ -200,8 +199,3 @@ def _said_empty(folder: Path, found: ClassFolder, *, learnt: bool) -> str:
         else "put images there, or give --skip-bad to leave the class out"
     )
     return f"the class folder {folder} holds no image{others}; {advice}"
-
-
-def _enumerate(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parnet_deploy.data.base import DataSet, Part, Split
+from parnet_deploy.data.cifar import CIFARS
 from parnet_deploy.data.digits import open_digits
 from parnet_deploy.data.imagefolder import open_folder
 from parnet_deploy.data.options import DataOptions
@@ -20,22 +21,30 @@ class Source:
 
     Attributes:
         place: what PATH is, for messages; empty where there is none.
-        splits: whether a part can be held out of it.
-        open: its splits.
+        open: gives its splits.
+        unsplit: it may come without a test split, so that a part can be held out.
     """
 
     place: str
-    splits: bool
     open: Callable[[Path, Sequence[Part], DataOptions], tuple[Split, ...]]
+    unsplit: bool = False
 
 
 SOURCES: Mapping[str, Source] = {
     "imagefolder": Source(
         place="a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg, in it",
-        splits=True,
         open=open_folder,
+        unsplit=True,
     ),
-    "digits": Source(place="", splits=False, open=lambda _, parts, __: open_digits(parts)),
+    "cifar10": Source(
+        place="the folder with cifar-10-batches-py in it",
+        open=lambda path, parts, _: CIFARS["cifar10"].open(path, parts),
+    ),
+    "cifar100": Source(
+        place="the folder with cifar-100-python in it",
+        open=lambda path, parts, _: CIFARS["cifar100"].open(path, parts),
+    ),
+    "digits": Source(place="", open=lambda _, parts, __: open_digits(parts)),
 }
 
 
@@ -94,15 +103,19 @@ def _open(
 ) -> tuple[Split, ...]:
     options = DataOptions(hold_out=hold_out, skip_bad=skip_bad)
     kind, path = _parse(source)
-    if hold_out is not None and not kind.splits:
+    if hold_out is not None and not kind.unsplit:
         raise UsageError(f"'{source}' has a test split of its own; leave --hold-out away")
     return kind.open(path, parts, options)
 
 
 def _parse(source: str) -> tuple[Source, Path]:
     name, colon, path = source.partition(":")
-    if not colon and Path(source).expanduser().is_dir() and name.lower() not in SOURCES:
-        raise UsageError(f"what kind of data set is in {source}? Did you mean imagefolder:{source}")
+    unknown = name.lower() not in SOURCES
+    if source and not colon and unknown and Path(source).expanduser().is_dir():
+        raise UsageError(
+            f"the kind of a data set stands before its path: "
+            f"for a folder of images write imagefolder:{source}"
+        )
     kind = lookup("data set", name, SOURCES)
     if kind.place and not path:
         raise UsageError(f"'{source}' lacks a path: {name}:PATH, PATH being {kind.place}")

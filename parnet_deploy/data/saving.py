@@ -27,8 +27,12 @@ def save_images(samples: Samples, labels: Sequence[str], folder: Path) -> None:
     for label in labels:
         if not label or label.startswith(".") or {"/", "\0"} & set(label):
             raise DataError(f"images cannot be saved by class: no folder can be called {label!r}")
-    digits = max(4, len(str(len(samples) - 1)))  # so that sorted names are in this order
     for index in range(len(samples)):
         parent = folder / labels[samples.label(index)]
         parent.mkdir(parents=True, exist_ok=True)
-        samples.image(index).save(parent / f"{index:0{digits}}.png")
+        samples.image(index).save(parent / image_name(index, len(samples)))
+
+
+def image_name(index: int, count: int) -> str:
+    """``NNNN.png``, of as many digits as let `count` names sort as their numbers do."""
+    return f"{index:0{max(4, len(str(count - 1)))}}.png"
