@@ -1,0 +1,33 @@
+"""Files of a run that are written again and again: whole at every moment, whatever happens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from parnet_deploy.errors import TrainingError, os_reason
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file beside `path` to write into, and rename it there at the end.
+
+    When the block raises, or the process is killed, what was at `path` stays as it was.
+
+    Raises:
+        TrainingError: it cannot be written (permission, full disk).
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as exc:
+        raise TrainingError(f"cannot write {path}: {os_reason(exc)}") from exc
+    finally:
+        beside.unlink(missing_ok=True)
