@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import call_and_close
 from conftest import Cli, clean_error
 
 from parnet_deploy.bundle import ModelBundle, open_engine_bundle
@@ -61,6 +62,13 @@ def test_auto_says_why_and_json_is_clean(cli: Cli, models: Path, tmp_path: Path)
         assert f"auto: {reason}" in result.stderr
     assert report["reasons"][-1].startswith(manifest["backend"])
     assert "UNTRAINED" in result.stderr
+
+
+def test_progress_that_nobody_reads_stops_nothing(models: Path, tmp_path: Path) -> None:
+    built = tmp_path / "out"
+    arguments = ("build-engine", models / "tiny", *CPU, "--output", built)
+    assert call_and_close(*arguments, stream="stderr") == 0
+    open_engine_bundle(built)
 
 
 def test_several_bundles_and_nobody_to_ask_is_one_clear_error(cli: Cli, models: Path) -> None:

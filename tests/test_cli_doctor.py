@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from conftest import Cli
 
 from parnet_deploy.cli import checkup, doctor, main
 from parnet_deploy.cli.checkup import PACKAGES, Machine, Package, Task, judge
+from parnet_deploy.cli.packages import module_of
 from parnet_deploy.runtime.cpu import Cpu
-from parnet_deploy.runtime.machine import CudaDriver, Gpu
+from parnet_deploy.runtime.machine import CudaDriver, Gpu, installed
 
 RTX_3090 = Gpu(index=0, name="NVIDIA GeForce RTX 3090", compute_capability="8.6", memory=24 * 2**30)
 CPU_TASKS = {
@@ -91,8 +93,10 @@ def test_with_nothing_nothing_works_and_each_says_what_to_install() -> None:
     ("package", "lost"),
     [
         ("torch", {"export", "verify", "train"}),
-        ("matplotlib", {"verify"}),
+        ("matplotlib", {"verify", "train"}),
+        ("jinja2", {"verify"}),
         ("scikit-learn", {"train"}),
+        ("timm", {"train"}),
         ("tensorrt", {"predict, TensorRT", "build-engine --backend tensorrt"}),
         ("tensorrt-rtx", {"predict, TensorRT RTX", "build-engine --backend tensorrt-rtx"}),
         ("cuda-core", {"predict, TensorRT", "predict, TensorRT RTX"}),
@@ -121,6 +125,12 @@ def test_a_driver_that_is_too_old_for_a_package() -> None:
     assert obstacle.reason == "the driver serves CUDA 12.8, tensorrt-rtx needs CUDA 13"
     assert "driver" in obstacle.remedy
     assert task(machine, "build-engine --backend tensorrt-rtx").works
+
+
+def test_what_is_tried_is_found_under_its_module_s_name() -> None:
+    here = [name for name, tried in PACKAGES.items() if tried and installed(name)]
+    assert {"torch", "onnx-graphsurgeon", "scikit-learn"} <= set(here)
+    assert all(find_spec(module_of(name)) for name in here)
 
 
 def test_a_gpu_that_is_too_old_for_tensorrt_rtx() -> None:

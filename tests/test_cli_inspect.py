@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from commands import call_and_close
 from conftest import Cli, clean_error, export_tiny
 
 from parnet_deploy.bundle import BatchRange, EngineBundle, ModelBundle, open_bundle, open_model
@@ -285,6 +286,10 @@ def test_without_onnx_it_says_what_would_be_shown(
     assert "merge1" in text
     found: Inspection = inspect_bundle(tiny_bundle)
     assert all(part.kinds is None and part.weights is None for part in found.parts)
+
+
+def test_a_closed_pipe_is_no_error(tiny_bundle: ModelBundle) -> None:
+    assert call_and_close("inspect", tiny_bundle.path, stream="stdout") == 0
 
 
 @pytest.mark.parametrize("fault", ["flipped", "missing", "newer", "cut short"])

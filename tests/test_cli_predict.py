@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from commands import call_and_close
 from conftest import Cli, clean_error, export_tiny
 from PIL import Image
 
@@ -184,6 +185,10 @@ def test_bad_images_lose_nothing_of_the_others(
         assert said in error
     answered = [line for line in result.stdout.splitlines() if not line.startswith(" ")]
     assert answered == [str(photos[0]), str(photos[1])]
+
+
+def test_a_closed_pipe_is_no_error(engine: EngineBundle, photos: list[Path]) -> None:
+    assert call_and_close("predict", engine.path, *photos, stream="stdout") == 0
 
 
 def test_bad_images_in_json(

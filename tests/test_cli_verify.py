@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import verify_faults as faults
+from commands import call, call_and_close
 from conftest import Cli, clean_error
 
 from parnet_deploy.bundle import EngineBundle, ModelBundle
+from parnet_deploy.cli import verify as verify_command
 from parnet_deploy.spec import decode
 from parnet_deploy.verify.result import Verification
 from parnet_deploy.verify.tolerances import FLOAT32
@@ -118,6 +121,44 @@ def test_wrong_usage_is_told_in_one_sentence(
     cli: Cli, split: EngineBundle, arguments: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     clean_error(cli("verify", split.path, *arguments), *parts)
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    cli: Cli, split: EngineBundle, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = cli("verify", split.path, "--output", tmp_path / "file" / "report")
+    clean_error(result, f"{tmp_path / 'file'} is not a folder", "choose another --output")
+    assert "climb" not in result.stderr
+
+
+@pytest.fixture
+def failing(split: EngineBundle, tmp_path: Path) -> tuple[object, ...]:
+    """A verification that fails, cheaply: what it requires is not there."""
+    few = ("--samples", 1, "--output", tmp_path / "out")
+    return ("verify", split.path, "--require", "engine", *few)
+
+
+def test_a_reader_that_has_gone_changes_neither_verdict_nor_report(
+    failing: tuple[object, ...], tmp_path: Path
+) -> None:
+    assert call_and_close(*failing, stream="stdout") == 1
+    assert not json.loads((tmp_path / "out" / "verify.json").read_text())["passed"]
+
+
+def test_ctrl_c_while_a_failed_result_is_printed_is_an_interrupt(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    failing: tuple[object, ...],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(
+        verify_command, "print_table", lambda table: signal.raise_signal(signal.SIGINT)
+    )
+    result = call(capsys, *failing)
+    assert result.status == 130
+    assert result.err.endswith("interrupted; nothing was left half-written\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_bundle_is_an_error(cli: Cli, split: EngineBundle, tmp_path: Path) -> None:

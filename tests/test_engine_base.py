@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ from parnet_deploy.engine import (
 from parnet_deploy.engine import choose as choose_module
 from parnet_deploy.engine.placement import place
 from parnet_deploy.errors import BuildError, BundleError, OutputExistsError, UsageError
-from parnet_deploy.runtime.machine import CudaDriver
+from parnet_deploy.runtime.machine import CudaDriver, Gpu
 from parnet_deploy.spec import Backend, TensorSpec
 
 
@@ -293,7 +294,10 @@ def test_every_stage_has_one_of_the_devices_and_all_that_can_be_are_used(
 
 
 NO_GPU = CudaDriver(problem="there is no NVIDIA driver here")
-GPU = CudaDriver(version="580", cuda="13.0")
+AMPERE = Gpu(index=0, name="A GPU", compute_capability="8.6", memory=24 * 2**30)
+GPU = CudaDriver(version="580", cuda="13.0", gpus=(AMPERE,))
+OLD_DRIVER = replace(GPU, version="550", cuda="12.4")
+TURING = replace(GPU, gpus=(replace(AMPERE, compute_capability="7.5"),))
 
 
 @pytest.mark.parametrize(
@@ -312,8 +316,21 @@ GPU = CudaDriver(version="580", cuda="13.0")
         (set(), GPU, {}, None, "onnxruntime", "onnxruntime on cuda"),
         (set(), GPU, {}, "no cuDNN", "onnxruntime", "onnxruntime on cpu"),
         ({"tensorrt", "tensorrt-rtx"}, NO_GPU, {}, "no GPU", "onnxruntime", "onnxruntime on cpu"),
+        ({"tensorrt", "tensorrt-rtx"}, OLD_DRIVER, {}, None, "onnxruntime", "onnxruntime on cuda"),
+        ({"tensorrt-rtx"}, TURING, {}, None, "onnxruntime", "onnxruntime on cuda"),
+        ({"tensorrt", "tensorrt-rtx"}, TURING, {}, None, "tensorrt", "tensorrt"),
     ],
-    ids=["all", "rtx only", "tensorrt broken", "cuda", "no cudnn", "no gpu"],
+    ids=[
+        "all",
+        "rtx only",
+        "tensorrt broken",
+        "cuda",
+        "no cudnn",
+        "no gpu",
+        "old driver",
+        "old gpu",
+        "old gpu, tensorrt",
+    ],
 )
 def test_auto_takes_the_fastest_that_works_and_says_why_not_the_others(
     monkeypatch: pytest.MonkeyPatch,
@@ -328,6 +345,7 @@ def test_auto_takes_the_fastest_that_works_and_says_why_not_the_others(
         choose_module, "installed", lambda name: "1.0" if name in packages else None
     )
     monkeypatch.setattr(choose_module, "cuda_driver", lambda: driver)
+    monkeypatch.setattr(choose_module, "cuda_required", lambda name: 13)
     monkeypatch.setattr(choose_module, "import_problem", broken.get)
     monkeypatch.setattr(choose_module, "provider_problem", lambda name: provider)
     choice = choose_backend()
@@ -340,5 +358,13 @@ def test_auto_takes_the_fastest_that_works_and_says_why_not_the_others(
         assert taken == "tensorrt" or f"{name} is not installed (pip install" in told
     for problem in broken.values():
         assert problem in told
-    if driver is NO_GPU:
-        assert "it builds here, with --backend tensorrt-rtx, but does not run: there is no" in told
+    unfit = {
+        NO_GPU: "there is no NVIDIA driver",
+        OLD_DRIVER: "the driver serves CUDA 12.4, tensorrt-rtx needs CUDA 13",
+        TURING: "no GPU of compute capability 8.0",
+    }
+    if driver in unfit and taken != "tensorrt":
+        builds = "it builds here, with --backend tensorrt-rtx, but does not run: "
+        assert builds + unfit[driver] in told
+    if driver is OLD_DRIVER:
+        assert "tensorrt: not taken, the driver serves CUDA 12.4, tensorrt needs CUDA 13" in told

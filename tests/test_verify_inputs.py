@@ -102,9 +102,16 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(b"not a zip")
     np.save(tmp_path / "x.npy", np.zeros(3))
     np.savez(tmp_path / "pickled.npz", images=np.array([{}], dtype=object))
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
     for name in ("x.npz", "x.npy", "pickled.npz", "missing.npz"):
         with pytest.raises(UsageError, match=name):
             from_npz(tmp_path / name, OUTSIDE, samples=9)
+    with pytest.raises(UsageError) as caught:
+        from_npz(tmp_path / "picture.png", OUTSIDE, samples=9)
+    assert str(caught.value) == (
+        f"{tmp_path / 'picture.png'} is no .npz, which numpy.savez writes; "
+        "pictures are fed with --images FOLDER"
+    )
 
 
 @given(st.integers(1, 9), st.integers(1, 5))

@@ -10,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from parnet_deploy.cli.packages import NEEDS, module_of
 from parnet_deploy.runtime.cpu import Cpu, read_cpu
 from parnet_deploy.runtime.machine import (
     CudaDriver,
     cuda_driver,
     cuda_required,
+    driver_problem,
+    gpu_problem,
     import_problem,
     installed,
     nvidia_devices,
@@ -22,30 +25,31 @@ from parnet_deploy.runtime.machine import (
     provider_problem,
 )
 
-PACKAGES: Mapping[str, str | None] = {
-    "numpy": None,
-    "pillow": None,
-    "torch": "torch",
-    "onnx": None,
-    "onnx-graphsurgeon": "onnx_graphsurgeon",
-    "safetensors": "safetensors",
-    "matplotlib": None,
-    "jinja2": None,
-    "scikit-learn": "sklearn",
-    "polygraphy": None,
-    "tensorrt": "tensorrt",
-    "tensorrt-rtx": "tensorrt_rtx",
-    "cuda-core": "cuda.core",
+PACKAGES: Mapping[str, bool] = {
+    "numpy": False,
+    "pillow": False,
+    "torch": True,
+    "torchvision": True,
+    "timm": False,
+    "tensorboard": False,
+    "onnx": False,
+    "onnx-graphsurgeon": True,
+    "safetensors": True,
+    "matplotlib": False,
+    "jinja2": False,
+    "scikit-learn": True,
+    "polygraphy": False,
+    "tensorrt": True,
+    "tensorrt-rtx": True,
+    "cuda-core": True,
 }
-"""Packages by their names in the registry, and the module that is imported to try one."""
+"""Packages by their names in the registry, and whether one is imported to try it."""
 
 PROVIDERS = ("cpu", "cuda")
 PREDICT = "predict, ONNX Runtime on the CPU"
 
 _SOURCES = {"tensorrt": ", from NVIDIA's own package index"}
 _ADVICE_OF_RUNNER = "; 'parnet-deploy doctor' says what to install"
-_OLDEST_RTX = 8
-"""Major compute capability from which TensorRT RTX engines are built: Ampere and later."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +119,9 @@ def examine(folder: Path = Path()) -> Machine:
     """Look at this machine. What may crash is tried in processes of its own, side by side."""
     versions = {name: installed(name) for name in PACKAGES}
     trials = {
-        name: module for name, module in PACKAGES.items() if module and versions[name] is not None
+        name: module_of(name)
+        for name, tried in PACKAGES.items()
+        if tried and versions[name] is not None
     }
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         providers = pool.map(provider_problem, PROVIDERS)
@@ -143,7 +149,6 @@ def judge(machine: Machine) -> tuple[Task, ...]:
     """What the machine can do, and what is missing for the rest."""
     need = _Needs(machine)
     on_cpu, on_cuda = tuple(need.provider("cpu")), tuple(need.provider("cuda"))
-    export = (*need.packages(_EXPORT, "export"), *on_cpu)
     rtx = tuple(need.packages(("tensorrt-rtx",), "rtx"))
     tensorrt = (*need.packages(("tensorrt",), "tensorrt"), *need.gpu("tensorrt"))
     tasks = {
@@ -157,14 +162,10 @@ def judge(machine: Machine) -> tuple[Task, ...]:
         "build-engine --backend onnxruntime": on_cpu,
         "build-engine --backend tensorrt": tensorrt,
         "build-engine --backend tensorrt-rtx": rtx,
-        "export": export,
-        "verify": (*need.packages((*_EXPORT, "matplotlib", "jinja2"), "export"), *on_cpu),
-        "train": (*need.packages((*_EXPORT, "scikit-learn"), "train"), *on_cpu),
     }
+    for command, needs in NEEDS.items():
+        tasks[command] = (*need.packages(needs.packages, needs.extra), *on_cpu)
     return tuple(Task(name=name, obstacles=obstacles) for name, obstacles in tasks.items())
-
-
-_EXPORT = ("torch", "onnx", "onnx-graphsurgeon", "safetensors")
 
 
 class _Needs:
@@ -218,18 +219,12 @@ class _Needs:
         if not driver.gpus:
             yield Obstacle(reason=driver.problem or "no GPU", remedy=self._gpu_remedy())
             return
-        required = machine.cuda_required.get(package) if package else None
-        if required and driver.cuda and int(driver.cuda.split(".")[0]) < required:
-            yield Obstacle(
-                reason=f"the driver serves CUDA {driver.cuda}, {package} needs CUDA {required}",
-                remedy="install a newer NVIDIA driver",
-            )
-        newest = max(int(gpu.compute_capability.split(".")[0]) for gpu in driver.gpus)
-        if package == "tensorrt-rtx" and newest < _OLDEST_RTX:
-            yield Obstacle(
-                reason="no GPU of compute capability 8.0 (Ampere) or later",
-                remedy="use ONNX Runtime, or another GPU",
-            )
+        if package is None:
+            return
+        if too_old := driver_problem(package, driver, machine.cuda_required.get(package)):
+            yield Obstacle(reason=too_old, remedy="install a newer NVIDIA driver")
+        if too_old := gpu_problem(package, driver):
+            yield Obstacle(reason=too_old, remedy="use ONNX Runtime, or another GPU")
 
     def _gpu_remedy(self) -> str:
         if self._machine.nvidia_devices and self._machine.driver.cuda is None:

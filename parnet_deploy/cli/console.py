@@ -25,9 +25,28 @@ _PIPED_COLUMNS = 200
 _ENDLESS = 10_000
 
 
+class _Console(Console):
+    """A console whose reader may go away (``parnet-deploy ... | head``).
+
+    rich would end the program with status 1, whatever the command found.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Leave a result's end to the command; progress that nobody reads stops nothing."""
+        if not self.stderr:
+            raise BrokenPipeError
+        self.quiet = True
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Let what is still written to a stream go nowhere, so that Python ends without complaint."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _console(stream: TextIO, *, stderr: bool = False) -> Console:
     known = stream.isatty() or "COLUMNS" in os.environ
-    return Console(stderr=stderr, width=None if known else _PIPED_COLUMNS)
+    return _Console(stderr=stderr, width=None if known else _PIPED_COLUMNS)
 
 
 console = _console(sys.stdout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +19,7 @@ from parnet_deploy.cli.console import (
     progress,
     tell,
 )
-from parnet_deploy.errors import MissingDependencyError
+from parnet_deploy.cli.packages import need
 
 if TYPE_CHECKING:
     from parnet_deploy.verify.result import Verification
@@ -103,31 +103,22 @@ def command(
         model=model,
         sibling=sibling,
     )
-    _need_extra()
-    from parnet_deploy.verify.report import write_report
+    need("verify")
+    from parnet_deploy.verify.report import check_writable, write_report
     from parnet_deploy.verify.verifying import verify
 
+    if output is not None:
+        check_writable(output)
     found = verify(engine, options, progress=progress)
-    try:
+    with contextlib.suppress(BrokenPipeError):  # whoever read the table may have gone away
         if as_json:
             print_json(found)
         else:
             _print(found)
-    finally:  # also where whoever read the table has gone away
-        for path in write_report(found, output or engine):
-            tell(f"written: {path}")
-        if not found.passed:
-            raise typer.Exit(1)
-
-
-def _need_extra() -> None:
-    """Say what to install before anything is done."""
-    for package in ("jinja2", "matplotlib", "onnx", "safetensors", "torch"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingDependencyError(
-                f"verify needs {package}, which is not installed: "
-                "pip install 'parnet-deploy[export]'"
-            )
+    for path in write_report(found, output or engine):
+        tell(f"written: {path}")
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 def _print(found: Verification) -> None:

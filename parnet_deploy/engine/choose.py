@@ -9,6 +9,9 @@ from parnet_deploy.engine.base import Builder, BuildOptions, flag
 from parnet_deploy.errors import UsageError
 from parnet_deploy.runtime.machine import (
     cuda_driver,
+    cuda_required,
+    driver_problem,
+    gpu_problem,
     import_problem,
     installed,
     provider_problem,
@@ -121,8 +124,14 @@ def _tensorrt_problem(kind: _TensorRT) -> str | None:
     package = kind.module.replace("_", "-")
     if installed(package) is None:
         return f"{package} is not installed (pip install 'parnet-deploy[{kind.extra}]')"
-    if missing := cuda_driver().problem:
-        if kind.backend == "tensorrt-rtx":
-            return f"it builds here, with --backend {kind.backend}, but does not run: {missing}"
-        return missing
-    return import_problem(kind.module)
+    driver = cuda_driver()
+    unfit = (
+        driver.problem
+        or driver_problem(package, driver, cuda_required(package))
+        or gpu_problem(package, driver)
+    )
+    if unfit is None:
+        return import_problem(kind.module)
+    if kind.backend == "tensorrt-rtx":
+        return f"it builds here, with --backend {kind.backend}, but does not run: {unfit}"
+    return unfit

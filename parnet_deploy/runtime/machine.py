@@ -31,6 +31,9 @@ TRIAL_SECONDS = 120.0
 _NAME_BYTES = 256
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
+_OLDEST_RTX = 8
+"""Major compute capability from which TensorRT RTX engines are built: Ampere and later."""
+
 _NVIDIA, _DISPLAY = "0x10de", "0x03"
 """PCI's numbers of the vendor, and of display and 3D controllers."""
 
@@ -211,6 +214,27 @@ def cuda_required(package: str) -> int | None:
         return None
     found = [int(match[1]) for line in needed if (match := re.match(r"[\w.-]+?_cu(\d+)", line))]
     return max(found, default=None)
+
+
+def driver_problem(package: str, driver: CudaDriver, required: int | None) -> str | None:
+    """Why the driver does not serve a TensorRT package, or None.
+
+    Args:
+        package: its name in the registry.
+        driver: what there is.
+        required: what `cuda_required` says of the package.
+    """
+    if required and driver.cuda and int(driver.cuda.split(".")[0]) < required:
+        return f"the driver serves CUDA {driver.cuda}, {package} needs CUDA {required}"
+    return None
+
+
+def gpu_problem(package: str, driver: CudaDriver) -> str | None:
+    """Why none of the driver's GPUs serves a TensorRT package, or None."""
+    majors = [int(gpu.compute_capability.split(".")[0]) for gpu in driver.gpus]
+    if package == "tensorrt-rtx" and max(majors, default=0) < _OLDEST_RTX:
+        return "no GPU of compute capability 8.0 (Ampere) or later"
+    return None
 
 
 def try_python(code: str, *arguments: str, seconds: float = TRIAL_SECONDS) -> str | None:

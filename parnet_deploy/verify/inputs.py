@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parnet_deploy.errors import UsageError
+from parnet_deploy.errors import UsageError, os_reason
 from parnet_deploy.images import find_images, load_images, normalise
 from parnet_deploy.spec import IMAGES, Array, Preprocessing
 
@@ -120,11 +120,25 @@ def normalised(images: Array, preprocessing: Preprocessing) -> Array:
     return values
 
 
+_ZIP, _NPY = b"PK", b"\x93NUMPY"
+"""How an .npz, which is a zip archive, and an .npy begin."""
+
+
+def _check_kind(path: Path, start: bytes) -> None:
+    """Refuse what is no .npz: numpy's own words for it are about pickles."""
+    if start == _NPY:
+        raise UsageError(f"{path} is one array (.npy), and an .npz is needed")
+    if not start.startswith(_ZIP):
+        raise UsageError(
+            f"{path} is no .npz, which numpy.savez writes; pictures are fed with --images FOLDER"
+        )
+
+
 def _read_npz(path: Path) -> Array:
     try:
+        with path.open("rb") as stream:
+            _check_kind(path, stream.read(len(_NPY)))
         file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise UsageError(f"{path} is one array (.npy), and an .npz is needed")
         with file:
             name = IMAGES if IMAGES in file.files else next(iter(file.files), None)
             if name is None or (name != IMAGES and len(file.files) > 1):
@@ -134,6 +148,8 @@ def _read_npz(path: Path) -> Array:
             array: Array = file[name]
     except UsageError:
         raise
+    except OSError as exc:
+        raise UsageError(f"cannot read {path}: {os_reason(exc)}") from exc
     except Exception as exc:  # zip, zlib and numpy raise almost anything on damaged files
         raise UsageError(f"cannot read {path} as an .npz of plain arrays: {exc}") from exc
     return array

@@ -36,10 +36,30 @@ def write_report(verification: Verification, folder: Path) -> tuple[Path, Path]:
         for path, content in contents.items():
             _replace(path, content)
     except OSError as exc:
-        raise VerificationError(
-            f"cannot write the report to {folder}: {os_reason(exc)}; choose another --output"
-        ) from exc
+        raise _unwritable(folder, os_reason(exc)) from exc
     return folder / JSON_FILE, folder / PAGE_FILE
+
+
+def check_writable(folder: Path) -> None:
+    """Notice before the work what would keep `write_report` from writing. Nothing is made.
+
+    Raises:
+        VerificationError: the folder, or the one it would be made in, cannot be written to.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        reason = f"{there} is not a folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        reason = f"no permission to write to {there}"
+    else:
+        return
+    raise _unwritable(folder, reason)
+
+
+def _unwritable(folder: Path, reason: str) -> VerificationError:
+    return VerificationError(
+        f"cannot write the report to {folder}: {reason}; choose another --output"
+    )
 
 
 def _replace(path: Path, content: bytes) -> None:
