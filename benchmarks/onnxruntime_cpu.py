@@ -79,6 +79,7 @@ def export(folder: Path, name: str, variant_name: str, **changes: object) -> Pat
 
     spec = variant(variant_name).spec
     preprocessing = Preprocessing(size=spec.image_size)
+    # mypy takes every keyword of a dict of objects for each field.
     options = ExportOptions(name=name, preprocessing=preprocessing, **changes)  # type: ignore[arg-type]
     source = Source(kind="untrained", seed=0)
     return export_model(initialise(spec, seed=0), source, folder / name, options).path
