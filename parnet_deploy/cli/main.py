@@ -24,6 +24,7 @@ from parnet_deploy.cli import (
     variants,
     verify,
 )
+from parnet_deploy.cli.console import discard
 from parnet_deploy.errors import ParnetDeployError, UsageError, os_reason
 
 # The class of all that typer's parser raises. Which package it is from depends on typer's version
@@ -101,11 +102,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as exc:
         if exc.code == TERMINATED:
             print("terminated; nothing was left half-written", file=sys.stderr)
-        return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+        if not isinstance(exc.__context__, BrokenPipeError):  # of which typer makes a status 1
+            return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+        discard(sys.stdout)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
     except Exception as exc:  # noqa: BLE001 - the last resort: whatever is left is told, too
         if debug:
             traceback.print_exc()
