@@ -20,6 +20,7 @@ TORCH_FREE = (
     "data",
     "diagram",
     "evaluate",
+    "interrupts",
     "engine",
     "runtime",
     "verify.compare",

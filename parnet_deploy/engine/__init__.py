@@ -7,7 +7,6 @@ tensorrt           TensorRT and TensorRT RTX plans
 tensorrt_options   which options a flavour and version has
 tensorrt_settings  options written into the builder's configuration
 tensorrt_inspect   kernels and streams as TensorRT's inspector tells them
-interrupts         Ctrl-C and SIGTERM while TensorRT works
 plan_text          kernels and streams as a TensorRT RTX plan tells them
 choose             which backend is fastest here, and why not the others
 """

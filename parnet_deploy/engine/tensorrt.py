@@ -14,7 +14,7 @@ from typing import Any
 
 from parnet_deploy.bundle import BatchRange, EngineStage, versions
 from parnet_deploy.engine.base import BuildOptions, BuildStage
-from parnet_deploy.engine.interrupts import held_back
+from parnet_deploy.interrupts import held_back
 from parnet_deploy.engine.plan_text import read_plan_text
 from parnet_deploy.engine.tensorrt_inspect import count_layers
 from parnet_deploy.engine.tensorrt_options import check_options, flag_names

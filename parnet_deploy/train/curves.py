@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from parnet_deploy.train.files import replacing
@@ -55,11 +56,11 @@ def draw_curves(history: Sequence[EpochMetrics], path: Path, title: str) -> None
         TrainingError: it cannot be written.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6, 6.8), layout="constrained")
+        figure = Figure(figsize=(7.6, 6.8), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
         loss, accuracy, rate = figure.subplots(
             3, sharex=True, gridspec_kw={"height_ratios": (4, 4, 1.4)}
         )
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        figure.suptitle(title, fontsize=11, x=0.016, ha="left")
         _draw_losses(loss, history)
         _draw_accuracies(accuracy, history)
         _draw_rate(rate, history)
@@ -73,6 +74,7 @@ def _draw_losses(axes: Axes, history: Sequence[EpochMetrics]) -> None:
     _line(axes, history, [epoch.train_loss for epoch in history], TRAIN, "train")
     _line(axes, history, [epoch.test_loss for epoch in history], TEST, "test")
     axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0.0)
     axes.grid()
     axes.legend(loc="upper right")
 
@@ -93,15 +95,23 @@ def _draw_accuracies(axes: Axes, history: Sequence[EpochMetrics]) -> None:
         ls="",
         label=f"best: {best.test_top1:.2%} (epoch {best.epoch})",
     )
-    axes.set_ylabel("right")
+    axes.set_ylabel("accuracy")
+    if len(history) == 1:
+        axes.set_ylim(0.0, 1.0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid()
     axes.legend(loc="lower right")
 
 
 def _draw_rate(axes: Axes, history: Sequence[EpochMetrics]) -> None:
+    rates = sorted(epoch.learning_rate for epoch in history)
     _line(axes, history, [epoch.learning_rate for epoch in history], RATE, "learning rate")
-    axes.set_yscale("log")
+    # Steps by a tenth are steps only on a logarithmic axis; a cosine is one only on a linear one.
+    if 0.0 < rates[len(rates) // 4] < rates[-1] / 20:
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=rates[len(rates) // 4] / 3)
+    else:
+        axes.set_ylim(0.0, 1.15 * rates[-1])
     axes.set_ylabel("learning rate")
     axes.set_xlabel("epoch")
     axes.grid()

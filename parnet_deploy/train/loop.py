@@ -1,179 +1,357 @@
-"""The training loop, and counting right answers."""
+"""The training loop."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
-from parnet_deploy.errors import TrainingError, UsageError
-from parnet_deploy.images import normalise
+from parnet_deploy.data import DataSet
+from parnet_deploy.errors import ImageError, TrainingError
 from parnet_deploy.spec import Preprocessing
-from parnet_deploy.train.augment import augment
-from parnet_deploy.train.data import Split
+from parnet_deploy.train.batchnorm import synchronise_norms
+from parnet_deploy.train.loader import Batch, Plan, load_batches, mixed_seed
+from parnet_deploy.train.metrics import EpochMetrics, Observer, StepMetrics
+from parnet_deploy.train.optimise import make_optimiser, make_schedule
+from parnet_deploy.train.processes import Processes
 from parnet_deploy.train.recipe import Recipe
+from parnet_deploy.train.settings import Precision, Settings
+from parnet_deploy.train.state import Sums, TrainingState
+from parnet_deploy.train.tally import Tally
+from parnet_deploy.train.transforms import training_transform
+from parnet_deploy.train.validate import TestSplit, score
 
-EVALUATION_BATCH = 256
+_AUTOCAST: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+# On a GPU the losses are looked at once in so many steps: looking means waiting for it.
+_GPU_STEPS = 50
+
+_NAMES_SHOWN = 5
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpochMetrics:
-    """What one epoch was like.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Task:
+    """What is trained, on what, how, and who is told.
 
     Attributes:
-        epoch: from 1.
-        learning_rate: of its last step.
-        loss: mean over its images, augmented and in training mode.
-        accuracy: part of them that was right, likewise.
-        seconds: its duration.
+        data: what to learn from, and to test on.
+        preprocessing: how an image becomes what the network reads.
+        recipe: how to train.
+        settings: how that is carried out.
+        processes: who shares the work.
+        observer: who is told, in the main process.
+        save: keeps the state: called in the main process after every epoch, and as often as the
+            settings say.
+        stop: whether to stop after this step; what has been reached is saved first.
     """
 
-    epoch: int
-    learning_rate: float
-    loss: float
-    accuracy: float
-    seconds: float
+    data: DataSet
+    preprocessing: Preprocessing
+    recipe: Recipe
+    settings: Settings
+    processes: Processes
+    observer: Observer
+    save: Callable[[TrainingState], None]
+    stop: Callable[[], bool]
 
-
-Progress = Callable[[EpochMetrics], None]
-
-
-def train(
-    model: nn.Module,
-    split: Split,
-    preprocessing: Preprocessing,
-    recipe: Recipe,
-    *,
-    seed: int,
-    progress: Progress = lambda metrics: None,
-) -> tuple[EpochMetrics, ...]:
-    """Train a network in place, and leave it in inference mode.
-
-    The same network, data, recipe, seed and number of threads give the same weights, to the bit,
-    on a CPU. The global random state is untouched. A last batch that is not full is left out.
-
-    Args:
-        model: (N, 3, H, W) -> logits (N, classes).
-        split: what to learn from.
-        preprocessing: mean and standard deviation.
-        recipe: how.
-        seed: of the order, the augmentation and dropout.
-        progress: called after every epoch.
-
-    Returns:
-        One entry per epoch.
-
-    Raises:
-        TrainingError: the loss is no longer finite; the message names the step.
-        UsageError: there is not even one full batch.
-    """
-    if len(split) < recipe.batch_size:
-        raise UsageError(
-            f"{len(split)} images do not fill one batch of {recipe.batch_size}; "
-            "a recipe with a smaller batch is needed"
+    @property
+    def plan(self) -> Plan:
+        """Which images every step takes."""
+        share = max(1, self.recipe.batch_size // self.processes.count)
+        return Plan(
+            images=len(self.data.train),
+            batch_size=self.recipe.batch_size,
+            micro_batch=self.settings.micro_batch or share,
+            processes=self.processes.count,
+            epochs=self.recipe.epochs,
+            seed=self.settings.seed,
         )
-    optimiser = make_optimiser(model, recipe)
-    history = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model.train()
-        for epoch in range(1, recipe.epochs + 1):
-            metrics = _epoch(model, optimiser, split, preprocessing, recipe, epoch)
-            history.append(metrics)
-            progress(metrics)
-    model.eval()
-    return tuple(history)
 
 
-def count_correct(model: nn.Module, split: Split, preprocessing: Preprocessing) -> int:
-    """How many images of a split a network in inference mode gets right."""
-    right = 0
-    with torch.inference_mode():
-        for first in range(0, len(split), EVALUATION_BATCH):
-            chosen = slice(first, first + EVALUATION_BATCH)
-            images = torch.from_numpy(normalise(split.images[chosen], preprocessing))
-            labels = torch.from_numpy(split.labels[chosen])
-            right += int((model(images).argmax(1) == labels).sum())
-    return right
-
-
-def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser, with weight decay for weights only."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(
-            groups, lr=recipe.peak_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0
-        )
-    return torch.optim.AdamW(groups, lr=recipe.peak_rate, betas=(recipe.momentum, 0.999))
-
-
-def _epoch(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    split: Split,
-    preprocessing: Preprocessing,
-    recipe: Recipe,
-    epoch: int,
-) -> EpochMetrics:
-    """One pass over the split, in a random order."""
-    start, loss_sum, right = time.perf_counter(), 0.0, 0
-    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
-    steps = len(split) // recipe.batch_size
-    order = torch.randperm(len(split))[: steps * recipe.batch_size].reshape(steps, -1)
-    for step, chosen in enumerate(order, start=(epoch - 1) * steps):
-        rate = recipe.learning_rate(step, recipe.epochs * steps)
-        batch = _prepare(images[chosen], preprocessing, recipe)
-        loss, correct = _step(model, optimiser, rate, batch, labels[chosen], recipe)
-        _check_finite(loss, step + 1, epoch)
-        loss_sum, right = loss_sum + loss, right + correct
-    return EpochMetrics(
-        epoch=epoch,
-        learning_rate=rate,
-        loss=loss_sum / steps,
-        accuracy=right / (steps * recipe.batch_size),
-        seconds=time.perf_counter() - start,
+def begin(model: nn.Module, task: Task) -> TrainingState:
+    """The state of a training before its first step; the network is moved to the device."""
+    device = task.processes.device
+    layout = torch.channels_last if task.settings.channels_last else torch.contiguous_format
+    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # torch's stub lacks the pair
+    if task.settings.sync_bn and task.processes.count > 1:
+        model = synchronise_norms(model, device)
+    average = None
+    if task.recipe.ema_decay:
+        # The decay rises with the steps, so that a short training has an average, too.
+        average = ModelEmaV3(model, decay=task.recipe.ema_decay, use_warmup=True)
+    return TrainingState(
+        model=model,
+        optimiser=make_optimiser(model, task.recipe),
+        scaler=torch.amp.GradScaler(device.type, enabled=task.settings.precision == "fp16"),
+        average=average,
     )
 
 
-def _prepare(pixels: Tensor, preprocessing: Preprocessing, recipe: Recipe) -> Tensor:
-    """(N, 3, H, W) uint8 -> augmented, then normalised float32."""
-    mean = torch.tensor(preprocessing.mean)[:, None, None]
-    std = torch.tensor(preprocessing.std)[:, None, None]
-    return (augment(pixels.float() / 255, recipe.augmentation) - mean) / std
+def train(state: TrainingState, task: Task) -> bool:
+    """Train from where the state is to the end, and leave the network in inference mode.
 
+    The same state, data, recipe, settings, device, number of processes and of threads give the
+    same weights, to the bit, on a CPU (and on a GPU with ``deterministic``), however often the
+    training was stopped and taken up again.
 
-def _step(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    rate: float,
-    images: Tensor,
-    labels: Tensor,
-    recipe: Recipe,
-) -> tuple[float, int]:
-    """One step; the loss and how many were right before it."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    logits = model(images)
-    loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
-    return loss.item(), int((logits.argmax(1) == labels).sum())
+    Returns:
+        Whether it came to its end; False when it was stopped.
 
-
-def _check_finite(loss: float, step: int, epoch: int) -> None:
-    if not math.isfinite(loss):
+    Raises:
+        TrainingError: a loss or weight is no longer finite, or memory does not suffice.
+        ImageError: an image cannot be decoded, and bad ones are not skipped.
+        UsageError: the batch does not come out even.
+    """
+    plan = task.plan
+    if task.processes.is_main:
+        task.observer.begin(step=state.step, steps=plan.steps, epochs=plan.epochs)
+    try:
+        devices = [task.processes.device] if task.processes.device.type == "cuda" else []
+        with _deterministic(task.settings.deterministic), torch.random.fork_rng(devices):
+            return _Training(state, task, plan).run()
+    except torch.OutOfMemoryError as exc:
         raise TrainingError(
-            f"the loss is {loss} at step {step} (epoch {epoch}): training has come apart and was "
-            "stopped; take a recipe with a lower learning rate, or look for damaged data"
+            f"the GPU's memory does not suffice for {plan.micro_batch} images at once; a smaller "
+            "--micro-batch keeps the recipe's batch"
+        ) from exc
+    finally:
+        state.model.eval()
+
+
+class _Training:
+    """One run of the loop."""
+
+    def __init__(self, state: TrainingState, task: Task, plan: Plan) -> None:
+        self.state, self.task, self.plan = state, task, plan
+        self.device = task.processes.device
+        self.wrapped: nn.Module = state.model
+        if task.processes.count > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.wrapped = DistributedDataParallel(state.model, device_ids=ids)
+        self.schedule = make_schedule(
+            state.optimiser,
+            task.recipe,
+            steps=plan.steps,
+            steps_per_epoch=plan.steps_per_epoch,
         )
+        self.workers = _workers(task.settings, self.device)
+        self.mean = torch.tensor(task.preprocessing.mean, device=self.device)[:, None, None]
+        self.std = torch.tensor(task.preprocessing.std, device=self.device)[:, None, None]
+        self.schedule.step_update(max(state.step - 1, 0))
+        self.tally = Tally(self.device)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        rate: float = self.state.optimiser.param_groups[0]["lr"]
+        return rate
+
+    def run(self) -> bool:
+        """Every step that is left; whether the end was reached."""
+        state, plan = self.state, self.plan
+        if self._epoch_is_over() and not self._end_epoch():
+            return False
+        batches = self._batches()
+        while state.step < plan.steps:
+            self._step(batches)
+            over = self._epoch_is_over()
+            due = state.step % (self.task.settings.save_every or plan.steps + 1) == 0
+            if over or due or self.device.type == "cpu" or state.step % _GPU_STEPS == 0:
+                stopped = self._look()
+                if over and not stopped:
+                    stopped = not self._end_epoch()
+                elif due or stopped:
+                    self._save()
+                if stopped:
+                    return False
+        return True
+
+    def _batches(self) -> Iterator[Batch]:
+        if self.state.step >= self.plan.steps:
+            return iter(())
+        return load_batches(
+            self.task.data.train,
+            training_transform(self.task.recipe, self.task.preprocessing),
+            self.plan,
+            rank=self.task.processes.rank,
+            first_step=self.state.step,
+            workers=self.workers,
+            pin=self.device.type == "cuda",
+        )
+
+    def _epoch_is_over(self) -> bool:
+        """Whether an epoch's steps are done and it has not been tested."""
+        done, rest = divmod(self.state.step, self.plan.steps_per_epoch)
+        return rest == 0 and done > len(self.state.history)
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        """One optimiser step, over all of its micro-batches."""
+        state = self.state
+        self.wrapped.train()
+        self.schedule.step_update(state.step)
+        # Dropout: the same masks in this step whenever it is done.
+        rank = self.task.processes.rank
+        torch.manual_seed(mixed_seed(self.task.settings.seed, "step", state.step, rank))
+        for number in range(self.plan.accumulated):
+            batch = next(batches)
+            self._note_failed(batch)
+            last = number == self.plan.accumulated - 1
+            with contextlib.nullcontext() if last else self._apart():
+                self._accumulate(batch, number)
+        state.scaler.step(state.optimiser)
+        state.scaler.update()
+        state.optimiser.zero_grad(set_to_none=True)
+        state.step += 1
+        if state.average is not None:
+            state.average.update(state.model, step=state.step)
+
+    def _apart(self) -> contextlib.AbstractContextManager[None]:
+        """Gradients are not yet averaged over the processes."""
+        if isinstance(self.wrapped, DistributedDataParallel):
+            return self.wrapped.no_sync()
+        return contextlib.nullcontext()
+
+    def _accumulate(self, batch: Batch, number: int) -> None:
+        """Forward and backward of a micro-batch."""
+        images, labels = self._on_device(batch)
+        precision = self.task.settings.precision
+        with torch.autocast(self.device.type, _AUTOCAST[precision], enabled=precision != "fp32"):
+            logits = self.wrapped(images)
+            loss = functional.cross_entropy(
+                logits.float(), labels, label_smoothing=self.task.recipe.label_smoothing
+            )
+        self.state.scaler.scale(loss / self.plan.accumulated).backward()
+        rank = self.task.processes.rank
+        self.tally.add(loss, logits, labels, self.plan.number(self.state.step, number, rank))
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Images as the network reads them: (N, 3, H, W) float32, normalised; and labels."""
+        images = batch.images.to(self.device, non_blocking=True)
+        labels = batch.labels.to(self.device, non_blocking=True)
+        layout = (
+            torch.channels_last if self.task.settings.channels_last else torch.contiguous_format
+        )
+        return ((images.float() / 255 - self.mean) / self.std).contiguous(
+            memory_format=layout
+        ), labels
+
+    def _note_failed(self, batch: Batch) -> None:
+        if batch.failed and not self.task.settings.skip_bad:
+            raise ImageError(
+                f"{next(iter(batch.failed.values()))}; --skip-bad takes other images for such ones"
+            )
+        self.state.failed.update(batch.failed)
+
+    def _look(self) -> bool:
+        """Add up over all processes, tell, and find out whether to go on.
+
+        Returns:
+            Whether somebody wants to stop.
+
+        Raises:
+            TrainingError: a loss was not finite.
+        """
+        processes = self.task.processes
+        look = self.tally.look(processes, stop=self.task.stop())
+        if look.bad is not None:
+            raise TrainingError(self._describe_bad(look.bad))
+        new = look.sums
+        self.state.sums += new
+        if processes.is_main:
+            self.task.observer.on_step(
+                StepMetrics(
+                    epoch=(self.state.step - 1) // self.plan.steps_per_epoch + 1,
+                    step=self.state.step,
+                    learning_rate=self.rate,
+                    loss=new.loss / new.batches,
+                    top1=new.right / new.images,
+                    images_per_second=new.images / new.seconds,
+                )
+            )
+        return look.stop
+
+    def _describe_bad(self, number: int) -> str:
+        """Which step's which batch has a loss that is not finite."""
+        step, indices = self.plan.find(number)
+        names = [self.task.data.train.name(index) for index in indices]
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        return (
+            f"the loss is not finite at step {step + 1} (epoch "
+            f"{step // self.plan.steps_per_epoch + 1}), for the batch of "
+            f"{', '.join(names[:_NAMES_SHOWN])}{more}: training has come apart and was stopped; "
+            "take a lower --learning-rate, or look for damaged data"
+        )
+
+    def _end_epoch(self) -> bool:
+        """Test the network and keep what has been reached; False when it was stopped."""
+        state, task, sums = self.state, self.task, self.state.sums
+        task.processes.wait()
+        failed: dict[str, str] = {}
+        split = TestSplit(
+            samples=task.data.test,
+            preprocessing=task.preprocessing,
+            skip_bad=task.settings.skip_bad,
+            workers=self.workers,
+        )
+        tested = score(state.deployed, split, task.processes, failed=failed, stop=task.stop)
+        if tested is None:
+            self._save()
+            return False
+        state.failed = task.processes.merge(state.failed | failed)
+        metrics = EpochMetrics(
+            epoch=state.step // self.plan.steps_per_epoch,
+            step=state.step,
+            learning_rate=self.rate,
+            train_loss=sums.loss / sums.batches,
+            train_top1=sums.right / sums.images,
+            test_loss=tested.loss,
+            test_top1=tested.top1,
+            test_top5=tested.top5,
+            seconds=sums.seconds,
+            images_per_second=sums.images / sums.seconds,
+        )
+        state.history.append(metrics)
+        state.sums = Sums()
+        if task.processes.is_main:
+            task.observer.on_epoch(metrics)
+        self._save()
+        self.tally.begin()
+        return True
+
+    def _save(self) -> None:
+        if self.task.processes.is_main:
+            self.task.save(self.state)
+        self.task.processes.wait()
+
+
+def _workers(settings: Settings, device: torch.device) -> int:
+    """How many processes decode and augment."""
+    if settings.workers is not None:
+        return settings.workers
+    if device.type == "cpu":  # the cores are busy anyway
+        return 0
+    return min(8, max(1, (torch.get_num_threads() or 1)))
+
+
+@contextlib.contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Only operators that give the same bits every time, on a GPU."""
+    before = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(wanted or before)
+    torch.backends.cudnn.benchmark = not wanted
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark

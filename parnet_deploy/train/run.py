@@ -1,121 +1,335 @@
-"""A training run's folder: the checkpoint, the metrics, and what was done."""
+"""A training run: one training, in a folder that it can be taken up from."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+import contextlib
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parnet_deploy.bundle import staged, versions
-from parnet_deploy.net import TrainingFacts, initialise, save_checkpoint
-from parnet_deploy.spec import ParNetSpec, count, encode
-from parnet_deploy.train.data import DataSet, save_images
-from parnet_deploy.train.loop import EpochMetrics, count_correct, train
+from parnet_deploy.bundle import Source, refuse_existing, versions
+from parnet_deploy.data import DataSet
+from parnet_deploy.errors import BundleError, SpecError, TrainingError, UsageError, os_reason
+from parnet_deploy.interrupts import held_back
+from parnet_deploy.net import ParNet, TrainingFacts, initialise, save_checkpoint
+from parnet_deploy.spec import ParNetSpec, Preprocessing, count, decode, encode
+from parnet_deploy.train.curves import draw_curves
+from parnet_deploy.train.files import replacing
+from parnet_deploy.train.logs import Observers, TensorBoardLog, write_metrics
+from parnet_deploy.train.loop import Task, begin, train
+from parnet_deploy.train.metrics import EpochMetrics, Observer
+from parnet_deploy.train.processes import Processes
 from parnet_deploy.train.recipe import Recipe
+from parnet_deploy.train.settings import Settings
+from parnet_deploy.train.state import TrainingState
 
 CHECKPOINT = "checkpoint.safetensors"
+BEST = "best.safetensors"
+STATE = "last.pt"
 METRICS = "metrics.csv"
-IMAGES = "images"
-SUMMARY = "run.json"
+CURVES = "curves.svg"
+TENSORBOARD = "tensorboard"
+RECORD = "run.json"
 
-TOOLS = ("parnet-deploy", "torch", "numpy", "scikit-learn")
+TOOLS = ("parnet-deploy", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunSummary:
-    """What was trained, how, and how well: the content of ``run.json``.
+class RunConfig:
+    """What is trained, on what and how: all that `resume` needs to know.
 
     Attributes:
-        spec: the network.
-        parameters: its number of parameters, in training form.
-        data: name of the data set.
-        recipe: how it was trained.
-        seed: of the weights, the order, the augmentation and dropout.
+        spec: the network; its classes are the data's, its dropout the recipe's.
+        data: the data set, as ``--data`` takes it.
+        hold_out: part of each class that is the test split, where the data were not split.
+        samples_sha256: of the names of all images and their labels, in order.
         train_images: images of the training split.
         test_images: images of the test split.
-        test_correct: how many of those the trained network gets right.
-        seconds: duration of the training.
-        tools: versions.
+        preprocessing: how an image becomes what the network reads, in deployment too.
+        recipe: how it is trained.
+        settings: how that is carried out.
+        start: the checkpoint that fine-tuning began with, or None.
     """
 
     spec: ParNetSpec
-    parameters: int
     data: str
-    recipe: Recipe
-    seed: int
+    hold_out: float | None
+    samples_sha256: str
     train_images: int
     test_images: int
-    test_correct: int
+    preprocessing: Preprocessing
+    recipe: Recipe
+    settings: Settings
+    start: Source | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """What came of it.
+
+    Attributes:
+        parameters: of the network, in training form.
+        last: the last epoch; its test is that of ``checkpoint.safetensors``.
+        best: the epoch with the highest top-1 accuracy: that of ``best.safetensors``.
+        seconds: spent in training steps.
+        failed: images that could not be decoded and were skipped, and why.
+    """
+
+    parameters: int
+    last: EpochMetrics
+    best: EpochMetrics
     seconds: float
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """The content of ``run.json``; `result` is None until the training has ended."""
+
+    config: RunConfig
     tools: dict[str, str]
-
-    @property
-    def test_accuracy(self) -> float:
-        """Part of the test split that is right."""
-        return self.test_correct / self.test_images
+    result: RunResult | None = None
 
 
-def train_run(
-    final: Path,
+def configure(
     spec: ParNetSpec,
     data: DataSet,
     recipe: Recipe,
+    settings: Settings,
     *,
-    seed: int,
-    export_test_images: bool = False,
-    force: bool = False,
-    progress: Callable[[EpochMetrics], None] = lambda metrics: None,
-) -> RunSummary:
-    """Train a network and write the run's folder, all of it or nothing.
-
-    The folder holds ``checkpoint.safetensors`` (weights, spec, labels and preprocessing),
-    ``metrics.csv`` (a row per epoch), ``run.json`` (the summary), and on request the test split in
-    ``images/LABEL/NNNN.png``. The test split is looked at once, at the end.
-
-    Args:
-        final: where the folder is to stand.
-        spec: the network; its number of classes is taken from the data.
-        data: what to learn from.
-        recipe: how.
-        seed: of everything random.
-        export_test_images: write the test split as image files.
-        force: replace an older run that stands there.
-        progress: called after every epoch.
+    hold_out: float | None = None,
+    start: Source | None = None,
+) -> RunConfig:
+    """A run's configuration: the network fitted to the data and the recipe.
 
     Raises:
-        OutputExistsError: something stands at `final` and `force` is off.
-        TrainingError: the loss is no longer finite.
-        BundleError: the folder cannot be written.
+        SpecError: the network has several members: each is trained by itself.
     """
-    spec = replace(spec, classes=len(data.labels))
-    with staged(final, force=force, marker=SUMMARY) as work:
-        model = initialise(spec, seed=seed)
-        history = train(model, data.train, data.preprocessing, recipe, seed=seed, progress=progress)
-        summary = RunSummary(
-            spec=spec,
-            parameters=count(spec).parameters_training,
-            data=data.name,
-            recipe=recipe,
-            seed=seed,
-            train_images=len(data.train),
-            test_images=len(data.test),
-            test_correct=count_correct(model, data.test, data.preprocessing),
-            seconds=sum(epoch.seconds for epoch in history),
-            tools=versions(*TOOLS),
+    if spec.members > 1:
+        raise SpecError(
+            f"'{spec.name}' is an ensemble, whose members are trained one by one: train one of "
+            "them with several --seed, then join the checkpoints with 'parnet-deploy ensemble'"
         )
-        facts = TrainingFacts(labels=data.labels, preprocessing=data.preprocessing)
-        save_checkpoint(model, work / CHECKPOINT, facts)
-        write_metrics(history, work / METRICS)
-        if export_test_images:
-            save_images(data.test, data.labels, work / IMAGES)
-        (work / SUMMARY).write_bytes(encode(summary))
-    return summary
+    dropout = spec.dropout if recipe.dropout is None else recipe.dropout
+    conv_dropout = spec.conv_dropout if recipe.conv_dropout is None else recipe.conv_dropout
+    # A crop of 224 out of 256 is usual for photographs; small images are taken whole.
+    ratio = 0.875 if min(spec.image_size) >= 128 else 1.0
+    return RunConfig(
+        spec=replace(spec, classes=len(data.labels), dropout=dropout, conv_dropout=conv_dropout),
+        data=data.name,
+        hold_out=hold_out,
+        samples_sha256=_fingerprint(data),
+        train_images=len(data.train),
+        test_images=len(data.test),
+        preprocessing=Preprocessing(
+            size=spec.image_size,
+            crop_ratio=ratio,
+            interpolation=data.interpolation,
+            mean=data.mean,
+            std=data.std,
+        ),
+        recipe=recipe,
+        settings=settings,
+        start=start,
+    )
 
 
-def write_metrics(history: tuple[EpochMetrics, ...], path: Path) -> None:
-    """Write a CSV with a row per epoch."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(EpochMetrics)])
-        writer.writeheader()
-        writer.writerows(asdict(epoch) for epoch in history)
+def read_run(folder: Path) -> RunRecord:
+    """What ``run.json`` says.
+
+    Raises:
+        TrainingError: there is no run in that folder, or it cannot be read.
+    """
+    path = folder / RECORD
+    try:
+        return decode(path.read_bytes(), RunRecord)
+    except OSError as exc:
+        raise TrainingError(f"there is no training run in {folder}: {os_reason(exc)}") from exc
+    except UsageError as exc:
+        raise TrainingError(f"{path} is damaged, or not of this version: {exc}") from exc
+
+
+def begin_run(
+    folder: Path,
+    config: RunConfig,
+    data: DataSet,
+    processes: Processes,
+    observer: Observer,
+    *,
+    model: ParNet | None = None,
+    force: bool = False,
+) -> RunRecord:
+    """Train a network from its beginning, in a folder of its own.
+
+    Args:
+        folder: where the run is to stand.
+        config: what, on what and how.
+        data: the data set of that configuration.
+        processes: who shares the work.
+        observer: who is told how it goes.
+        model: where to begin, in fine-tuning; None makes a seeded network.
+        force: replace an older run that stands there.
+
+    Returns:
+        What was done; its result is None when the training was stopped.
+
+    Raises:
+        OutputExistsError: something stands there and `force` is off, or it is no run.
+        BundleError: the folder cannot be written.
+        TrainingError: training came apart; what was saved before is there.
+        ImageError: an image cannot be decoded, and bad ones are not skipped.
+    """
+    refuse_existing(folder, force=force, marker=RECORD)
+    model = model or initialise(config.spec, seed=config.settings.seed)
+    record = RunRecord(config=config, tools=versions(*TOOLS))
+    processes.wait()
+    if processes.is_main:
+        _make_folder(folder)
+        _write_record(folder, record)
+    return _carry_out(folder, record, data, processes, observer, model, resume=False)
+
+
+def resume_run(folder: Path, data: DataSet, processes: Processes, observer: Observer) -> RunRecord:
+    """Go on with a run from the last state that it saved, or from its beginning.
+
+    Args:
+        folder: where the run stands.
+        data: the data set of its configuration.
+        processes: who shares the work.
+        observer: who is told how it goes.
+
+    Returns:
+        What was done, as for `begin_run`. A run that has ended is given back as it is.
+
+    Raises:
+        TrainingError: there is no run, its state is damaged, or the data are other ones.
+    """
+    record = read_run(folder)
+    if record.result is not None:
+        return record
+    if _fingerprint(data) != record.config.samples_sha256:
+        raise TrainingError(
+            f"{record.config.data} is not what {folder} was begun with: it had "
+            f"{record.config.train_images} images to learn from and {record.config.test_images} to "
+            f"test on, now {len(data.train)} and {len(data.test)}, or they have other names"
+        )
+    resume = (folder / STATE).exists()
+    seed = record.config.settings.seed
+    if not resume and record.config.start is not None:
+        raise TrainingError(
+            f"{folder} was stopped before it saved anything; fine-tune again, with --force"
+        )
+    model = ParNet(record.config.spec) if resume else initialise(record.config.spec, seed=seed)
+    return _carry_out(folder, record, data, processes, observer, model, resume=resume)
+
+
+def _carry_out(
+    folder: Path,
+    record: RunRecord,
+    data: DataSet,
+    processes: Processes,
+    observer: Observer,
+    model: ParNet,
+    *,
+    resume: bool,
+) -> RunRecord:
+    config = record.config
+    facts = TrainingFacts(labels=data.labels, preprocessing=config.preprocessing)
+    with held_back() as signals, contextlib.ExitStack() as opened:
+        told = observer
+        task = Task(
+            data=data,
+            preprocessing=config.preprocessing,
+            recipe=config.recipe,
+            settings=config.settings,
+            processes=processes,
+            observer=observer,
+            save=lambda state: _save(folder, state, facts),
+            stop=lambda: bool(signals),
+        )
+        state = begin(model, task)
+        if resume:
+            state.restore(folder / STATE)
+        if processes.is_main:
+            log = TensorBoardLog(folder / TENSORBOARD)
+            told = Observers(observer, log)
+            opened.callback(told.close)
+        ended = train(state, replace(task, observer=told))
+    if not ended:
+        return record
+    if processes.is_main:
+        record = replace(record, result=_result(state, config))
+        _finish(folder, record, state, facts)
+    processes.wait()
+    return record
+
+
+def _save(folder: Path, state: TrainingState, facts: TrainingFacts) -> None:
+    """Write what an epoch gave, then the state: whoever resumes writes the rest again."""
+    at_end = bool(state.history) and state.history[-1].step == state.step
+    if at_end:
+        if state.best is state.history[-1]:
+            _write_checkpoint(folder / BEST, state, facts)
+        _write_checkpoint(folder / CHECKPOINT, state, facts)
+        write_metrics(state.history, folder / METRICS)
+    state.save(folder / STATE)
+
+
+def _finish(folder: Path, record: RunRecord, state: TrainingState, facts: TrainingFacts) -> None:
+    """Write what stands there when all is done; the record at last."""
+    if not (folder / CHECKPOINT).exists():
+        _write_checkpoint(folder / CHECKPOINT, state, facts)
+    title = f"{record.config.spec.name} on {record.config.data}, {record.config.recipe.name}"
+    draw_curves(state.history, folder / CURVES, title)
+    _write_record(folder, record)
+
+
+def _result(state: TrainingState, config: RunConfig) -> RunResult:
+    last = state.history[-1]
+    return RunResult(
+        parameters=count(config.spec).parameters_training,
+        last=last,
+        best=state.best or last,
+        seconds=sum(epoch.seconds for epoch in state.history),
+        failed=state.failed,
+    )
+
+
+def _fingerprint(data: DataSet) -> str:
+    """A hash of what the images are called and labelled, in order."""
+    digest = hashlib.sha256()
+    for part in (data.train, data.test):
+        for index in range(len(part)):
+            digest.update(f"{part.name(index)}\0{part.label(index)}\n".encode(errors="replace"))
+        digest.update(b"\n")
+    digest.update("\0".join(data.labels).encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def _make_folder(folder: Path) -> None:
+    """An empty folder; an older run is moved aside until it is there."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            folder.rename(aside)
+        folder.mkdir()
+    except OSError as exc:
+        raise BundleError(f"cannot write {folder}: {os_reason(exc)}") from exc
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_checkpoint(path: Path, state: TrainingState, facts: TrainingFacts) -> None:
+    model = state.deployed
+    if not isinstance(model, ParNet):
+        raise TypeError(f"a run trains a ParNet, not a {type(model).__name__}")
+    with replacing(path) as file:
+        save_checkpoint(model, Path(file.name), facts)
+
+
+def _write_record(folder: Path, record: RunRecord) -> None:
+    with replacing(folder / RECORD) as file:
+        file.write(encode(record))

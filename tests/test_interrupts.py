@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from parnet_deploy.engine.interrupts import held_back
+from parnet_deploy.interrupts import held_back
 
 
 def swallow() -> None:

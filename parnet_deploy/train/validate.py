@@ -1,0 +1,148 @@
+"""How a network does on the test split, while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from timm.utils import accuracy
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from parnet_deploy.data import Samples
+from parnet_deploy.errors import ImageError
+from parnet_deploy.images import preprocess
+from parnet_deploy.spec import Preprocessing
+from parnet_deploy.train.processes import Processes
+
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestScore:
+    """What a network gets right.
+
+    Attributes:
+        loss: mean cross-entropy.
+        top1: part of the images that is right.
+        top5: part whose class is among the five likeliest, or among all where there are fewer.
+        images: how many could be decoded.
+    """
+
+    __test__ = False  # not a class of tests, whatever pytest thinks of its name
+
+    loss: float
+    top1: float
+    top5: float
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TestSplit:
+    """The test split as the network reads it.
+
+    Attributes:
+        samples: its images.
+        preprocessing: the same as in deployment.
+        skip_bad: leave out what cannot be decoded.
+        workers: processes that decode.
+    """
+
+    __test__ = False
+
+    samples: Samples
+    preprocessing: Preprocessing
+    skip_bad: bool
+    workers: int
+
+
+def score(
+    model: nn.Module,
+    split: TestSplit,
+    processes: Processes,
+    *,
+    failed: dict[str, str],
+    stop: Callable[[], bool] = lambda: False,
+) -> TestScore | None:
+    """Test a network, the images being shared among the processes.
+
+    Args:
+        model: (N, 3, H, W) -> logits (N, classes); it is left in inference mode.
+        split: what to test on.
+        processes: who shares it.
+        failed: takes the images that could not be decoded, and why.
+        stop: looked at between batches, in a process that is alone.
+
+    Returns:
+        The score, or None when it was stopped.
+
+    Raises:
+        ImageError: an image cannot be decoded, and bad ones are not skipped; or none can be.
+    """
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64)
+    with torch.inference_mode():
+        for images, labels in _batches(split, processes, failed):
+            if processes.count == 1 and stop():
+                return None
+            logits = model(images.to(processes.device)).float().cpu()
+            top1, top5 = (
+                part / 100 * len(labels)
+                for part in accuracy(logits, labels, topk=(1, min(5, logits.shape[1])))
+            )
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
+            sums += torch.tensor([float(loss), float(top1), float(top5), len(labels)])
+    loss_sum, right, near, count = processes.sum(sums.to(processes.device)).tolist()
+    if not count:
+        raise ImageError(f"not one of {len(split.samples)} images of the test split can be decoded")
+    return TestScore(
+        loss=loss_sum / count, top1=right / count, top5=near / count, images=round(count)
+    )
+
+
+def _batches(
+    split: TestSplit, processes: Processes, failed: dict[str, str]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(N, 3, H, W) float32 and (N,) int64, of the images that are this process's."""
+    mine = range(processes.rank, len(split.samples), processes.count)
+    loader = DataLoader(
+        _Prepared(split.samples, split.preprocessing),
+        batch_size=BATCH,
+        sampler=mine,
+        collate_fn=list,
+        num_workers=split.workers,
+    )
+    for items in loader:
+        good = []
+        for item in items:
+            if isinstance(item, _Bad):
+                if not split.skip_bad:
+                    raise ImageError(f"{item.why}; --skip-bad leaves such images out")
+                failed[item.name] = item.why
+            else:
+                good.append(item)
+        if good:
+            images, labels = zip(*good, strict=True)
+            yield torch.stack(images), torch.tensor(labels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bad:
+    name: str
+    why: str
+
+
+class _Prepared(Dataset[tuple[Tensor, int] | _Bad]):
+    """Samples as the network reads them; a bad one as what is wrong with it."""
+
+    def __init__(self, samples: Samples, preprocessing: Preprocessing) -> None:
+        self._samples, self._preprocessing = samples, preprocessing
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | _Bad:
+        try:
+            pixels = preprocess(self._samples.image(index), self._preprocessing)
+        except ImageError as exc:
+            return _Bad(self._samples.name(index), str(exc))
+        return torch.from_numpy(pixels[0]), self._samples.label(index)
