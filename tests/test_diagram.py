@@ -49,8 +49,10 @@ def picture(spec: ParNetSpec, stem: StemMode | None, **changes: object) -> Pictu
 def pictures(draws: st.DrawFn) -> Picture:
     """Pictures of networks of every shape."""
     streams = draws(st.integers(1, 4))
+    members = draws(st.integers(1, 5)) if streams == 1 else 1
     stem_blocks = draws(st.integers(0, 2))
     spec = tiny_spec(
+        members=members,
         stem_widths=(8,) * stem_blocks,
         stem_strides=(draws(st.sampled_from([1, 2])),) * (stem_blocks + 1),
         stream_widths=tuple(4 << index for index in range(streams)),
@@ -61,7 +63,7 @@ def pictures(draws: st.DrawFn) -> Picture:
         last_stride=1,
         last_width=3200,
     )
-    return picture(spec, draws(st.sampled_from(["replicate", "share", None])))
+    return picture(spec, draws(st.sampled_from(["replicate", None, *["share"] * (members == 1)])))
 
 
 @dataclass(frozen=True)
@@ -274,6 +276,21 @@ def test_a_whole_network_has_no_cuts_and_names_its_streams() -> None:
     text = draw(picture(variant("l").spec, None))
     assert "cut-mark" not in text
     assert all(f">stream{number}<" in text for number in (1, 2, 3))
+
+
+def test_an_ensembles_members_lie_below_each_other_and_join_at_the_head() -> None:
+    spec = tiny_spec(stream_widths=(8,), stream_blocks=(2,), members=3)
+    root = ET.fromstring(draw(picture(spec, "replicate")))
+    blocks = blocks_of(root)
+    rows = [blocks[f"stream{member}_last"][0].top for member in (1, 2, 3)]
+    assert rows == sorted(set(rows))
+    (head,) = blocks["head"]
+    ends = [
+        corners_of(path)[-1]
+        for path in root.iter(f"{SVG}path")
+        if path.get("class") == "cut" and path.get("marker-end")
+    ]
+    assert ends == [(head.left, (head.top + head.bottom) / 2)] * 3
 
 
 @pytest.mark.parametrize("name", ["s", "xl", "cifar-s", "digits"])

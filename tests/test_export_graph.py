@@ -16,7 +16,7 @@ from conftest import randomise, tiny_network, tiny_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity import relative_error
-from strategies import FORMS, specs
+from strategies import FORMS, SHAPES, small_size, specs
 
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import SpecError
@@ -27,7 +27,6 @@ from parnet_deploy.net import BlockGraph, ParNet, fuse
 from parnet_deploy.spec import (
     IMAGES,
     LOGITS,
-    VARIANTS,
     Array,
     DeployForm,
     ParNetSpec,
@@ -94,11 +93,10 @@ def test_every_form(form: DeployForm) -> None:
     assert_every_value_agrees(model, options(model.spec, form=form))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", SHAPES)
 def test_every_variants_shape_as_trained_and_fused(name: str) -> None:
-    spec = variant(name).spec.with_widths((8, 16, 24, 32))
-    size = (64, 96) if spec.stride == 32 else (16, 24)
-    model = random_network(replace(spec, image_size=size, classes=11))
+    spec = SHAPES[name]
+    model = random_network(replace(spec, image_size=small_size(spec)))
     assert_every_value_agrees(model, options(model.spec))
     assert_every_value_agrees(fuse(model), options(model.spec))
 

@@ -16,7 +16,7 @@ from conftest import export_tiny, tiny_network, tiny_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity import greatest_error, relative_error
-from strategies import FORMS, specs
+from strategies import FORMS, SHAPES, specs
 
 from parnet_deploy.bundle import (
     CHECKPOINT,
@@ -36,7 +36,6 @@ from parnet_deploy.export.model import UNTRAINED, describe, write_graphs
 from parnet_deploy.net import ParNet, fuse, initialise, load_checkpoint
 from parnet_deploy.spec import (
     IMAGES,
-    VARIANTS,
     Array,
     DeployForm,
     ParNetSpec,
@@ -138,7 +137,7 @@ def test_any_network_with_any_options(
         name="any",
         preprocessing=Preprocessing(size=spec.image_size, in_graph=in_graph),
         batch=BatchRange(min=1, opt=2, max=2),
-        stem=stem,
+        stem=stem if spec.members == 1 else "replicate",
         softmax=softmax,
         form=form,
         opset=opset,
@@ -150,9 +149,9 @@ def test_any_network_with_any_options(
     check_bundle(folder, manifest)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", SHAPES)
 def test_every_variants_shape(name: str, tmp_path: Path) -> None:
-    spec = variant(name).spec.with_widths((8, 16, 24, 32))
+    spec = SHAPES[name]
     options = ExportOptions(name=name, preprocessing=Preprocessing(size=spec.image_size))
     model = initialise(spec, seed=0)
     bundle = export_model(model, Source(kind="untrained", seed=0), tmp_path / name, options)

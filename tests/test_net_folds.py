@@ -15,6 +15,7 @@ from parnet_deploy.net.folds import (
     bn_affine,
     fold_conv_bn,
     identity_3x3,
+    mean_of_linears,
     pad_1x1,
     pad_pooled_1x1,
     permute_inputs,
@@ -140,3 +141,14 @@ def test_folds_of_float32_weights_are_computed_in_float64() -> None:
     assert folded.dtype == torch.float64
     assert relative_error(folded, exact) < 1e-15
     assert relative_error(shift, exact_shift) < 1e-15
+
+
+@given(members=st.integers(1, 4), channels=SIZES, out=SIZES, seed=SEEDS)
+def test_mean_of_linears(members: int, channels: int, out: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    linears = [nn.Linear(channels + member, out).double() for member in range(members)]
+    features = [noise(seed + index, 3, linear.in_features) for index, linear in enumerate(linears)]
+    weight, bias = mean_of_linears(linears)
+    expected = sum(linear(x) for linear, x in zip(linears, features, strict=True)) / members
+    actual = nn.functional.linear(torch.cat(features, 1), weight, bias)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)

@@ -8,16 +8,17 @@ import pytest
 import sklearn
 import torch
 from conftest import tiny_spec
+from strategies import SHAPES
 from torch import nn
 
 from parnet_deploy.images import find_images, load_images
 from parnet_deploy.net import ParNet, calibrate, initialise
-from parnet_deploy.spec import VARIANTS, Preprocessing, variant
+from parnet_deploy.spec import Preprocessing, variant
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", SHAPES)
 def test_activations_stay_sane(name: str) -> None:
-    spec = variant(name).spec.with_widths((16, 32, 64, 64))
+    spec = SHAPES[name]
     model = initialise(spec, seed=3)
     noise = torch.randn(4, 3, *spec.image_size, generator=torch.Generator().manual_seed(9))
     with torch.inference_mode():
@@ -69,3 +70,27 @@ def test_calibration_sets_the_statistics_of_the_images() -> None:
     torch.testing.assert_close(norm.running_var, images.var((0, 2, 3)))
     assert norm.momentum == 0.1, "as it was"
     assert not model.training
+
+
+def test_an_ensembles_members_differ() -> None:
+    model = initialise(
+        tiny_spec(stream_widths=(8,), stream_blocks=(2,), members=3, conv_dropout=0.5), seed=0
+    )
+    weights = model.state_dict()
+    alike = [
+        (name, other)
+        for name in weights
+        for other in (name.replace("stream1_", "stream2_"), name.replace("stream1_", "stream3_"))
+        if other != name and "conv" in name and torch.equal(weights[name], weights[other])
+    ]
+    assert not alike
+    first, second, _ = model.blocks["head"].classifiers
+    assert not torch.equal(first.weight, second.weight)
+
+
+def test_dropout_is_not_in_the_statistics() -> None:
+    plain, dropped = (
+        initialise(tiny_spec(conv_dropout=p, dropout=p), seed=0).state_dict() for p in (0.0, 0.5)
+    )
+    assert plain.keys() == dropped.keys(), "dropout has no weights"
+    assert all(torch.equal(plain[name], dropped[name]) for name in plain)

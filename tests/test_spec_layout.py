@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from conftest import tiny_spec
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import specs
 
+from parnet_deploy.errors import SpecError
 from parnet_deploy.spec import (
     IMAGES,
     LOGITS,
@@ -21,7 +23,7 @@ from parnet_deploy.spec import (
     stages,
     variant,
 )
-from parnet_deploy.spec.layout import stored_order
+from parnet_deploy.spec.layout import member_block, stored_order
 
 STEMS = st.sampled_from(["replicate", "share"])
 
@@ -73,14 +75,17 @@ def test_blocks_come_after_what_they_read_and_fit(spec: ParNetSpec) -> None:
         if block.kind == "skip":
             assert (block.in_channels, block.stride) == (block.out_channels, 1)
         channels[block.name], scale[block.name] = block.out_channels, block.scale
-    assert scale["last"] == spec.stride
-    assert sum(b.kind == "fusion" for b in layout(spec)) == spec.streams - 1
+    (*_, head) = layout(spec)
+    assert all(scale[name] == spec.stride for name in head.inputs)
+    assert len(head.inputs) == spec.members
+    assert sum(b.kind == "fusion" for b in layout(spec)) == len(spec.stream_widths) - 1
 
 
 @given(specs(), STEMS)
 def test_stages_hold_every_block_and_every_cut_is_made_and_read(
     spec: ParNetSpec, stem: StemMode
 ) -> None:
+    stem = stem if spec.members == 1 else "replicate"
     cut_into = stages(spec, stem)
     blocks = blocks_of(spec)
     names = [stage.name for stage in cut_into]
@@ -90,6 +95,7 @@ def test_stages_hold_every_block_and_every_cut_is_made_and_read(
     assert set(held) == set(blocks)
     twice = {name for name in held if held.count(name) > 1}
     assert all(name.startswith("stem") for name in twice)
+    assert not twice or spec.members == 1
     assert not twice or stem == "replicate"
 
     available = {IMAGES}
@@ -134,6 +140,53 @@ def test_with_a_shared_stem_its_features_cross() -> None:
         ("merge1", "stream1", "fusion"),
         ("stream3_block2", "stream3", "fusion"),
     ]
+
+
+def test_an_ensembles_members_are_its_streams() -> None:
+    spec = tiny_spec(stream_widths=(8,), stream_blocks=(2,), members=2)
+    got = [
+        (b.name, b.kind, b.inputs, b.in_channels, b.out_channels, b.stride, b.scale)
+        for b in layout(spec)
+    ]
+    assert got == [
+        ("stream1_stem1", "plain", ("images",), 3, 8, 2, 2),
+        ("stream1_stem2", "plain", ("stream1_stem1",), 8, 8, 2, 4),
+        ("stream1_block1", "skip", ("stream1_stem2",), 8, 8, 1, 4),
+        ("stream1_block2", "skip", ("stream1_block1",), 8, 8, 1, 4),
+        ("stream1_last", "plain", ("stream1_block2",), 8, 32, 2, 8),
+        ("stream2_stem1", "plain", ("images",), 3, 8, 2, 2),
+        ("stream2_stem2", "plain", ("stream2_stem1",), 8, 8, 2, 4),
+        ("stream2_block1", "skip", ("stream2_stem2",), 8, 8, 1, 4),
+        ("stream2_block2", "skip", ("stream2_block1",), 8, 8, 1, 4),
+        ("stream2_last", "plain", ("stream2_block2",), 8, 32, 2, 8),
+        ("head", "head", ("stream1_last", "stream2_last"), 32, 7, 1, 0),
+    ]
+    cut_into = stages(spec, "replicate")
+    assert [(stage.name, stage.inputs, stage.outputs) for stage in cut_into] == [
+        ("stream1", (IMAGES,), ("stream1_last",)),
+        ("stream2", (IMAGES,), ("stream2_last",)),
+        ("fusion", ("stream1_last", "stream2_last"), (LOGITS,)),
+    ]
+    assert [(c.tensor, c.source, c.target) for c in cuts(cut_into)] == [
+        ("stream1_last", "stream1", "fusion"),
+        ("stream2_last", "stream2", "fusion"),
+    ]
+
+
+def test_a_members_blocks_are_those_of_a_network_by_itself() -> None:
+    alone = tiny_spec(stream_widths=(8,), stream_blocks=(2,))
+    ensemble = blocks_of(tiny_spec(stream_widths=(8,), stream_blocks=(2,), members=12))
+    for member in (1, 12):
+        for block in layout(alone)[:-1]:
+            name = member_block(member, block.name)
+            inputs = tuple(n if n == IMAGES else member_block(member, n) for n in block.inputs)
+            assert ensemble[name] == replace(block, name=name, inputs=inputs)
+
+
+def test_members_share_no_stem() -> None:
+    spec = tiny_spec(stream_widths=(8,), stream_blocks=(2,), members=2)
+    with pytest.raises(SpecError, match=r"2 members .* have a stem each"):
+        stages(spec, "share")
 
 
 def test_only_a_fusions_output_is_stored_in_another_order() -> None:

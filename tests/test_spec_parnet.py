@@ -40,6 +40,10 @@ from parnet_deploy.spec import VARIANTS, ParNetSpec, depth, variant
         ({"classes": 0}, "at least one class"),
         ({"dropout": 1.0}, "a dropout in [0, 1)"),
         ({"dropout": float("nan")}, "a dropout in [0, 1)"),
+        ({"conv_dropout": -0.1}, "a conv_dropout in [0, 1), not -0.1"),
+        ({"conv_dropout": float("nan")}, "a conv_dropout in [0, 1)"),
+        ({"members": 0}, "at least one member, not 0"),
+        ({"members": 2}, "one stream in each of an ensemble's 2 members, not 3"),
         ({"bn_eps": 0.0}, "a positive bn_eps"),
         ({"bn_eps": float("inf")}, "a positive bn_eps"),
         ({"image_size": (64, 72)}, "a multiple of 32 both ways, not 64x72"),
@@ -84,6 +88,16 @@ def test_a_width_per_stream_and_one_more() -> None:
         tiny_spec().with_widths((8, 16, 24))
 
 
+def test_an_ensemble_is_told_by_its_members() -> None:
+    spec = tiny_spec(stream_widths=(8,), stream_blocks=(2,), members=3)
+    assert spec.streams == 3
+    assert (spec.stride, spec.widths) == (8, (8, 32)), "those of a member"
+    assert spec.with_widths((12, 16)).members == 3
+    assert spec.with_streams(3) == spec
+    with pytest.raises(SpecError, match=r"each of its 3 members .* not 2 streams"):
+        spec.with_streams(2)
+
+
 @pytest.mark.parametrize("streams", [0, 5, -1])
 def test_streams_out_of_range(streams: int) -> None:
     with pytest.raises(SpecError, match=f"1 to 4 streams, not {streams}"):
@@ -95,7 +109,7 @@ def test_no_room_for_another_stream() -> None:
         replace(tiny_spec(), stream_blocks=(1, 1, 1)).with_streams(4)
 
 
-@given(specs())
+@given(specs(ensembles=False))
 def test_fewer_streams_keep_depth_and_size(spec: ParNetSpec) -> None:
     last = spec.streams
     for streams in range(1, last):

@@ -30,6 +30,8 @@ def network_line(found: Inspection) -> str:
     spec, counts = found.manifest.spec, found.counts
     size = "x".join(map(str, spec.image_size))
     streams = "1 stream" if spec.streams == 1 else f"{spec.streams} streams"
+    if spec.members > 1:
+        streams = f"an ensemble of {spec.members} single-stream networks"
     return (
         f"{streams}, depth {counts.depth}, {counts.parameters_fused / 1e6:.3f} M parameters fused, "
         f"{counts.flop_fused / 1e9:.2f} GFLOP at {size}"

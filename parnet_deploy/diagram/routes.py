@@ -8,14 +8,14 @@ from itertools import pairwise
 from parnet_deploy.diagram.grid import Box, Grid, Link, Point, Span
 
 _TRUNK = 16.0
-"""From the image's right edge to where its ways part."""
+"""From the image's right edge to where its ways part, and from where ways join to the head."""
 
 
 def route(grid: Grid, link: Link) -> tuple[Point, ...]:
     """The corners of a way, from its start to its end.
 
-    Along a row it is straight. A fusion's second input comes from above. A stem's way to a lower
-    row leaves its block below.
+    Along a row it is straight. A fusion's second input comes from above. What an ensemble's head
+    reads from above comes down before it. A stem's way to a lower row leaves its block below.
     """
     target = grid.boxes[link.target]
     if link.source is None:
@@ -26,6 +26,9 @@ def route(grid: Grid, link: Link) -> tuple[Point, ...]:
         return (source.right, source_y), (target.x, target_y)
     if grid.blocks[link.target[1]].kind == "fusion":
         return (source.right, source_y), (target_x, source_y), (target_x, target.y)
+    if grid.blocks[link.target[1]].kind == "head":
+        x = target.x - _TRUNK
+        return (source.right, source_y), (x, source_y), (x, target_y), (target.x, target_y)
     return (source_x, source.bottom), (source_x, target_y), (target.x, target_y)
 
 

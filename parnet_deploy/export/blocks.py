@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from torch import nn
 
 from parnet_deploy.export.builder import GraphBuilder
-from parnet_deploy.net.blocks import ConvBN, Head, PointwiseBlock, RepBlock
+from parnet_deploy.net.blocks import ConvBN, EnsembleHead, Head, PointwiseBlock, RepBlock
 from parnet_deploy.net.deploy import DeployBlock, DeployFusion, DeployHead, Piece, Squeeze
 from parnet_deploy.net.folds import ungroup_1x1
 from parnet_deploy.spec import DeployForm
@@ -131,9 +131,32 @@ def _join_by_view(
 def _deploy_head(
     module: DeployHead, graph: GraphBuilder, name: str, inputs: Values, form: DeployForm
 ) -> gs.Variable:
-    pooled = graph.node("GlobalAveragePool", f"{name}.pool", inputs)
-    flat = graph.node("Flatten", f"{name}.flat", [pooled], axis=1)
-    return graph.gemm(LOGITS, flat, module.linear.weight, module.linear.bias)
+    flat = _pooled(graph, name, inputs)
+    features = flat[0] if len(flat) == 1 else graph.node("Concat", f"{name}.join", flat, axis=1)
+    return graph.gemm(LOGITS, features, module.linear.weight, module.linear.bias)
+
+
+def _pooled(graph: GraphBuilder, name: str, inputs: Values) -> Values:
+    """Each input's global average, (N, C)."""
+    flat = []
+    for index, x in enumerate(inputs):
+        number = index if len(inputs) > 1 else ""
+        pooled = graph.node("GlobalAveragePool", f"{name}.pool{number}", [x])
+        flat.append(graph.node("Flatten", f"{name}.flat{number}", [pooled], axis=1))
+    return flat
+
+
+@emit.register
+def _ensemble_head(
+    module: EnsembleHead, graph: GraphBuilder, name: str, inputs: Values, form: DeployForm
+) -> gs.Variable:
+    """The members' classifiers as they were trained, and their mean."""
+    flat = _pooled(graph, name, inputs)
+    logits = [
+        graph.gemm(f"{name}.linear{index}", x, linear.weight, linear.bias)
+        for index, (x, linear) in enumerate(zip(flat, module.classifiers, strict=True))
+    ]
+    return graph.node("Mean", LOGITS, logits)
 
 
 @emit.register

@@ -5,6 +5,8 @@ Paper: section 3.1 and 3.2, figures 2b and A1. Feature maps are (N, C, H, W).
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +62,13 @@ class RepBlock(nn.Module):
     ``act((dense(x) + pointwise(x)) * 2 * sigmoid(W gap(x)))``; where the stride is 2 the pointwise
     branch average-pools first. A fusion normalises and interleaves its two inputs, works in two
     groups and ends with a channel shuffle. Without squeeze, the factors are absent.
+
+    In training, ``conv_dropout`` drops values of ``dense(x) + pointwise(x)``, which the paper says
+    of its CIFAR networks ("dropout in the convolution layer at 0.2") without saying where. Wide
+    Residual Networks, which it follows there, put it inside the residual block and never on the
+    identity, where it hurt (section 2.4, https://arxiv.org/abs/1605.07146). The sum of the
+    branches is the residual of this block: both are one convolution once they are folded, and so
+    are dropped together; the skip's identity passes whole.
     """
 
     def __init__(self, block: BlockSpec, spec: ParNetSpec) -> None:
@@ -78,6 +87,7 @@ class RepBlock(nn.Module):
         self.squeeze = (
             nn.Conv2d(channels, out, 1, groups=groups, bias=False) if spec.squeeze else None
         )
+        self.dropout = nn.Dropout(spec.conv_dropout)
         self.act = activation(spec.activation)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -89,6 +99,7 @@ class RepBlock(nn.Module):
         y = self.dense(x) + self.pointwise(
             nn.functional.avg_pool2d(x, 2) if self.stride == 2 else x
         )
+        y = self.dropout(y)
         if self.identity is not None:
             identity = self.identity(x)
             if self.squeeze is not None:
@@ -132,10 +143,40 @@ class Head(nn.Module):
         return y
 
 
+class EnsembleHead(nn.Module):
+    """An ensemble's head: every member's own pool, dropout and classifier, and their mean.
+
+    What is averaged are the logits (the members' log-odds), not their probabilities. The paper
+    does not say which; the mean of logits is linear in the members' features, so that the
+    deploy form is one classifier over all of them, and equal.
+    """
+
+    def __init__(self, block: BlockSpec, spec: ParNetSpec) -> None:
+        """Make the head of an ensemble `spec`, a classifier for each of the block's inputs."""
+        super().__init__()
+        self.dropout = nn.Dropout(spec.dropout)
+        self.linears = nn.ModuleList(
+            nn.Linear(block.in_channels, block.out_channels) for _ in block.inputs
+        )
+
+    @property
+    def classifiers(self) -> tuple[nn.Linear, ...]:
+        """Each member's classifier."""
+        return tuple(cast(nn.Linear, linear) for linear in self.linears)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """(N, C, H, W) of each member -> (N, classes)."""
+        logits = [
+            linear(self.dropout(global_average(x).flatten(1)))
+            for linear, x in zip(self.classifiers, inputs, strict=True)
+        ]
+        return torch.stack(logits).mean(0)
+
+
 def make_block(block: BlockSpec, spec: ParNetSpec) -> nn.Module:
     """The training form of a block."""
     if block.kind == "head":
-        return Head(block, spec)
+        return EnsembleHead(block, spec) if len(block.inputs) > 1 else Head(block, spec)
     if block.kind == "pointwise":
         return PointwiseBlock(block, spec)
     return RepBlock(block, spec)

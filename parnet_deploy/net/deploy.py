@@ -109,16 +109,17 @@ class DeployFusion(nn.Module):
 
 
 class DeployHead(nn.Module):
-    """Global average pool and linear classifier."""
+    """Global average pool and linear classifier, over all members where it is an ensemble's."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        """Take the classifier."""
+        """Take the classifier: of an ensemble, over its members' channels end to end."""
         super().__init__()
         self.linear = linear
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, classes)."""
-        y: Tensor = self.linear(global_average(x).flatten(1))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """(N, C, H, W) each -> (N, classes)."""
+        pooled = [global_average(x).flatten(1) for x in inputs]
+        y: Tensor = self.linear(torch.cat(pooled, 1))
         return y
 
 

@@ -6,6 +6,8 @@ ParNet, section 3.1); what is left is rounding when the result is stored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -87,3 +89,19 @@ def permute_inputs(weight: Tensor, order: Tensor, groups: int = 1) -> Tensor:
             raise ValueError("a grouped convolution's inputs cannot be permuted across its groups")
         parts.append(weight[group * outputs : (group + 1) * outputs].index_select(1, local))
     return torch.cat(parts)
+
+
+def mean_of_linears(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor]:
+    """The mean of several classifiers, each of its own features, as one over all of them.
+
+    ``mean_m(W_m x_m + b_m) == [W_1 ... W_M] / M [x_1; ...; x_M] + mean_m(b_m)``.
+
+    Args:
+        linears: classifiers of (O, I_m) weights and (O,) biases.
+
+    Returns:
+        Weight (O, sum of I_m) and bias (O,), both float64.
+    """
+    weight = torch.cat([linear.weight.double() for linear in linears], 1)
+    bias = torch.stack([linear.bias.double() for linear in linears]).mean(0)
+    return weight / len(linears), bias

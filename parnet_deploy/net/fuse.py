@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from parnet_deploy.net.blocks import Head, PointwiseBlock, RepBlock
+from parnet_deploy.net.blocks import EnsembleHead, Head, PointwiseBlock, RepBlock
 from parnet_deploy.net.deploy import (
     DeployBlock,
     DeployFusion,
@@ -20,6 +20,7 @@ from parnet_deploy.net.folds import (
     bn_affine,
     fold_conv_bn,
     identity_3x3,
+    mean_of_linears,
     pad_1x1,
     pad_pooled_1x1,
     permute_inputs,
@@ -65,6 +66,8 @@ def _order(source: BlockSpec | None, channels: int) -> Tensor:
 def _fuse_block(module: nn.Module, orders: list[Tensor], form: DeployForm) -> nn.Module:
     if isinstance(module, Head):
         return DeployHead(copy.deepcopy(module.linear))
+    if isinstance(module, EnsembleHead):
+        return DeployHead(_mean(module))
     if isinstance(module, PointwiseBlock):
         weight, bias = fold_conv_bn(module.pointwise.conv.weight, module.pointwise.bn)
         conv = _conv(permute_inputs(weight, orders[0]), bias)
@@ -76,6 +79,15 @@ def _fuse_block(module: nn.Module, orders: list[Tensor], form: DeployForm) -> nn
     if module.kind == "skip":
         return _fuse_skip(module, form)
     return _fuse_plain(module, orders[0])
+
+
+def _mean(head: EnsembleHead) -> nn.Linear:
+    """An ensemble's classifiers and their mean as one classifier, in float64."""
+    weight, bias = mean_of_linears(head.classifiers)
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.bias = nn.Parameter(bias, requires_grad=False)
+    return linear
 
 
 def merge_branches(block: RepBlock) -> tuple[Tensor, Tensor]:

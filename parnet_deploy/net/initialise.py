@@ -58,12 +58,13 @@ def calibrate(model: nn.Module, images: torch.Tensor) -> None:
         model: a network, which is left in inference mode.
         images: (N, 3, H, W).
     """
+    model.eval()  # dropout would be in the statistics
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches seen: here, the one batch
-    model.train()
+        norm.train()
     with torch.no_grad():
         model(images)
     model.eval()

@@ -54,8 +54,8 @@ def count(spec: ParNetSpec) -> Counts:
 def _parameters(spec: ParNetSpec, block: BlockSpec, *, fused: bool) -> int:
     joined = block.in_channels * len(block.inputs)
     out = block.out_channels
-    if block.kind == "head":
-        return joined * out + out
+    if block.kind == "head":  # an ensemble's members have a bias each, which folds into one
+        return joined * out + (out if fused else len(block.inputs) * out)
     pointwise = joined // block.groups * out
     if block.kind == "pointwise":
         return pointwise + (out if fused else 2 * out)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from parnet_deploy.errors import SpecError
 from parnet_deploy.spec.parnet import ParNetSpec
 
 BlockKind = Literal["skip", "plain", "fusion", "pointwise", "head"]
@@ -28,7 +29,8 @@ class BlockSpec:
         name: name of the block and of the value it makes.
         kind: ``skip`` (RepVGG-SSE), ``plain`` (Downsampling and other blocks without a skip),
             ``fusion``, ``pointwise`` (1x1 convolution) or ``head`` (pool and linear).
-        inputs: names of the values it reads: two for a fusion, otherwise one.
+        inputs: names of the values it reads: two for a fusion, one for each member for an
+            ensemble's head, otherwise one.
         in_channels: channels of each input.
         out_channels: channels of the output (classes, for the head).
         stride: 1 or 2.
@@ -76,57 +78,105 @@ class Cut:
 
 
 def layout(spec: ParNetSpec) -> tuple[BlockSpec, ...]:
-    """All blocks of a network, each after the ones it reads from."""
-    blocks: list[BlockSpec] = []
-    channels = {IMAGES: 3}
-    scale = {IMAGES: 1}
+    """All blocks of a network, each after the ones it reads from.
 
-    def add(name: str, inputs: Sequence[str], width: int, stride: int, kind: BlockKind) -> str:
-        in_channels = channels[inputs[-1]]
-        channels[name] = width
-        scale[name] = 0 if kind == "head" else scale[inputs[0]] * stride
-        blocks.append(
+    An ensemble's members are its streams: each has a stem, blocks and a last block of its own, and
+    the head reads them all.
+    """
+    chain = _Chain()
+    if spec.members > 1:
+        ends = [_add_member(chain, spec, member) for member in range(1, spec.members + 1)]
+    else:
+        features = _add_stem(chain, spec)
+        streams = enumerate(zip(features, spec.stream_blocks, strict=True), 1)
+        made = [_add_stream(chain, stream, value, count) for stream, (value, count) in streams]
+        ends = [_add_last(chain, spec, _add_merges(chain, spec, made))]
+    chain.add("head", ends, spec.classes, kind="head")
+    return tuple(chain.blocks)
+
+
+def member_block(member: int, block: str) -> str:
+    """The name, in an ensemble, of a block of a single-stream network.
+
+    Args:
+        member: which member, from 1.
+        block: the block's name in the network by itself; the head is joined and has none.
+    """
+    return f"stream{member}_{block.removeprefix('stream1_')}"
+
+
+class _Chain:
+    """Collects blocks, and keeps count of what their values are like."""
+
+    def __init__(self) -> None:
+        self.blocks: list[BlockSpec] = []
+        self.channels = {IMAGES: 3}
+        self._scale = {IMAGES: 1}
+
+    def add(
+        self, name: str, inputs: Sequence[str], width: int, *, kind: BlockKind, stride: int = 1
+    ) -> str:
+        """Add a block that makes `width` channels; its name is its value's."""
+        scale = 0 if kind == "head" else self._scale[inputs[0]] * stride
+        self.blocks.append(
             BlockSpec(
                 name=name,
                 kind=kind,
                 inputs=tuple(inputs),
-                in_channels=in_channels,
+                in_channels=self.channels[inputs[-1]],
                 out_channels=width,
                 stride=stride,
-                scale=scale[name],
+                scale=scale,
             )
         )
+        self.channels[name], self._scale[name] = width, scale
         return name
 
+
+def _add_stem(chain: _Chain, spec: ParNetSpec, prefix: str = "") -> list[str]:
+    """The chain of blocks that makes every stream's feature map; these are what is returned."""
     value = IMAGES
     features = []
-    strides = (*spec.stem_strides, *[2] * (spec.streams - 1))
-    for index, (width, stride) in enumerate(
-        zip((*spec.stem_widths, *spec.stream_widths), strides, strict=True)
-    ):
-        is_skip = channels[value] == width and stride == 1
-        value = add(f"stem{index + 1}", [value], width, stride, "skip" if is_skip else "plain")
+    widths = (*spec.stem_widths, *spec.stream_widths)
+    strides = (*spec.stem_strides, *[2] * (len(spec.stream_widths) - 1))
+    for index, (width, stride) in enumerate(zip(widths, strides, strict=True)):
+        kind: BlockKind = "skip" if chain.channels[value] == width and stride == 1 else "plain"
+        value = chain.add(f"{prefix}stem{index + 1}", [value], width, kind=kind, stride=stride)
         if index >= len(spec.stem_widths):
             features.append(value)
+    return features
 
-    ends = []
-    for stream, (value, count) in enumerate(zip(features, spec.stream_blocks, strict=True), 1):
-        for block in range(1, count + 1):
-            value = add(f"stream{stream}_block{block}", [value], channels[value], 1, "skip")
-        ends.append(value)
 
-    value = ends[0]
-    for stream, end in enumerate(ends, 1):
-        is_last = stream == spec.streams
-        if spec.streams > 1:
-            width = spec.stream_widths[stream - 1 if is_last else stream]
-            inputs, kind = ([end], "plain") if stream == 1 else ([end, value], "fusion")
-            value = add(f"merge{stream}", inputs, width, 1 if is_last else 2, kind)  # type: ignore[arg-type]
+def _add_stream(chain: _Chain, stream: int, value: str, count: int) -> str:
+    for block in range(1, count + 1):
+        name = f"stream{stream}_block{block}"
+        value = chain.add(name, [value], chain.channels[value], kind="skip")
+    return value
 
-    kind_of_last: BlockKind = "plain" if spec.last == "downsample" else "pointwise"
-    value = add("last", [value], spec.last_width, spec.last_stride, kind_of_last)
-    add("head", [value], spec.classes, 1, "head")
-    return tuple(blocks)
+
+def _add_merges(chain: _Chain, spec: ParNetSpec, ends: Sequence[str]) -> str:
+    """Join the streams, the finest first; a stream that is alone is left as it is."""
+    value, *others = ends
+    if not others:
+        return value
+    value = chain.add("merge1", [value], spec.stream_widths[1], kind="plain", stride=2)
+    for stream, end in enumerate(others, 2):
+        is_last = stream == len(ends)
+        width = spec.stream_widths[stream - 1 if is_last else stream]
+        stride = 1 if is_last else 2
+        value = chain.add(f"merge{stream}", [end, value], width, kind="fusion", stride=stride)
+    return value
+
+
+def _add_last(chain: _Chain, spec: ParNetSpec, value: str, prefix: str = "") -> str:
+    kind: BlockKind = "plain" if spec.last == "downsample" else "pointwise"
+    return chain.add(f"{prefix}last", [value], spec.last_width, kind=kind, stride=spec.last_stride)
+
+
+def _add_member(chain: _Chain, spec: ParNetSpec, member: int) -> str:
+    (feature,) = _add_stem(chain, spec, prefix=member_block(member, ""))
+    end = _add_stream(chain, member, feature, spec.stream_blocks[0])
+    return _add_last(chain, spec, end, prefix=member_block(member, ""))
 
 
 def stages(spec: ParNetSpec, stem: StemMode) -> tuple[StageSpec, ...]:
@@ -135,27 +185,24 @@ def stages(spec: ParNetSpec, stem: StemMode) -> tuple[StageSpec, ...]:
     The Downsampling block behind the first stream (``merge1``) belongs to the first stream's
     stage: nothing else is needed to compute it, and its output is half the size of its input, so
     the cut costs half the bytes and the joining stage has one layer less on its critical path.
+    An ensemble's member is a stage up to its last block, and what joins them is the head.
 
     Args:
         spec: the network.
         stem: ``replicate``: each stream's stage computes the part of the stem it needs from the
             image (paper, section 4: only finished stream outputs cross between devices);
             ``share``: the stem is a stage of its own, whose feature maps cross.
-    """
-    blocks = {block.name: block for block in layout(spec)}
-    stem_blocks = [name for name in blocks if name.startswith("stem")]
-    feature_of = {  # the last stem block that each stream needs
-        stream: len(spec.stem_widths) + stream for stream in range(1, spec.streams + 1)
-    }
-    groups: dict[str, list[str]] = {"stem": stem_blocks} if stem == "share" else {}
-    for stream in range(1, spec.streams + 1):
-        own = [name for name in blocks if name.startswith(f"stream{stream}_")]
-        prefix = stem_blocks[: feature_of[stream]] if stem == "replicate" else []
-        merge = ["merge1"] if stream == 1 and spec.streams > 1 else []
-        groups[f"stream{stream}"] = prefix + own + merge
-    placed = {name for group in groups.values() for name in group}
-    groups["fusion"] = [name for name in blocks if name not in placed and name not in stem_blocks]
 
+    Raises:
+        SpecError: a stem to share in an ensemble, whose members have one each.
+    """
+    if spec.members > 1 and stem == "share":
+        raise SpecError(
+            f"the {spec.members} members of an ensemble have a stem each, so there is none to "
+            "share; replicate is the only way to split it"
+        )
+    blocks = {block.name: block for block in layout(spec)}
+    groups = _group(spec, tuple(blocks), stem)
     result = []
     for stage, names in groups.items():
         needed_elsewhere = {
@@ -181,6 +228,21 @@ def stages(spec: ParNetSpec, stem: StemMode) -> tuple[StageSpec, ...]:
             )
         )
     return tuple(result)
+
+
+def _group(spec: ParNetSpec, blocks: tuple[str, ...], stem: StemMode) -> dict[str, list[str]]:
+    """The names of each stage's blocks."""
+    stem_blocks = [name for name in blocks if name.startswith("stem")]
+    groups: dict[str, list[str]] = {"stem": stem_blocks} if stem == "share" else {}
+    for stream in range(1, spec.streams + 1):
+        own = [name for name in blocks if name.startswith(f"stream{stream}_")]
+        # The last stem block that a stream needs is the one that makes its feature map.
+        needed = stem_blocks[: len(spec.stem_widths) + stream] if stem == "replicate" else []
+        merge = ["merge1"] if stream == 1 and "merge1" in blocks else []
+        groups[f"stream{stream}"] = needed + own + merge
+    placed = {name for group in groups.values() for name in group}
+    groups["fusion"] = [name for name in blocks if name not in placed and name not in stem_blocks]
+    return groups
 
 
 def cuts(stage_specs: Sequence[StageSpec]) -> tuple[Cut, ...]:

@@ -40,7 +40,10 @@ class ParNetSpec:
         classes: number of classes.
         image_size: height and width in pixels.
         dropout: probability of dropout before the classifier, in training.
+        conv_dropout: probability of dropout behind the convolutions of every block, in training.
         bn_eps: epsilon of every batch normalisation.
+        members: how many single-stream networks make up an ensemble, as one network whose streams
+            they are (paper, table 9); 1 for what is no ensemble.
     """
 
     name: str
@@ -56,7 +59,9 @@ class ParNetSpec:
     classes: int = 1000
     image_size: tuple[int, int] = (224, 224)
     dropout: float = 0.0
+    conv_dropout: float = 0.0
     bn_eps: float = 1e-5
+    members: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, naming the field.
@@ -108,8 +113,16 @@ class ParNetSpec:
         _require(self.classes >= 1, f"at least one class, not {self.classes}")
         _require(0.0 <= self.dropout < 1.0, f"a dropout in [0, 1), not {self.dropout}")
         _require(
+            0.0 <= self.conv_dropout < 1.0, f"a conv_dropout in [0, 1), not {self.conv_dropout}"
+        )
+        _require(
             math.isfinite(self.bn_eps) and self.bn_eps > 0.0,
             f"a positive bn_eps, not {self.bn_eps}",
+        )
+        _require(self.members >= 1, f"at least one member, not {self.members}")
+        _require(
+            self.members == 1 or streams == 1,
+            f"one stream in each of an ensemble's {self.members} members, not {streams}",
         )
         height, width = self.image_size
         _require(
@@ -120,17 +133,21 @@ class ParNetSpec:
 
     @property
     def streams(self) -> int:
-        """Number of streams."""
-        return len(self.stream_widths)
+        """Number of streams that run side by side; an ensemble's are its members."""
+        return self.members * len(self.stream_widths)
 
     @property
     def stride(self) -> int:
         """Pixels of the image per pixel of the last feature map; sizes must be multiples of it."""
-        return math.prod(self.stem_strides) * (1 << (self.streams - 1)) * self.last_stride
+        halvings = len(self.stream_widths) - 1
+        return math.prod(self.stem_strides) * (1 << halvings) * self.last_stride
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """(C1, ..., Cn, Clast), as the paper's table A1 and ``--widths`` write them."""
+        """(C1, ..., Cn, Clast), as the paper's table A1 and ``--widths`` write them.
+
+        An ensemble's are one member's: (C1, Clast).
+        """
         return (*self.stream_widths, self.last_width)
 
     def with_widths(self, widths: tuple[int, ...]) -> ParNetSpec:
@@ -143,10 +160,11 @@ class ParNetSpec:
         Raises:
             SpecError: not one width per stream and one more.
         """
-        if len(widths) != self.streams + 1:
+        needed = len(self.widths)
+        if len(widths) != needed:
             raise SpecError(
-                f"widths are one per stream, then the last block's: {self.streams + 1} for this "
-                f"network, not {len(widths)}: {','.join(map(str, widths))}"
+                f"widths are one per stream, then the last block's: {needed} for this network, "
+                f"not {len(widths)}: {','.join(map(str, widths))}"
             )
         stem = [widths[0]]
         for stride in reversed(self.stem_strides[1:]):
@@ -171,9 +189,14 @@ class ParNetSpec:
         number of streams without giving the layers: this is our reading of it.
 
         Raises:
-            SpecError: not 1 to 4 streams, or no room for a block in one of them.
+            SpecError: not 1 to 4 streams, no room for a block in one of them, or an ensemble.
         """
         _require(1 <= streams <= MAX_STREAMS, f"1 to {MAX_STREAMS} streams, not {streams}")
+        _require(
+            self.members in (1, streams),
+            f"one stream for each of its {self.members} members where it is an ensemble, "
+            f"not {streams} streams",
+        )
         spec = self
         while spec.streams > streams:
             spec = spec._without_finest_stream()
