@@ -17,6 +17,7 @@ from parnet_deploy import __version__
 from parnet_deploy.cli import (
     build_engine,
     doctor,
+    evaluate,
     export,
     inspect,
     predict,
@@ -43,6 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.command)
+app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)
 app.command("build-engine")(build_engine.command)
 app.command("verify")(verify.command)

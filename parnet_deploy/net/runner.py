@@ -36,8 +36,12 @@ class TorchRunner:
             TargetError: there is no such device here.
         """
         size = model.spec.image_size
-        self.inputs = (TensorSpec(name=IMAGES, shape=("N", 3, *size), dtype="float32"),)
-        self.outputs = (TensorSpec(name=LOGITS, shape=("N", model.spec.classes), dtype="float32"),)
+        self.inputs: tuple[TensorSpec, ...] = (
+            TensorSpec(name=IMAGES, shape=("N", 3, *size), dtype="float32"),
+        )
+        self.outputs: tuple[TensorSpec, ...] = (
+            TensorSpec(name=LOGITS, shape=("N", model.spec.classes), dtype="float32"),
+        )
         self._device = _find_device(device)
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         own = copy.deepcopy(model).eval().to(self._device, torch.float32)
