@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def _draw_losses(axes: Axes, history: Sequence[EpochMetrics]) -> None:
     _line(axes, history, [epoch.train_loss for epoch in history], TRAIN, "train")
     _line(axes, history, [epoch.test_loss for epoch in history], TEST, "test")
     axes.set_ylabel("loss")
-    axes.set_ylim(bottom=0.0)
+    losses = [loss for epoch in history for loss in (epoch.train_loss, epoch.test_loss)]
+    axes.set_ylim(0.0, 1.05 * max(filter(math.isfinite, losses), default=1.0))
     axes.grid()
     axes.legend(loc="upper right")
 
@@ -109,7 +111,7 @@ def _draw_rate(axes: Axes, history: Sequence[EpochMetrics]) -> None:
     # Steps by a tenth are steps only on a logarithmic axis; a cosine is one only on a linear one.
     if 0.0 < rates[len(rates) // 4] < rates[-1] / 20:
         axes.set_yscale("log")
-        axes.set_ylim(bottom=rates[len(rates) // 4] / 3)
+        axes.set_ylim(bottom=min(rate for rate in rates if rate) / 3)
     else:
         axes.set_ylim(0.0, 1.15 * rates[-1])
     axes.set_ylabel("learning rate")
