@@ -7,6 +7,7 @@ import json
 import pytest
 
 from parnet_deploy.cli import main
+from parnet_deploy.spec import VARIANTS
 
 # Counted from the authors' released implementation: parameters (M) in training and fused form,
 # GFLOP of the fused form at 224x224. From the paper: parameters (M), GFLOP (table 2), top-1 (1).
@@ -41,7 +42,7 @@ def test_table_shows_the_reference_to_the_last_digit(
 ) -> None:
     line = next(line for line in run(capsys).splitlines() if line.split()[:1] == [name])
     training, fused, gflop, widths, *paper = reference()[name]
-    assert line.split() == [name, "12", training, fused, gflop, "224", "3", widths, *paper]
+    assert line.split() == [name, "12", training, fused, gflop, "3", widths, *paper]
 
 
 def test_json_holds_exact_numbers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,11 +62,10 @@ def test_json_holds_exact_numbers(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{counts['parameters_fused'] / 1e6:.3f}" == fused
         assert f"{counts['flop_fused'] / 1e9:.2f}" == gflop
         assert counts["depth"] == 12
-        assert paper == {
-            "parameters_millions": float(parameters),
-            "gflop": float(paper_gflop),
-            "top1_percent": float(top1),
-        }
+        assert paper["tables"][:2] == [1, 2]
+        assert paper["parameters_millions"] == float(parameters)
+        assert paper["gflop"] == float(paper_gflop)
+        assert paper["top1_percent"] == float(top1)
         spec = rows[name]["spec"]
         assert [*spec["stream_widths"], spec["last_width"]] == [int(w) for w in widths.split(",")]
 
@@ -88,5 +88,11 @@ def test_piped_at_80_columns_nothing_is_cut_or_coloured(cli: object) -> None:
     assert "\x1b" not in result.stdout
     assert "…" not in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
-    row = next(line for line in result.stdout.splitlines() if line.startswith("xl"))
-    assert row.split()[7] == "200,400,800,3200"
+    row = next(line for line in result.stdout.splitlines() if line.startswith("m-four"))
+    assert row.split()[6] == "112,224,448,448,1632"
+
+
+def test_every_variant_stands_in_one_group(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = run(capsys).splitlines()
+    rows = [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in VARIANTS]
+    assert sorted(rows) == sorted(VARIANTS)
