@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from parnet_deploy.bundle import CHECKPOINT, MANIFEST, BatchRange
+from parnet_deploy.bundle import CHECKPOINT, MANIFEST, BatchRange, staged
 from parnet_deploy.cli.architecture import ActivationName
 from parnet_deploy.cli.checkpoint import labels_of, preprocessing_of
 from parnet_deploy.cli.console import print_json, tell, warn
 from parnet_deploy.cli.evaluation import print_evaluation, reporting
 from parnet_deploy.cli.options import parse_size
-from parnet_deploy.data import Part
+from parnet_deploy.data import Part, Split
 from parnet_deploy.errors import BundleError, MissingDependencyError, UsageError
 from parnet_deploy.spec import Activation, Preprocessing
 
 if TYPE_CHECKING:
-    from parnet_deploy.evaluate import Subject
+    from parnet_deploy.evaluate import Evaluation, Options, Subject
 
 BATCH = 32
 """Images per run of a checkpoint, which takes any number."""
@@ -89,6 +90,11 @@ PrecisionName = Annotated[
 Ema = Annotated[
     bool | None, typer.Option("--ema/--no-ema", help="Take a checkpoint's moving average.")
 ]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Folder for evaluation.json, tables (.csv) and the confusion matrix (.svg)."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what stands at --output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -128,6 +134,8 @@ def command(
     activation: ActivationName = None,
     ema: Ema = None,
     as_json: AsJson = False,
+    output: Output = None,
+    force: Force = False,
 ) -> None:
     """Count what a network gets right: top-1, top-5, loss, and every class by itself.
 
@@ -135,7 +143,7 @@ def command(
     ONNX graph or an engine of any backend, whole or split.
     """
     from parnet_deploy.data import open_samples
-    from parnet_deploy.evaluate import Options, evaluate
+    from parnet_deploy.evaluate import Options
 
     of_checkpoint = CheckpointOptions(
         device=device,
@@ -151,25 +159,63 @@ def command(
         skip_bad=skip_bad,
         threads=threads or min(MOST_THREADS, len(os.sched_getaffinity(0))),
     )
-    samples = open_samples(data, split, hold_out=hold_out, skip_bad=skip_bad)
-    subject = _open(network, size, batch, of_checkpoint)
-    with closing(subject.runner):
+    images = open_samples(data, split, hold_out=hold_out, skip_bad=skip_bad)
+    with ExitStack() as opened:
+        # The folder is made first: what cannot be written is better known before than after.
+        folder = opened.enter_context(_staged(output, force=force)) if output else None
+        subject = _open(network, size, batch, of_checkpoint)
+        opened.callback(subject.runner.close)
         subject = replace(subject, preprocessing=_cropped(subject.preprocessing, crop_ratio))
-        with reporting() as progress:
-            found, _ = evaluate(
-                subject, samples, split, options, minimum=minimum, progress=progress
-            )
-    warn(found.warnings)
-    if as_json:
-        print_json(found)
-    else:
-        print_evaluation(found)
+        found = _evaluate(subject, images, split, options, minimum, folder)
+    _print(found, output, as_json=as_json)
     if found.passed is False:
         tell(
             f"FAILED: {found.measures.top1.percent:.2f} % of the images are recognised, and at "
             f"least {minimum:g} % are asked for"
         )
         raise typer.Exit(1)
+
+
+def _staged(output: Path, *, force: bool) -> AbstractContextManager[Path]:
+    from parnet_deploy.evaluate.report import JSON_FILE
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingDependencyError(
+            "--output draws with matplotlib, which is not installed: "
+            "pip install 'parnet-deploy[export]'; --json needs nothing more"
+        )
+    return staged(output, force=force, marker=JSON_FILE)
+
+
+def _evaluate(
+    subject: Subject,
+    images: Split,
+    part: Part,
+    options: Options,
+    minimum: float | None,
+    folder: Path | None,
+) -> Evaluation:
+    """Evaluate, and write the report where there is a folder for it."""
+    from parnet_deploy.evaluate import evaluate
+    from parnet_deploy.evaluate.report import write_report
+
+    with reporting() as progress:
+        found, outcome = evaluate(
+            subject, images, part, options, minimum=minimum, progress=progress
+        )
+    if folder is not None:
+        write_report(folder, found, outcome.answers, images.samples)
+    return found
+
+
+def _print(found: Evaluation, output: Path | None, *, as_json: bool) -> None:
+    warn(found.warnings)
+    if output is not None:
+        tell(f"written: {output}")
+    if as_json:
+        print_json(found)
+    else:
+        print_evaluation(found)
 
 
 def _open(
