@@ -6,6 +6,7 @@ is unpickled, since a pickle can run whatever it says.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,7 @@ def _torchvision_class(name: str) -> Any:  # torchvision has no types
 
 def _locate(place: Path, reader: Any, name: str) -> Path:
     """The folder with the files in it."""
+    place = Path(os.path.abspath(place))  # so that '.' has a name
     for folder in (place / reader.base_folder, place):
         if folder.name == reader.base_folder and folder.is_dir():
             return folder

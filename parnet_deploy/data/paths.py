@@ -19,10 +19,10 @@ class Paths:
 
     def __init__(self, root: str, below: Iterable[str]) -> None:
         """Keep `below`: paths relative to `root`."""
-        encoded = [os.fsencode(path) for path in below]
+        ended = os.fsencode("".join(f"{path}\0" for path in below))  # no path has a NUL in it
         self.root = root
-        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
-        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._bytes = np.frombuffer(ended, np.uint8)
+        self._ends = np.concatenate(([-1], np.flatnonzero(self._bytes == 0)))
 
     def __len__(self) -> int:
         """Number of paths."""
@@ -31,5 +31,5 @@ class Paths:
     def __getitem__(self, index: int) -> str:
         """The whole path, with its root."""
         place = range(len(self))[index]  # negative ones count from the end; IndexError beyond
-        below = self._bytes[self._ends[place] : self._ends[place + 1]].tobytes()
+        below = self._bytes[self._ends[place] + 1 : self._ends[place + 1]].tobytes()
         return f"{self.root}/{os.fsdecode(below)}"
