@@ -105,6 +105,18 @@ def test_what_was_there_outlives_a_failure(tmp_path: Path) -> None:
     assert names(tmp_path) == ["metrics.csv"]
 
 
+def test_a_writer_that_replaces_the_file_itself(tmp_path: Path) -> None:
+    path, other = tmp_path / "weights", tmp_path / "other"
+    (tmp_path / "plain").touch()
+    with replacing(path) as file:
+        other.write_bytes(b"weights")
+        other.chmod(0o600)
+        other.rename(file.name)
+    assert path.read_bytes() == b"weights"
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode, "others may read it, too"
+    assert sorted(names(tmp_path)) == ["plain", "weights"]
+
+
 def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"cannot write .*metrics\.csv: No such file"):
         write_metrics([epoch_of(1)], tmp_path / "gone" / "metrics.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from parnet_deploy.errors import TrainingError, os_reason
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Give a file beside `path` to write into, and rename it there at the end.
 
-    When the block raises, or the process is killed, what was at `path` stays as it was.
+    When the block raises, or the process is killed, what was at `path` stays as it was. The block
+    may also put another file in its place, by its name, as some writers of a format do.
 
     Raises:
         TrainingError: it cannot be written (permission, full disk).
@@ -23,8 +25,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             yield file
-            file.flush()
+        beside.chmod(mode)  # safetensors keeps its files private
+        with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as exc:
