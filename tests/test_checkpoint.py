@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from parnet_deploy.net import (
     ParNet,
     TrainingFacts,
     load_checkpoint,
+    load_for_finetuning,
     save_checkpoint,
 )
+from parnet_deploy.net.official import authors_key, infer_spec, translate
 from parnet_deploy.spec import ParNetSpec, Preprocessing, variant
 
 OFFICIAL = DATA / "official_tiny_silu.pth.tar"
@@ -126,8 +129,6 @@ def released(spec: ParNetSpec) -> dict[str, Tensor]:
 
     Only the shapes matter: the tensors share one element each.
     """
-    from parnet_deploy.net.official import translate
-
     with torch.device("meta"):
         shapes = ParNet(spec).state_dict()
     state = {}
@@ -139,10 +140,11 @@ def released(spec: ParNetSpec) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", ["s", "m", "l", "xl"])
 def test_released_variants_are_recognised(name: str) -> None:
-    from parnet_deploy.net.official import infer_spec, translate
-
     spec = variant(name).spec
     assert infer_spec(translate(released(spec)), activation="silu") == spec
+    other = infer_spec(translate(released(spec)), activation="relu")
+    assert other.name == ("m-relu" if name == "m" else name)
+    assert other.activation == "relu"
 
 
 def test_the_released_s_begins_with_92(tmp_path: Path) -> None:
@@ -157,6 +159,77 @@ def test_the_released_s_begins_with_92(tmp_path: Path) -> None:
             load_checkpoint(path, expected=other)
 
 
+# As the beginning of another training
+
+
+HEAD = ("blocks.head.linear.weight", "blocks.head.linear.bias")
+
+
+def test_the_same_number_of_classes_keeps_everything(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    size = Preprocessing(size=(64, 64), crop_ratio=1.0)
+    save_checkpoint(
+        tiny_network(), path, TrainingFacts(labels=tuple("abcdefg"), preprocessing=size)
+    )
+    found = load_for_finetuning(path, classes=7, image_size=(96, 32), seed=0)
+    assert not found.new_head
+    assert found.model.spec == tiny_spec(image_size=(96, 32))
+    assert found.facts.labels == tuple("abcdefg")
+    assert found.facts.preprocessing == replace(size, size=(96, 32))
+    for name, value in tiny_network().state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], value)
+
+
+def test_another_number_of_classes_gets_a_seeded_head(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_checkpoint(tiny_network(), path, TrainingFacts(labels=tuple("abcdefg")))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, same, other = (
+        load_for_finetuning(path, classes=3, image_size=None, seed=seed) for seed in (0, 0, 1)
+    )
+    assert torch.equal(torch.rand(3), expected), "the global random state is untouched"
+    assert one.new_head
+    assert one.facts.labels == ()
+    assert one.source.sha256 == sha256(path)
+    assert one.model.spec == tiny_spec(classes=3)
+    weights = one.model.state_dict()
+    before = tiny_network().state_dict()
+    assert all(torch.equal(weights[n], before[n]) for n in weights if n not in HEAD)
+    assert all(torch.equal(weights[n], same.model.state_dict()[n]) for n in HEAD)
+    assert not any(torch.equal(weights[n], other.model.state_dict()[n]) for n in HEAD)
+    assert weights[HEAD[0]].shape == (3, 32)
+    assert one.model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("activation", ["silu", "relu"])
+def test_finetuning_an_authors_checkpoint(activation: Any) -> None:
+    path = DATA / f"official_tiny_{activation}.pth.tar"
+    found = load_for_finetuning(
+        path, classes=10, image_size=(64, 96), seed=0, activation=activation
+    )
+    assert found.new_head
+    assert found.source.ema is True
+    with np.load(DATA / f"official_tiny_{activation}.npz") as golden:
+        with torch.inference_mode():
+            values = found.model.values(torch.from_numpy(golden["input"]))
+        last = torch.from_numpy(golden["combine"])
+    assert values["logits"].shape == (len(last), 10)
+    torch.testing.assert_close(values["last"], last, rtol=1e-4, atol=1e-4)
+    kept = load_for_finetuning(path, classes=1000, image_size=None, seed=0, activation=activation)
+    assert not kept.new_head
+
+
+def test_finetuning_what_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="at least one class"):
+        load_for_finetuning(OFFICIAL, classes=0, image_size=None, seed=0)
+    with pytest.raises(SpecError, match="a multiple of 32"):
+        load_for_finetuning(OFFICIAL, classes=10, image_size=(50, 64), seed=0)
+    with pytest.raises(CheckpointError, match="no checkpoint file"):
+        load_for_finetuning(tmp_path / "none", classes=10, image_size=None, seed=0)
+
+
 # What does not fit
 
 
@@ -166,8 +239,33 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(written(tmp_path, {"state_dict": state}))
     message = str(caught.value)
-    assert "1 missing (blocks.stream2_block3.identity.running_var)" in message
+    assert "1 missing (streams.1.2.block.rbr_identity.running_var)" in message
     assert "no whole checkpoint of a ParNet of widths 12,24,40,64, 1000 classes" in message
+
+
+def test_every_key_of_theirs_is_found_again_by_its_name_here() -> None:
+    translated = translate(official_state())
+    assert not translated.unknown
+    assert len(translated.keys) == len(official_state())
+    assert all(authors_key(name) == key for name, key in translated.keys.items())
+    assert authors_key("blocks.merge4.dense.conv.weight") == "blocks.merge4.dense.conv.weight"
+
+
+def test_a_missing_key_that_tells_the_widths_is_named_as_theirs(tmp_path: Path) -> None:
+    state = official_state()
+    del state["inits.0.1.block.rbr_dense.conv.weight"]
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(written(tmp_path, {"state_dict": state}))
+    assert "it has no 'inits.0.1.block.rbr_dense.conv.weight'" in str(caught.value)
+    assert "it begins with inits.0.0." in str(caught.value)
+
+
+def test_a_squeeze_that_is_too_much_is_named_as_theirs() -> None:
+    described = load_checkpoint(OFFICIAL).model.spec
+    with pytest.raises(
+        CheckpointError, match=r"extra \(inits\.0\.0\.block\.se\.cvsig\.conv\.weight"
+    ):
+        load_checkpoint(OFFICIAL, expected=replace(described, squeeze=False))
 
 
 def test_an_extra_key_is_named(tmp_path: Path) -> None:
@@ -182,7 +280,7 @@ def test_a_misshapen_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(written(tmp_path, {"state_dict": state}))
     assert (
-        "1 misshapen (blocks.stream1_block2.pointwise.conv.weight "
+        "1 misshapen (streams.0.1.block.rbr_1x1.conv.weight "
         "[12, 13, 1, 1] instead of [12, 12, 1, 1])" in str(caught.value)
     )
 

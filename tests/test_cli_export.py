@@ -236,7 +236,7 @@ def test_wrong_options(capsys: Capture, arguments: list[str], parts: list[str]) 
         ("resnet.pth", [], ["not a checkpoint of a ParNet", "conv1.weight"]),
         (OFFICIAL, ["--variant", "m"], ["does not fit variant 'm'", "misshapen", "it would fit"]),
         (OFFICIAL, ["--classes", "10"], ["1000 classes", "10 classes"]),
-        (OFFICIAL, ["--no-squeeze"], ["extra", "squeeze.weight"]),
+        (OFFICIAL, ["--no-squeeze"], ["extra", "inits.0.0.block.se.cvsig.conv.weight"]),
         (OFFICIAL, ["--image-size", "100"], ["multiple of 32"]),
         (OFFICIAL, ["--streams", "2"], ["does not fit"]),
     ],

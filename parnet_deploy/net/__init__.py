@@ -15,6 +15,7 @@ from parnet_deploy.net.checkpoint import (
     Checkpoint,
     TrainingFacts,
     load_checkpoint,
+    load_for_finetuning,
     save_checkpoint,
 )
 from parnet_deploy.net.deploy import DeployParNet
@@ -34,5 +35,6 @@ __all__ = [
     "fuse",
     "initialise",
     "load_checkpoint",
+    "load_for_finetuning",
     "save_checkpoint",
 ]

@@ -162,7 +162,7 @@ class EnsembleHead(nn.Module):
     @property
     def classifiers(self) -> tuple[nn.Linear, ...]:
         """Each member's classifier."""
-        return tuple(cast(nn.Linear, linear) for linear in self.linears)
+        return tuple(cast("nn.Linear", linear) for linear in self.linears)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """(N, C, H, W) of each member -> (N, classes)."""

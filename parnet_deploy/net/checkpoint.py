@@ -14,7 +14,13 @@ from torch import Tensor
 
 from parnet_deploy.bundle import Source, sha256
 from parnet_deploy.errors import CheckpointError, SpecError, os_reason
-from parnet_deploy.net.official import infer_spec, is_released_form, translate
+from parnet_deploy.net.official import (
+    Translated,
+    authors_key,
+    infer_spec,
+    is_released_form,
+    translate,
+)
 from parnet_deploy.net.parnet import ParNet
 from parnet_deploy.spec import (
     VARIANTS,
@@ -39,10 +45,12 @@ class TrainingFacts:
     Attributes:
         labels: class names in the order of the logits; empty where they are not known.
         preprocessing: how images were prepared in evaluation, or None.
+        members: of an ensemble that was joined, where its members' weights came from.
     """
 
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    members: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,11 +65,19 @@ _METADATA = "parnet-deploy/checkpoint"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A network read from a file, and where it came from."""
+    """A network read from a file, and where it came from.
+
+    Attributes:
+        model: the network, in inference mode, float32.
+        source: the file.
+        facts: what the file says beside the network.
+        new_head: the classifier is not the file's: it is for other classes, and untrained.
+    """
 
     model: ParNet
     source: Source
     facts: TrainingFacts
+    new_head: bool = False
 
 
 def save_checkpoint(model: ParNet, path: Path, facts: TrainingFacts | None = None) -> None:
@@ -109,11 +125,11 @@ def load_checkpoint(
     if _is_safetensors(path):
         weights, spec, facts = _read_own(path)
         source = Source(kind="parnet-deploy", file=path.name, sha256=sha256(path))
-        unknown: tuple[str, ...] = ()
+        translated = Translated(weights=weights, keys={}, unknown=())
     else:
         state, is_ema = _read_official(path, ema=ema)
         translated = translate(state)
-        weights, unknown, facts = translated.weights, translated.unknown, TrainingFacts()
+        facts = TrainingFacts()
         try:
             spec = infer_spec(translated, activation=activation or "silu")
         except CheckpointError as exc:
@@ -125,10 +141,60 @@ def load_checkpoint(
     wanted = replace(wanted, activation=spec.activation)
     if image_size is not None:
         wanted = replace(wanted, image_size=image_size)
-    model = ParNet(wanted)
-    _check_fit(path, model, weights, unknown, spec)
-    model.load_state_dict(weights)
+    with torch.device("meta"):  # no time for, and no random numbers of, an initialisation
+        model = ParNet(wanted)
+    _check_fit(path, model, translated, spec)
+    model.to_empty(device="cpu").load_state_dict(translated.weights)
+    if facts.preprocessing is not None:
+        facts = replace(facts, preprocessing=replace(facts.preprocessing, size=wanted.image_size))
     return Checkpoint(model=model.eval(), source=source, facts=facts)
+
+
+def load_for_finetuning(
+    path: Path,
+    *,
+    classes: int,
+    image_size: tuple[int, int] | None,
+    seed: int,
+    activation: Activation | None = None,
+    ema: bool = True,
+) -> Checkpoint:
+    """Read a checkpoint of either kind as the beginning of another training.
+
+    All weights but the classifier's are kept. So are those where the number of classes is the same,
+    whatever the classes are called.
+
+    Args:
+        path: as for `load_checkpoint`.
+        classes: how many classes it is to tell apart.
+        image_size: another input size than the checkpoint's own, or None.
+        seed: seed of a new classifier; the global random state is untouched.
+        activation: as for `load_checkpoint`.
+        ema: as for `load_checkpoint`.
+
+    Returns:
+        The network in inference mode; `new_head` tells whether its classifier is new, and then
+        its labels are empty.
+
+    Raises:
+        CheckpointError: it cannot be read, or does not fit.
+        SpecError: no class, or the image size is not a multiple of the network's stride.
+    """
+    found = load_checkpoint(path, activation=activation, ema=ema, image_size=image_size)
+    spec = replace(found.model.spec, classes=classes)
+    if spec == found.model.spec:
+        return found
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ParNet(spec)
+    kept = {
+        name: value
+        for name, value in found.model.state_dict().items()
+        if not name.startswith("blocks.head.")
+    }
+    model.load_state_dict(model.state_dict() | kept)
+    facts = replace(found.facts, labels=())
+    return replace(found, model=model.eval(), facts=facts, new_head=True)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -145,7 +211,7 @@ def _read_own(path: Path) -> tuple[dict[str, Tensor], ParNetSpec, TrainingFacts]
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            weights = {name: file.get_tensor(name) for name in _names(file)}
         described = decode(metadata[_METADATA], _Description)
     except KeyError as exc:
         raise CheckpointError(
@@ -154,6 +220,12 @@ def _read_own(path: Path) -> tuple[dict[str, Tensor], ParNetSpec, TrainingFacts]
     except (SafetensorError, SpecError, OSError) as exc:
         raise CheckpointError(f"cannot read {path}: {exc}") from exc
     return weights, described.spec, described.facts
+
+
+def _names(file: Any) -> list[str]:
+    """What is in a safetensors file, which has keys() and cannot be iterated over itself."""
+    names: list[str] = file.keys()
+    return names
 
 
 def _read_official(path: Path, *, ema: bool) -> tuple[Mapping[str, Tensor], bool]:
@@ -181,20 +253,15 @@ def _first_sentence(exc: Exception) -> str:
     return said.splitlines()[0].split(". ")[0][:200]
 
 
-def _check_fit(
-    path: Path,
-    model: ParNet,
-    weights: Mapping[str, Tensor],
-    unknown: tuple[str, ...],
-    described: ParNetSpec,
-) -> None:
-    wanted = model.state_dict()
-    missing = [key for key in wanted if key not in weights]
-    extra = [*unknown, *(key for key in weights if key not in wanted)]
+def _check_fit(path: Path, model: ParNet, held: Translated, described: ParNetSpec) -> None:
+    """Compare what a file holds with what a network needs, in the file's own names."""
+    wanted, weights = model.state_dict(), held.weights
+    missing = [authors_key(name) if held.keys else name for name in wanted if name not in weights]
+    extra = [*held.unknown, *(held.keys.get(n, n) for n in weights if n not in wanted)]
     misshapen = [
-        f"{key} {list(weights[key].shape)} instead of {list(value.shape)}"
-        for key, value in wanted.items()
-        if key in weights and weights[key].shape != value.shape
+        f"{held.keys.get(name, name)} {list(weights[name].shape)} instead of {list(value.shape)}"
+        for name, value in wanted.items()
+        if name in weights and weights[name].shape != value.shape
     ]
     if not (missing or extra or misshapen):
         _check_unshaped(path, model.spec, described)
@@ -234,4 +301,5 @@ def _shown(keys: list[str]) -> str:
 def _describe(spec: ParNetSpec) -> str:
     known = spec.name in VARIANTS
     name = f"variant '{spec.name}'" if known else "a ParNet"
+    name += f" of {spec.members} members" if spec.members > 1 else ""
     return f"{name} of widths {','.join(map(str, spec.widths))}, {spec.classes} classes"

@@ -15,24 +15,27 @@ from torch import Tensor
 from parnet_deploy.errors import CheckpointError, SpecError
 from parnet_deploy.spec import VARIANTS, Activation, ParNetSpec
 
-# Pattern of a module's path in the authors' tree -> path of the same module here.
-_MODULES = (
-    (r"inits\.0\.0", "stem1"),
-    (r"inits\.0\.1", "stem2"),
-    (r"inits\.1", "stem3"),
-    (r"inits\.2", "stem4"),
-    (r"streams\.(?P<stream>\d+)\.(?P<block>\d+)", "stream{stream}_block{block}"),
-    (r"downsamples_2\.0", "merge1"),
-    (r"downsamples_2\.1\.2", "merge2"),
-    (r"combine\.2", "merge3"),
-    (r"combine\.3", "last"),
-)
-_LEAVES = (
-    (r"block\.rbr_dense\.(conv|bn)", r"dense.\1"),
-    (r"block\.rbr_1x1\.(?:1\.)?(conv|bn)", r"pointwise.\1"),
-    (r"block\.rbr_identity", "identity"),
-    (r"block\.se\.cvsig\.conv", "squeeze"),
-)
+# Path of a module in the authors' tree -> path of the same module here; N and M are numbers, which
+# count from 0 there and from 1 here.
+_MODULES = {
+    "inits.0.0": "stem1",
+    "inits.0.1": "stem2",
+    "inits.1": "stem3",
+    "inits.2": "stem4",
+    "streams.N.M": "streamN_blockM",
+    "downsamples_2.0": "merge1",
+    "downsamples_2.1.2": "merge2",
+    "combine.2": "merge3",
+    "combine.3": "last",
+}
+_HALVING = ("stem1", "stem2", "stem3", "stem4", "merge1", "merge2", "last")
+_LEAVES = {
+    "block.rbr_dense": "dense",
+    "block.rbr_1x1.1": "pointwise",  # behind the pool of a block that halves the resolution
+    "block.rbr_1x1": "pointwise",
+    "block.rbr_identity": "identity",
+    "block.se.cvsig.conv": "squeeze",
+}
 _OTHERS = {
     "downsamples_2.1.0.b1": "merge2.norms.0",
     "downsamples_2.1.0.b2": "merge2.norms.1",
@@ -44,9 +47,16 @@ _OTHERS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Translated:
-    """A checkpoint under this project's names, and the keys that have no place here."""
+    """A checkpoint under this project's names.
+
+    Attributes:
+        weights: the tensors, by their names here.
+        keys: the file's own key of each.
+        unknown: the file's keys that have no place here.
+    """
 
     weights: dict[str, Tensor]
+    keys: dict[str, str]
     unknown: tuple[str, ...]
 
 
@@ -57,6 +67,7 @@ def translate(state: Mapping[str, Tensor]) -> Translated:
         CheckpointError: two keys name the same tensor.
     """
     weights: dict[str, Tensor] = {}
+    keys: dict[str, str] = {}
     unknown = []
     for key, value in state.items():
         name = _translate_key(key.removeprefix("module."))
@@ -69,22 +80,52 @@ def translate(state: Mapping[str, Tensor]) -> Translated:
             )
         else:
             weights[f"blocks.{name}"] = value
-    return Translated(weights=weights, unknown=tuple(unknown))
+            keys[f"blocks.{name}"] = key
+    return Translated(weights=weights, keys=keys, unknown=tuple(unknown))
+
+
+def authors_key(name: str) -> str:
+    """The key that a tensor of this project's has in an authors' file, or its name here."""
+    module, _, leaf = name.removeprefix("blocks.").rpartition(".")
+    for theirs, ours in _OTHERS.items():
+        if module == ours:
+            return f"{theirs}.{leaf}"
+    block, _, part = module.partition(".")
+    for theirs, ours in _MODULES.items():
+        if not (match := re.fullmatch(_numbered(ours), block)):
+            continue
+        numbers = {k: int(v) - 1 for k, v in match.groupdict().items()}
+        halves = ours in _HALVING
+        for their_part, our_part in _LEAVES.items():
+            fits = part == our_part or part.startswith(f"{our_part}.")
+            if fits and (our_part != "pointwise" or their_part.endswith(".1") == halves):
+                rest = part.removeprefix(our_part)
+                return f"{_filled(theirs, numbers)}.{their_part}{rest}.{leaf}"
+    return name
 
 
 def _translate_key(key: str) -> str | None:
     module, _, leaf = key.rpartition(".")
     if module in _OTHERS:
         return f"{_OTHERS[module]}.{leaf}"
-    for pattern, name in _MODULES:
-        if not (match := re.match(pattern + r"\.", key)):
+    for theirs, ours in _MODULES.items():
+        if not (match := re.match(_numbered(theirs) + r"\.", key)):
             continue
         numbers = {k: int(v) + 1 for k, v in match.groupdict().items()}
         rest = key[match.end() :]
-        for old, new in _LEAVES:
-            if re.match(old + r"\.", rest):
-                return f"{name.format(**numbers)}.{re.sub('^' + old, new, rest)}"
+        for their_part, our_part in _LEAVES.items():
+            if rest.startswith(f"{their_part}."):
+                return f"{_filled(ours, numbers)}.{our_part}{rest.removeprefix(their_part)}"
     return None
+
+
+def _numbered(path: str) -> str:
+    """A pattern of a path, whose N and M are numbers."""
+    return re.sub("[NM]", lambda match: rf"(?P<{match[0]}>\d+)", re.escape(path))
+
+
+def _filled(path: str, numbers: Mapping[str, int]) -> str:
+    return re.sub("[NM]", lambda match: str(numbers[match[0]]), path)
 
 
 def infer_spec(translated: Translated, *, activation: Activation) -> ParNetSpec:
@@ -107,29 +148,50 @@ def infer_spec(translated: Translated, *, activation: Activation) -> ParNetSpec:
 
     try:
         streams = (out("stem2"), out("stem3"), out("stem4"))
-        widths = (*streams, out("last"))
-        named = next((v.spec for v in VARIANTS.values() if v.spec.widths == _regular(widths)), None)
-        return ParNetSpec(
-            name=named.name if named else "custom",
+        described = ParNetSpec(
+            name="custom",
             stem_widths=(out("stem1"),),
             stem_strides=(2, 2),
             stream_widths=streams,
             stream_blocks=(length(1), length(2), length(3)),
-            last_width=widths[-1],
+            last_width=out("last"),
             activation=activation,
             squeeze="blocks.stem1.squeeze.weight" in weights,
             classes=int(weights["blocks.head.linear.weight"].shape[0]),
-            dropout=named.dropout if named else 0.0,
         )
     except KeyError as exc:
-        first = ", ".join([*weights, *translated.unknown][:3]) or "nothing"
+        first = ", ".join([*translated.keys.values(), *translated.unknown][:3]) or "nothing"
         raise CheckpointError(
-            f"not a checkpoint of a ParNet: nothing in it could be {exc}; it begins with {first}"
+            f"not a checkpoint of a ParNet: it has no '{authors_key(exc.args[0])}'; "
+            f"it begins with {first}"
         ) from exc
     except (IndexError, SpecError) as exc:
         raise CheckpointError(
             f"not a checkpoint of a ParNet: its shapes describe what cannot be ({exc})"
         ) from exc
+    named = _variant_of(described)
+    if named is None:
+        return described
+    return replace(described, name=named.name, dropout=named.dropout)
+
+
+def _variant_of(described: ParNetSpec) -> ParNetSpec | None:
+    """The variant of the same blocks; one of the same activation where there is one."""
+    regular = described.with_widths(_regular(described.widths))
+    specs = [variant.spec for variant in VARIANTS.values()]
+    for activation in (described.activation, "silu"):
+        for spec in specs:
+            same = replace(
+                regular,
+                name=spec.name,
+                activation=activation,
+                classes=spec.classes,
+                image_size=spec.image_size,
+                dropout=spec.dropout,
+            )
+            if same == spec:
+                return spec
+    return None
 
 
 def is_released_form(described: ParNetSpec, expected: ParNetSpec) -> bool:
