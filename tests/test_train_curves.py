@@ -121,15 +121,18 @@ def test_the_first_of_equal_epochs_is_the_best(tmp_path: Path, figures: list[Fig
 def test_a_rate_of_steps_is_logarithmic_and_a_cosine_is_not(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
-    steps = history_of(120)
-    cosine = [
-        replace(epoch, learning_rate=0.05 * (1 + math.cos(math.pi * epoch.epoch / 120)))
-        for epoch in steps
-    ]
+    def cosine(epochs: int) -> list[EpochMetrics]:
+        return [
+            replace(epoch, learning_rate=0.05 * (1.0001 + math.cos(math.pi * epoch.epoch / epochs)))
+            for epoch in history_of(epochs)
+        ]
+
+    warm = [replace(history_of(1)[0], learning_rate=0.16), *history_of(20)[1:]]
     constant = history_of(5, learning_rate=0.1)
-    for history in (steps, cosine, constant):
+    for history in (history_of(120), warm, cosine(120), cosine(3), constant):
         draw_curves(history, tmp_path / "curves.svg", TITLE)
-    assert [figure.axes[2].get_yscale() for figure in figures] == ["log", "linear", "linear"]
+    scales = [figure.axes[2].get_yscale() for figure in figures]
+    assert scales == ["log", "log", "linear", "linear", "linear"]
 
 
 def test_a_loss_that_is_no_number_leaves_a_gap(tmp_path: Path, figures: list[Figure]) -> None:

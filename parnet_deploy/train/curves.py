@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +107,16 @@ def _draw_accuracies(axes: Axes, history: Sequence[EpochMetrics]) -> None:
 
 
 def _draw_rate(axes: Axes, history: Sequence[EpochMetrics]) -> None:
-    rates = sorted(epoch.learning_rate for epoch in history)
-    _line(axes, history, [epoch.learning_rate for epoch in history], RATE, "learning rate")
+    rates = [epoch.learning_rate for epoch in history]
+    _line(axes, history, rates, RATE, "learning rate")
+    lowest, highest = min(rates), max(rates)
+    still = sum(a == b for a, b in pairwise(rates))
     # Steps by a tenth are steps only on a logarithmic axis; a cosine is one only on a linear one.
-    if 0.0 < rates[len(rates) // 4] < rates[-1] / 20:
+    if still >= len(rates) / 2 and 0.0 < 10 * lowest < highest:
         axes.set_yscale("log")
-        axes.set_ylim(bottom=min(rate for rate in rates if rate) / 3)
+        axes.set_ylim(bottom=lowest / 3)
     else:
-        axes.set_ylim(0.0, 1.15 * rates[-1])
+        axes.set_ylim(0.0, 1.15 * highest)
     axes.set_ylabel("learning rate")
     axes.set_xlabel("epoch")
     axes.grid()
