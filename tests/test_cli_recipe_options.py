@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from parnet_deploy.cli.main import PARSER_ERROR
+from parnet_deploy.cli.main import PARSER_ERROR, app
 from parnet_deploy.cli.recipe_options import with_recipe_options
 from parnet_deploy.errors import UsageError
 from parnet_deploy.train.recipe import Recipe
@@ -158,6 +160,42 @@ def test_help_has_every_field_with_its_words(command: Command) -> None:
         assert get_args(hints[field])[1] in unbroken, field
     assert "--decay-at <float,...>" in unbroken
     assert "--crop-scale <float,float>" in unbroken
+
+
+# The real command
+
+
+def options_of_train() -> list[str]:
+    """Every way to write one of the command's options."""
+    help_text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "300"}).output
+    listed = help_text.split("Options:")[1]
+    return [
+        option
+        for line in listed.splitlines()
+        if (match := re.match(r"  (-\S.*?)(?:  |$)", line))
+        for option in re.findall(r"--[a-z-]+", re.sub(r"<.*?>", "", match[1]))
+    ]
+
+
+def test_train_has_every_field_and_no_option_twice() -> None:
+    options = options_of_train()
+    assert len(options) == len(set(options))
+    assert {f"--{field.replace('_', '-')}" for field in OPTIONS} <= set(options)
+
+
+def test_the_guide_names_only_options_that_there_are() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", guide))
+    others = {
+        "--nproc-per-node",
+        "--nnodes",
+        "--rdzv-endpoint",
+        "--logdir",
+        "--ten-crop",
+        "--checkpoint",
+    }
+    assert named - others - set(options_of_train()) == set()
+    assert others <= named, "an exception that is no longer needed"
 
 
 def test_a_name_of_its_own_that_is_a_field_s() -> None:

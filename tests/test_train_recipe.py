@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import FrozenInstanceError, asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from parnet_deploy.train.recipe import Recipe
 from parnet_deploy.train.recipes import RECIPES, find_recipe
 
 QUICK = RECIPES["quick"]
+GUIDE = Path(__file__).parents[1] / "docs" / "training.md"
 
 
 def figures(recipe: Recipe, *names: str) -> dict[str, Any]:
@@ -107,6 +109,40 @@ def test_cifar_is_the_paper_s() -> None:
 def test_quick_is_quick_and_leaves_digits_unmirrored() -> None:
     assert QUICK.epochs <= 20
     assert QUICK.flip == 0.0
+
+
+# In the guide
+
+
+def guide_cell(value: object) -> str:
+    match value:
+        case None:
+            return "network's own"
+        case bool():
+            return "yes" if value else "no"
+        case tuple():
+            return ", ".join(f"{part:g}" for part in value) or "-"
+        case str():
+            return value
+        case _:
+            return f"{value:g}"
+
+
+def test_the_guide_s_table_is_what_the_recipes_are() -> None:
+    names = [field.name for field in fields(Recipe) if field.name != "name"]
+    rows = [
+        ("option", *(f"`{name}`" for name in RECIPES)),
+        ("---",) * (len(RECIPES) + 1),
+        *(
+            (
+                f"`--{name.replace('_', '-')}`",
+                *(guide_cell(getattr(r, name)) for r in RECIPES.values()),
+            )
+            for name in names
+        ),
+    ]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    assert f"\n\n{table}\n\n" in GUIDE.read_text(encoding="utf-8")
 
 
 # What cannot be
