@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from parnet_deploy.cli.evaluation import print_evaluation, reporting
 from parnet_deploy.cli.options import parse_size
 from parnet_deploy.data import Part, Split
 from parnet_deploy.errors import BundleError, MissingDependencyError, UsageError
+from parnet_deploy.runtime.cpu import usable_cores
 from parnet_deploy.spec import Activation, Preprocessing
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def command(
         crops="ten" if ten_crop else "centre",
         limit=limit,
         skip_bad=skip_bad,
-        threads=threads or min(MOST_THREADS, len(os.sched_getaffinity(0))),
+        threads=threads or min(MOST_THREADS, usable_cores()),
     )
     images = open_samples(data, split, hold_out=hold_out, skip_bad=skip_bad)
     with ExitStack() as opened:

@@ -117,7 +117,7 @@ def share(right: int, images: int) -> Share:
     return Share(
         right=right,
         images=images,
-        percent=100 * part,
+        percent=100 * right / images,
         low=0.0 if right == 0 else 100 * (centre - half),  # rounding would leave a trace of zero
         high=100.0 if right == images else 100 * (centre + half),
     )

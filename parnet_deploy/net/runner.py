@@ -103,7 +103,7 @@ def _find_device(name: str) -> torch.device:
     if device.type == "cuda":
         there = torch.cuda.device_count()
         if (device.index or 0) >= there:
-            found = f"{there} CUDA devices" if there else "no CUDA device"
+            found = f"{there or 'no'} CUDA device{'s' * (there > 1)}"
             raise TargetError(
                 f"torch finds {found} here, not {name}; 'parnet-deploy doctor' says what to install"
             )

@@ -56,7 +56,7 @@ def read_cpu(cpuinfo: Path = CPUINFO) -> Cpu:
     return Cpu(
         name=fields.get("model name") or platform.processor() or platform.machine() or "unknown",
         architecture=platform.machine() or "unknown",
-        cores=_usable_cores(),
+        cores=usable_cores(),
         features=tuple(name for name in _TOLD if name in has),
     )
 
@@ -81,7 +81,8 @@ def _fields(cpuinfo: Path) -> dict[str, str]:
     return fields
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
