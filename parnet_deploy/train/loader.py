@@ -160,6 +160,7 @@ def load_batches(
         collate_fn=_collate,
         num_workers=workers,
         pin_memory=pin,
+        generator=torch.Generator(),  # of the seeds of workers; the global one is left alone
     )
     return iter(loader)
 

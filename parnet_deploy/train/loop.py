@@ -295,7 +295,10 @@ class _Training:
     def _end_epoch(self) -> bool:
         """Test the network and keep what has been reached; False when it was stopped."""
         state, task, sums = self.state, self.task, self.state.sums
-        task.processes.wait()
+        # Without synchronised BN each process has statistics of its own; the main one's are kept
+        # (DistributedDataParallel, too, hands them on before every step), so they are tested.
+        task.processes.share_buffers(state.model)
+        task.processes.share_buffers(state.deployed)
         failed: dict[str, str] = {}
         split = TestSplit(
             samples=task.data.test,

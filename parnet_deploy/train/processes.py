@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 from parnet_deploy.errors import TrainingError, UsageError
 
@@ -44,6 +44,12 @@ class Processes:
         if self.count > 1:
             torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MIN)
         return values
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give everyone the main process's running statistics; it waits for all."""
+        if self.count > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def merge(self, found: dict[str, str]) -> dict[str, str]:
         """Everyone's entries together; it waits for all."""

@@ -113,6 +113,7 @@ def _batches(
         sampler=mine,
         collate_fn=list,
         num_workers=split.workers,
+        generator=torch.Generator(),  # of the seeds of workers; the global one is left alone
     )
     for items in loader:
         good = []
