@@ -17,6 +17,7 @@ from parnet_deploy import __version__
 from parnet_deploy.cli import (
     build_engine,
     doctor,
+    ensemble,
     evaluate,
     export,
     inspect,
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
+app.command("ensemble")(ensemble.command)
 app.command("export")(export.command)
 app.command("build-engine")(build_engine.command)
 app.command("verify")(verify.command)

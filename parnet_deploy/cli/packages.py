@@ -32,6 +32,7 @@ class Needs:
 
 NEEDS: Mapping[str, Needs] = {
     "export": Needs(packages=("torch", "onnx", "onnx-graphsurgeon", "safetensors"), extra="export"),
+    "ensemble": Needs(packages=("torch", "safetensors"), extra="export"),
     "verify": Needs(
         packages=("torch", "onnx", "safetensors", "matplotlib", "jinja2"), extra="export"
     ),

@@ -8,6 +8,7 @@ fuse        training form -> deploy form
 initialise  seeded, untrained networks
 official    names and shapes of the authors' released checkpoints
 checkpoint  reading and writing weights
+ensemble    networks of one stream joined into one whose streams they are
 runner      a network as a runner
 """
 
