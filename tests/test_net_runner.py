@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def images(rng: np.random.Generator) -> Array:
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 def test_it_runs_the_network(channels_last: bool, images: Array) -> None:
     model = tiny_network()
-    with TorchRunner(model, channels_last=channels_last) as runner:
+    with closing(TorchRunner(model, channels_last=channels_last)) as runner:
         assert isinstance(runner, Runner)
         got = runner.run({IMAGES: images})
         one = runner.run({IMAGES: images[:1]})

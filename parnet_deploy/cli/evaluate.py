@@ -72,7 +72,11 @@ SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images that cannot be used, and count them.")
 ]
 Threads = Annotated[
-    int | None, typer.Option(help="Images that are decoded at once [default: one a core].", min=1)
+    int | None,
+    typer.Option(
+        help=f"Images that are decoded at once [default: one a core, {MOST_THREADS} at most].",
+        min=1,
+    ),
 ]
 Minimum = Annotated[
     float | None,
@@ -85,7 +89,8 @@ ChannelsLast = Annotated[
     bool, typer.Option("--channels-last", help="Run a checkpoint with NHWC arrays.")
 ]
 PrecisionName = Annotated[
-    Precision | None, typer.Option("--precision", help="What a checkpoint computes in.")
+    Precision | None,
+    typer.Option("--precision", help="What a checkpoint computes in [default: fp32]."),
 ]
 Ema = Annotated[
     bool | None, typer.Option("--ema/--no-ema", help="Take a checkpoint's moving average.")

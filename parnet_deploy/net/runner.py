@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -71,19 +69,6 @@ class TorchRunner:
     def close(self) -> None:
         """Let go of the network; a second call does nothing."""
         self._model = None
-
-    def __enter__(self) -> Self:
-        """The runner itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the runner."""
-        self.close()
 
     def _run(self, model: BlockGraph, images: Tensor) -> Tensor:
         moved = images.to(self._device, memory_format=self._format)
