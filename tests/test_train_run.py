@@ -1,144 +1,269 @@
-"""A training run's folder, and the command that makes one."""
+"""A run's folder: what stands in it, and how it is taken up again."""
 
 from __future__ import annotations
 
 import csv
 import json
 import signal
-import subprocess
-import sys
-import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import Cli, clean_error
+from torch import nn
 
-from parnet_deploy.errors import OutputExistsError, TrainingError
-from parnet_deploy.images import find_images, load_images
-from parnet_deploy.net import load_checkpoint
-from parnet_deploy.spec import variant
-from parnet_deploy.train import RECIPES, DataSet, Split, load_data, train_run
-from parnet_deploy.train import run as run_module
-
-SMALL = replace(
-    variant("digits").spec.with_widths((4, 8, 8, 8)), stream_blocks=(2, 1, 1), image_size=(16, 16)
+from parnet_deploy.data import ArraySamples
+from parnet_deploy.errors import OutputExistsError, SpecError, TrainingError
+from parnet_deploy.net import initialise, load_checkpoint
+from parnet_deploy.spec import decode, variant
+from parnet_deploy.train.metrics import EpochMetrics, StepMetrics
+from parnet_deploy.train.processes import Processes
+from parnet_deploy.train.recipe import Recipe
+from parnet_deploy.train.run import (
+    BEST,
+    CHECKPOINT,
+    STATE,
+    RunRecord,
+    begin_run,
+    configure,
+    read_run,
+    resume_run,
 )
-SHORT = replace(RECIPES["quick"], epochs=1, batch_size=32)
+from parnet_deploy.train.settings import Settings
+from tests.training import SHORT, SMALL, Recorder, begun, make_task, two_colours
+
+EMA = SHORT.changed(epochs=3, ema_decay=0.8)
+
+
+def begin(
+    folder: Path, recipe: Recipe = SHORT, *, observer: Recorder | None = None, **options: object
+) -> RunRecord:
+    data = two_colours()
+    config = configure(SMALL, data, recipe, Settings(seed=3, save_every=2))
+    return begin_run(folder, config, data, Processes(), observer or Recorder(), **options)  # type: ignore[arg-type]
+
+
+class Interrupting(Recorder):
+    """Asks to stop, or breaks down, after a step; with an error nothing more is saved: as killed."""
+
+    def __init__(self, after: int, act: Callable[[], None]) -> None:
+        super().__init__()
+        self.after, self.act = after, act
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        super().on_step(metrics)
+        if metrics.step == self.after:
+            self.act()
+
+
+class KilledError(Exception):
+    """What stands for a kill: nothing runs behind it."""
+
+
+def kill() -> None:
+    raise KilledError
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path).model.state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_leaves_what_people_and_the_next_command_need(tmp_path: Path) -> None:
+    folder, seen = tmp_path / "runs" / "one", Recorder()
+    record = begin(folder, EMA, observer=seen)
+    assert files(folder) == {
+        "checkpoint.safetensors", "best.safetensors", "last.pt", "run.json", "metrics.csv",
+        "curves.svg", "tensorboard",
+    }  # fmt: skip
+    assert decode((folder / "run.json").read_bytes(), RunRecord) == record == read_run(folder)
+    assert record.result is not None
+    assert record.result.last == seen.epochs[-1]
+    assert record.result.failed == {}
+    assert seen.closed == 1
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [{k: str(v) for k, v in asdict(epoch).items()} for epoch in seen.epochs]
+    found = load_checkpoint(folder / CHECKPOINT)
+    assert found.facts.labels == ("red", "blue")
+    assert found.facts.preprocessing == record.config.preprocessing
+    assert found.model.spec == record.config.spec
+    assert found.model.spec.classes == 2
+
+
+def test_the_checkpoint_is_the_tested_one_and_the_best_is_the_best(tmp_path: Path) -> None:
+    """The moving average is what is deployed; the best epoch may be an earlier one."""
+    record = begin(tmp_path / "run", EMA)
+    state = torch.load(tmp_path / "run" / STATE)
+    kept = weights(tmp_path / "run" / CHECKPOINT)
+    assert same(kept, state["average"])
+    assert not same(kept, state["model"])
+    assert record.result is not None
+    best = record.result.best
+    top = max(epoch["test_top1"] for epoch in state["history"])
+    assert best.test_top1 == top
+    if best.epoch == 3:
+        assert same(weights(tmp_path / "run" / BEST), kept)
+    # Trained for as long as the best epoch took, the last one is that very network.
+    data = two_colours()
+    whole = configure(SMALL, data, EMA, Settings(seed=3, save_every=2))
+    stop = Interrupting(4 * best.epoch + 1, kill)
+    if best.epoch < 3:
+        with pytest.raises(KilledError):
+            begin_run(tmp_path / "again", whole, data, Processes(), stop)
+        assert same(weights(tmp_path / "run" / BEST), weights(tmp_path / "again" / CHECKPOINT))
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 5, 8, 11, 12])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, after: int, whole_run: Path
+) -> None:
+    """12 steps in 3 epochs, a state after every second: killed anywhere, it ends as if it was not."""
+    folder = tmp_path / "killed"
+    with pytest.raises(KilledError):
+        begin(folder, EMA, observer=Interrupting(after, kill))
+    assert (folder / STATE).exists() == (after > 2)
+    seen = Recorder()
+    record = resume_run(folder, two_colours(), Processes(), seen)
+    assert seen.began[0][0] == (after - 1) // 2 * 2
+    assert record.result is not None
+    for name in (CHECKPOINT, BEST):
+        assert (folder / name).read_bytes() == (whole_run / name).read_bytes(), name
+    without_time = [
+        [(row["epoch"], row["train_loss"], row["test_loss"]) for row in csv.DictReader(text)]
+        for text in ((run / "metrics.csv").read_text().splitlines() for run in (folder, whole_run))
+    ]
+    assert without_time[0] == without_time[1]
+    assert len(without_time[0]) == 3
 
 
 @pytest.fixture(scope="module")
-def data() -> DataSet:
-    """A few of the digits, small."""
-    digits = load_data("digits", (16, 16))
-    train, test = (
-        Split(images=split.images[:n], labels=split.labels[:n])
-        for split, n in ((digits.train, 64), (digits.test, 20))
-    )
-    return replace(digits, train=train, test=test)
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    begin(folder, EMA)
+    return folder
 
 
-def test_run_folder_holds_what_the_next_commands_need(tmp_path: Path, data: DataSet) -> None:
-    final = tmp_path / "runs" / "digits"
-    summary = train_run(final, SMALL, data, SHORT, seed=3, export_test_images=True)
-    assert sorted(path.name for path in final.iterdir()) == [
-        "checkpoint.safetensors", "images", "metrics.csv", "run.json",
-    ]  # fmt: skip
-    assert (final / "checkpoint.safetensors").stat().st_mode & 0o077 == 0o044
-
-    checkpoint = load_checkpoint(final / "checkpoint.safetensors")
-    assert checkpoint.facts.labels == data.labels
-    assert checkpoint.facts.preprocessing == data.preprocessing
-    paths = sorted(find_images(final / "images"), key=lambda path: path.stem)
-    with torch.inference_mode():
-        images = torch.from_numpy(load_images(paths, data.preprocessing))
-        guesses = checkpoint.model(images).argmax(1).numpy()
-    assert int((guesses == data.test.labels).sum()) == summary.test_correct
-
-    rows = list(csv.DictReader((final / "metrics.csv").read_text().splitlines()))
-    assert [row["epoch"] for row in rows] == ["1"]
-    assert np.isfinite(float(rows[0]["loss"]))
-    said = json.loads((final / "run.json").read_text())
-    assert said["seed"] == 3
-    assert said["recipe"]["epochs"] == 1
-    assert said["test_correct"] == summary.test_correct
+def test_an_interrupted_run_saves_where_it_is(tmp_path: Path, whole_run: Path) -> None:
+    folder = tmp_path / "interrupted"
+    stop = Interrupting(3, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        begin(folder, EMA, observer=stop)
+    assert torch.load(folder / STATE)["step"] in (3, 4)
+    assert read_run(folder).result is None
+    resume_run(folder, two_colours(), Processes(), Recorder())
+    assert (folder / CHECKPOINT).read_bytes() == (whole_run / CHECKPOINT).read_bytes()
 
 
-def test_run_takes_the_number_of_classes_from_the_data(tmp_path: Path, data: DataSet) -> None:
-    summary = train_run(tmp_path / "run", replace(SMALL, classes=1000), data, SHORT, seed=0)
-    assert summary.spec.classes == 10
+def test_a_run_that_has_ended_is_left_as_it_is(whole_run: Path) -> None:
+    before = {p: p.read_bytes() for p in whole_run.rglob("*") if p.is_file()}
+    seen = Recorder()
+    record = resume_run(whole_run, two_colours(), Processes(), seen)
+    assert record == read_run(whole_run)
+    assert seen.began == []
+    assert {p: p.read_bytes() for p in whole_run.rglob("*") if p.is_file()} == before
 
 
-def test_run_is_replaced_only_when_told_to(tmp_path: Path, data: DataSet) -> None:
-    final = tmp_path / "run"
-    train_run(final, SMALL, data, SHORT, seed=0, export_test_images=True)
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KilledError):
+        begin(folder, observer=Interrupting(3, kill))
+    with pytest.raises(
+        TrainingError, match="had 32 images to learn from and 10 to test on, now 30"
+    ):
+        resume_run(folder, two_colours(30), Processes(), Recorder())
+    data = two_colours()
+    assert isinstance(data.train, ArraySamples)
+    data.train.labels[3] = 0
+    with pytest.raises(TrainingError, match="is not what"):
+        resume_run(folder, data, Processes(), Recorder())
+
+
+def test_what_is_no_run_cannot_be_resumed(tmp_path: Path, whole_run: Path) -> None:
+    with pytest.raises(TrainingError, match="there is no training run in"):
+        resume_run(tmp_path, two_colours(), Processes(), Recorder())
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(TrainingError, match=r"run\.json is damaged"):
+        resume_run(tmp_path, two_colours(), Processes(), Recorder())
+    record = json.loads((whole_run / "run.json").read_text()) | {"result": None}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / STATE).write_bytes(b"not a state")
+    with pytest.raises(TrainingError, match=r"cannot read the training's state in .*last\.pt"):
+        resume_run(tmp_path, two_colours(), Processes(), Recorder())
+    state = torch.load(whole_run / STATE)
+    state["model"]["blocks.head.linear.bias"] = torch.zeros(5)
+    torch.save(state, tmp_path / STATE)
+    with pytest.raises(TrainingError, match="is not the state of this training"):
+        resume_run(tmp_path, two_colours(), Processes(), Recorder())
+    torch.save({"format": 99}, tmp_path / STATE)
+    with pytest.raises(TrainingError, match="not a state that this version can go on with"):
+        resume_run(tmp_path, two_colours(), Processes(), Recorder())
+
+
+def test_an_older_run_is_replaced_only_when_told(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    begin(folder, SHORT.changed(epochs=1))
+    (folder / "notes.txt").write_text("mine")
     with pytest.raises(OutputExistsError, match="--force"):
-        train_run(final, SMALL, data, SHORT, seed=1)
-    train_run(final, SMALL, data, SHORT, seed=1, force=True)
-    assert json.loads((final / "run.json").read_text())["seed"] == 1
-    assert not (final / "images").exists()  # nothing of the older run is left among the new
+        begin(folder, SHORT.changed(epochs=1))
+    begin(folder, SHORT.changed(epochs=1), force=True)
+    assert "notes.txt" not in files(folder)
+    assert files(tmp_path) == {"run"}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "precious.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"it has no run\.json"):
+        begin(other, force=True)
+    assert files(other) == {"precious.txt"}
 
 
-def test_force_does_not_replace_what_is_no_run(tmp_path: Path, data: DataSet) -> None:
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(OutputExistsError, match=r"no run\.json"):
-        train_run(tmp_path, SMALL, data, SHORT, seed=0, force=True)
-    assert (tmp_path / "thesis.tex").exists()
+def test_fine_tuning_begins_with_the_weights_and_the_recipes_dropout(tmp_path: Path) -> None:
+    data = two_colours()
+    recipe = SHORT.changed(epochs=1, learning_rate=1e-12, weight_decay=0.0, dropout=0.5)
+    config = configure(SMALL, data, recipe, Settings())
+    assert config.spec.dropout == 0.5
+    model = initialise(SMALL, seed=9)
+    begin_run(tmp_path / "run", config, data, Processes(), Recorder(), model=model)
+    tuned = load_checkpoint(tmp_path / "run" / CHECKPOINT).model
+    assert tuned.spec.dropout == 0.5
+    for name, value in model.named_parameters():
+        assert torch.allclose(tuned.get_parameter(name), value, atol=1e-6), name
 
 
-def test_a_run_that_comes_apart_leaves_nothing(
-    tmp_path: Path, data: DataSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    final = tmp_path / "run"
-    train_run(final, SMALL, data, SHORT, seed=0)
-
-    def explode(*args: object, **kwargs: object) -> None:
-        raise TrainingError("the loss is nan at step 1")
-
-    monkeypatch.setattr(run_module, "train", explode)
-    with pytest.raises(TrainingError):
-        train_run(final, SMALL, data, SHORT, seed=1, force=True)
-    assert json.loads((final / "run.json").read_text())["seed"] == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+def test_a_run_takes_classes_and_normalisation_from_the_data() -> None:
+    data = replace(two_colours(), mean=(0.1, 0.2, 0.3), interpolation="bicubic")
+    config = configure(replace(SMALL, classes=1000), data, SHORT, Settings(), hold_out=0.2)
+    assert config.spec.classes == 2
+    assert config.spec.dropout == SMALL.dropout
+    assert config.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert config.preprocessing.interpolation == "bicubic"
+    assert config.preprocessing.crop_ratio == 1.0
+    assert config.hold_out == 0.2
+    large = configure(variant("s").spec, data, SHORT, Settings())
+    assert large.preprocessing.crop_ratio == 0.875
 
 
-# --- the command --------------------------------------------------------------------------------
+def test_members_of_an_ensemble_are_trained_one_by_one() -> None:
+    spec = variant("ensemble-2").spec
+    with pytest.raises(SpecError, match=r"trained one by one.*parnet-deploy ensemble"):
+        configure(spec, two_colours(), SHORT, Settings())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--variant", "digit"), "did you mean 'digits'"),
-        (("--epochs", "0"), "--epochs"),
-    ],
-)
-def test_train_command_refuses(arguments: tuple[str, ...], said: str, cli: Cli) -> None:
-    result = cli("train", *arguments)
-    clean_error(result, said)
-    assert result.returncode == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "terminate"]
-)
-def test_train_command_interrupted_leaves_nothing(
-    tmp_path: Path, how: signal.Signals, status: int
-) -> None:
-    command = [sys.executable, "-m", "parnet_deploy", "train", "--output", "runs/one"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    started = time.monotonic()
-    while not list(tmp_path.glob("runs/.one.*")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() - started < 120
-        time.sleep(0.1)
-    process.send_signal(how)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == status
-    assert "nothing was left half-written" in stderr
-    assert "Traceback" not in stderr
-    assert list((tmp_path / "runs").iterdir()) == []
+def test_an_epoch_without_a_right_answer_is_an_epoch() -> None:
+    zero = EpochMetrics(
+        epoch=1, step=1, learning_rate=0.1, train_loss=1.0, train_top1=0.0, test_loss=1.0,
+        test_top1=0.0, test_top5=0.0, seconds=1.0, images_per_second=1.0,
+    )  # fmt: skip
+    state = begun(make_task(), nn.Linear(2, 2))
+    assert state.best is None
+    state.history += [zero, replace(zero, epoch=2)]
+    assert state.best is not None
+    assert state.best.epoch == 1

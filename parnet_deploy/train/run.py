@@ -182,7 +182,7 @@ def begin_run(
         ImageError: an image cannot be decoded, and bad ones are not skipped.
     """
     refuse_existing(folder, force=force, marker=RECORD)
-    model = model or initialise(config.spec, seed=config.settings.seed)
+    model = _fitted(model, config) if model else initialise(config.spec, seed=config.settings.seed)
     record = RunRecord(config=config, tools=versions(*TOOLS))
     processes.wait()
     if processes.is_main:
@@ -223,6 +223,13 @@ def resume_run(folder: Path, data: DataSet, processes: Processes, observer: Obse
         )
     model = ParNet(record.config.spec) if resume else initialise(record.config.spec, seed=seed)
     return _carry_out(folder, record, data, processes, observer, model, resume=resume)
+
+
+def _fitted(model: ParNet, config: RunConfig) -> ParNet:
+    """The same weights in the network of a configuration: with the recipe's dropout."""
+    fitted = ParNet(config.spec)
+    fitted.load_state_dict(model.state_dict())
+    return fitted
 
 
 def _carry_out(
