@@ -41,7 +41,8 @@ from parnet_deploy.cli.console import (
     warn,
 )
 from parnet_deploy.cli.options import parse_batch, parse_size
-from parnet_deploy.errors import MissingDependencyError, UsageError, os_reason
+from parnet_deploy.cli.packages import need
+from parnet_deploy.errors import UsageError, os_reason
 from parnet_deploy.spec import (
     Activation,
     Backend,
@@ -180,7 +181,7 @@ def _check_first(output: Path | None, base: ParNetSpec | None, *, force: bool) -
     known = output or (_folder(base) if base is not None else None)
     if known is not None:
         refuse_existing(known, force=force)
-    _need_torch()
+    need("export")
 
 
 def _form(target: Backend, **choices: str | None) -> DeployForm:
@@ -257,17 +258,6 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     if not labels:
         raise UsageError(f"there are no labels in {path}; one class name a line is expected")
     return labels
-
-
-def _need_torch() -> None:
-    try:
-        import onnx_graphsurgeon  # noqa: F401 - only whether it is there
-        import safetensors  # noqa: F401 - likewise
-        import torch  # noqa: F401 - likewise
-    except ImportError as exc:
-        raise MissingDependencyError(
-            f"export needs {exc.name}, which is not installed: pip install 'parnet-deploy[export]'"
-        ) from exc
 
 
 def _print_summary(bundle: ModelBundle) -> None:
