@@ -1,4 +1,4 @@
-"""The blocks in training form: what dropout drops, and an ensemble's head."""
+"""The blocks in training form: what dropout drops, orders in memory, and an ensemble's head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from conftest import randomise, tiny_spec
 
-from parnet_deploy.net.blocks import EnsembleHead, RepBlock, make_block
+from parnet_deploy.net import initialise
+from parnet_deploy.net.blocks import EnsembleHead, RepBlock, interleave, make_block, shuffle
 from parnet_deploy.spec import BlockSpec, ParNetSpec, layout
 
 ALMOST_ALL = 0.999999
@@ -74,3 +75,33 @@ def test_an_ensembles_head_gives_the_mean_of_its_members_logits(members: int) ->
     features = [maps(2, 5, 3, 3).double() * factor for factor in range(1, members + 1)]
     alone = [linear(x.mean((2, 3))) for linear, x in zip(head.classifiers, features, strict=True)]
     torch.testing.assert_close(head(*features), sum(alone) / members, rtol=0, atol=1e-14)
+
+
+ORDERS = (torch.contiguous_format, torch.channels_last)
+
+
+def test_shuffle_and_interleave_are_the_same_in_both_orders_and_keep_them() -> None:
+    a, b = (torch.randn(2, 6, 3, 5, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    joined = [a0 for pair in zip(a.unbind(1), b.unbind(1), strict=True) for a0 in pair]
+    for order in ORDERS:
+        laid = [x.contiguous(memory_format=order) for x in (a, b)]
+        mixed, shuffled = interleave(*laid), shuffle(laid[0], 3)
+        assert torch.equal(mixed, torch.stack(joined, 1))
+        assert torch.equal(shuffled, a[:, [0, 2, 4, 1, 3, 5]])
+        assert all(x.is_contiguous(memory_format=order) for x in (mixed, shuffled))
+
+
+@pytest.mark.parametrize("squeeze", [True, False])
+def test_a_training_step_is_the_same_in_both_orders(squeeze: bool) -> None:
+    spec = tiny_spec(squeeze=squeeze)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+    found = []
+    for order in ORDERS:
+        model = initialise(spec, seed=0).double().train()
+        values = model.to(memory_format=order).values(images.contiguous(memory_format=order))
+        laid = [value for value in values.values() if value.ndim == 4 and value.shape[-1] > 1]
+        assert all(value.is_contiguous(memory_format=order) for value in laid)
+        values["logits"].square().sum().backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)

@@ -24,15 +24,26 @@ def global_average(x: Tensor) -> Tensor:
 
 
 def interleave(a: Tensor, b: Tensor) -> Tensor:
-    """Join two maps channel by channel: a0 b0 a1 b1 ..."""
+    """Join two maps channel by channel, a0 b0 a1 b1 ...; how they lie in memory is kept."""
+    if _is_channels_last(a):
+        return torch.stack((a.movedim(1, -1), b.movedim(1, -1)), -1).flatten(-2).movedim(-1, 1)
     return torch.stack((a, b), dim=2).flatten(1, 2)
 
 
 def shuffle(x: Tensor, groups: int) -> Tensor:
-    """Channel shuffle over groups (ShuffleNet, https://arxiv.org/abs/1707.01083)."""
-    n, channels, height, width = x.shape
-    grouped = x.reshape(n, groups, channels // groups, height, width)
-    return grouped.transpose(1, 2).flatten(1, 2)
+    """Channel shuffle over groups (ShuffleNet, https://arxiv.org/abs/1707.01083).
+
+    How the map lies in memory is kept: convolutions that found it otherwise than their weights
+    would copy it, each for itself.
+    """
+    if _is_channels_last(x):
+        grouped = x.movedim(1, -1).unflatten(-1, (groups, -1))
+        return grouped.transpose(-1, -2).flatten(-2).movedim(-1, 1)
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 class ConvBN(nn.Module):
@@ -87,24 +98,28 @@ class RepBlock(nn.Module):
         self.squeeze = (
             nn.Conv2d(channels, out, 1, groups=groups, bias=False) if spec.squeeze else None
         )
-        self.dropout = nn.Dropout(spec.conv_dropout)
+        self.dropout = nn.Dropout(spec.conv_dropout, inplace=True)
         self.act = activation(spec.activation)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """(N, C, H, W) each -> (N, O, H/stride, W/stride)."""
+        """(N, C, H, W) each -> (N, O, H/stride, W/stride).
+
+        What is written in place is no operator's saved input: a training step is bound by memory
+        (benchmarks/README.md).
+        """
         x = inputs[0]
         if self.kind == "fusion":
             a, b = (norm(value) for norm, value in zip(self.norms, inputs, strict=True))
             x = interleave(a, b)
-        y = self.dense(x) + self.pointwise(
-            nn.functional.avg_pool2d(x, 2) if self.stride == 2 else x
-        )
+        y = self.dense(x)
+        y += self.pointwise(nn.functional.avg_pool2d(x, 2) if self.stride == 2 else x)
         y = self.dropout(y)
         if self.identity is not None:
             identity = self.identity(x)
-            if self.squeeze is not None:
-                identity = identity * torch.sigmoid(self.squeeze(global_average(identity)))
-            y = y + identity
+            if self.squeeze is None:
+                y += identity
+            else:
+                y.addcmul_(identity, torch.sigmoid(self.squeeze(global_average(identity))))
         elif self.squeeze is not None:
             y = y * (2 * torch.sigmoid(self.squeeze(global_average(x))))
         y = self.act(y)
