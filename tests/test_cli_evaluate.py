@@ -439,6 +439,7 @@ def test_a_checkpoint_on_a_gpu_that_is_not_there(
     one_sentence(evaluate(capsys, room, "run", "--image-size", "40"), 2, "40")
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_it_at_once(room: Path, tmp_path: Path) -> None:
     """In the middle of many images; nothing is left half-written."""
     for label in evaluated.LABELS:
