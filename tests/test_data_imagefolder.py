@@ -140,6 +140,21 @@ def test_a_link_that_goes_in_a_circle(tmp_path: Path) -> None:
         open_samples(f"imagefolder:{root}")
 
 
+def test_two_links_of_a_class_to_one_folder(tmp_path: Path) -> None:
+    """Its images would be there twice; and one that holds a link to itself has no end."""
+    store = touch(tmp_path / "store", "1.png")
+    root = touch(tmp_path / "data", "cat/0.png", "dog/0.png")
+    for link in ("cat/a", "dog/a", "dog/b"):
+        (root / link).symlink_to(store)
+    with pytest.raises(DataError, match=r"the link .*dog/[ab] leads to .*store, where this class"):
+        open_samples(f"imagefolder:{root}")
+    (root / "dog/b").unlink()
+    assert len(open_samples(f"imagefolder:{root}").samples) == 4
+    (store / "again").symlink_to(store)
+    with pytest.raises(DataError, match=r"the link .*cat/a/again leads to"):
+        open_samples(f"imagefolder:{root}")
+
+
 def test_class_folders_called_as_splits_are(tmp_path: Path) -> None:
     """Vehicles: a folder of trains holds images, not class folders."""
     touch(tmp_path, "car/1.png", "car/2.png", "train/1.png", "train/2.png", "val/1.png")
