@@ -6,26 +6,21 @@ Each contestant runs in a fresh process in every round, in shuffled order; see R
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.metadata
 import itertools
 import json
-import platform
-import random
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+import contest
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results"
 WARM_UP = 3
 
 
@@ -36,17 +31,6 @@ class Contestant:
     name: str
     kind: str
     path: Path
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """A contestant's result: milliseconds, and ratios to the reference."""
-
-    name: str
-    median_ms: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
 
 
 def main() -> None:
@@ -65,9 +49,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepare = schedules if options.contest == "schedules" else forms
         contestants = prepare(Path(folder), options.variant, options.threads)
-        rounds = measure(contestants, options)
-    rows = summarise(rounds, reference=contestants[0].name)
-    report(rows, rounds, options)
+        commands = {contestant.name: worker(contestant, options) for contestant in contestants}
+        rounds = contest.interleave(commands, options.rounds)
+    rows = contest.summarise(rounds, reference=contestants[0].name)
+    contest.write(report(options), rows, rounds, images=1)
 
 
 def export(folder: Path, name: str, variant_name: str, **changes: object) -> Path:
@@ -132,22 +117,10 @@ def forms(folder: Path, variant_name: str, threads: int) -> list[Contestant]:
     return result
 
 
-def measure(
-    contestants: list[Contestant], options: argparse.Namespace
-) -> list[dict[str, list[float]]]:
-    """Latencies in milliseconds by contestant, a dict a round."""
-    rng = random.Random(0)
-    rounds = []
-    for index in range(options.rounds):
-        results = {}
-        for contestant in rng.sample(contestants, len(contestants)):
-            command = [sys.executable, __file__, "--worker", contestant.kind, str(contestant.path)]
-            command += ["--iterations", str(options.iterations), "--threads", str(options.threads)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            results[contestant.name] = json.loads(done.stdout)
-        rounds.append(results)
-        print(f"round {index + 1} of {options.rounds}", file=sys.stderr)
-    return rounds
+def worker(contestant: Contestant, options: argparse.Namespace) -> list[str]:
+    """The command that runs a contestant."""
+    command = [sys.executable, __file__, "--worker", contestant.kind, str(contestant.path)]
+    return [*command, "--iterations", str(options.iterations), "--threads", str(options.threads)]
 
 
 def work(kind: str, path: str, iterations: int, threads: int) -> list[float]:
@@ -187,78 +160,24 @@ def runner(
     yield lambda images: session.run(None, {"images": images}), (height, width)
 
 
-def summarise(rounds: list[dict[str, list[float]]], reference: str) -> list[Row]:
-    """Medians, and the median and quartiles of the ratio to the reference of the same round."""
-    rows = []
-    for name in rounds[0]:
-        medians = [statistics.median(results[name]) for results in rounds]
-        ratios = [
-            statistics.median(results[name]) / statistics.median(results[reference])
-            for results in rounds
-        ]
-        low, middle, high = (float(np.percentile(ratios, q)) for q in (25, 50, 75))
-        rows.append(
-            Row(
-                name=name,
-                median_ms=statistics.median(medians),
-                ratio=middle,
-                ratio_low=low,
-                ratio_high=high,
-            )
-        )
-    return sorted(rows, key=lambda row: row.ratio)
-
-
-def cpu_model() -> str:
-    """The processor's own name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def report(
-    rows: list[Row], rounds: list[dict[str, list[float]]], options: argparse.Namespace
-) -> None:
-    """Write JSON with every latency, and a table."""
-    today = datetime.date.today().isoformat()
+def report(options: argparse.Namespace) -> contest.Report:
+    """What is said about the figures."""
     version = importlib.metadata.version("onnxruntime-gpu")
-    hardware = f"{cpu_model()}, {options.threads} threads, no GPU"
-    stem = RESULTS / f"{today}-onnxruntime-cpu-{options.contest}-{options.variant}"
-    command = (
-        f"benchmarks/onnxruntime_cpu.py --contest {options.contest} --variant {options.variant} "
-        f"--rounds {options.rounds} --iterations {options.iterations} --threads {options.threads}"
+    named = f"ParNet-{options.variant.upper()}, {options.contest}"
+    return contest.Report(
+        stem=f"onnxruntime-cpu-{options.contest}-{options.variant}",
+        title=f"{named}, ONNX Runtime {version} on the CPU",
+        hardware=f"{contest.cpu_model()}, {options.threads} threads, no GPU",
+        conditions=(
+            f"batch 1, fp32; {options.rounds} interleaved rounds of {options.iterations} runs, "
+            "a fresh process per contestant and round"
+        ),
+        command=(
+            f"benchmarks/onnxruntime_cpu.py --contest {options.contest} "
+            f"--variant {options.variant} --rounds {options.rounds} "
+            f"--iterations {options.iterations} --threads {options.threads}"
+        ),
     )
-    lines = [
-        f"# ParNet-{options.variant.upper()}, {options.contest}, ONNX Runtime {version} on the CPU",
-        "",
-        (
-            f"{today}; {hardware}; batch 1, fp32; {options.rounds} interleaved rounds of "
-            f"{options.iterations} runs, a fresh process per contestant and round."
-        ),
-        "",
-        f"    {command}",
-        "",
-        "| contestant | median, ms | ratio | quartiles of the ratio |",
-        "|---|---|---|---|",
-        *(
-            f"| {row.name} | {row.median_ms:.1f} | {row.ratio:.3f} "
-            f"| {row.ratio_low:.3f} to {row.ratio_high:.3f} |"
-            for row in rows
-        ),
-    ]
-    RESULTS.mkdir(exist_ok=True)
-    stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    data = {
-        "date": today,
-        "hardware": hardware,
-        "onnxruntime": version,
-        "command": command,
-        "rows": [asdict(row) for row in rows],
-        "latencies_ms": rounds,
-    }
-    stem.with_suffix(".json").write_text(json.dumps(data) + "\n")
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":
