@@ -36,10 +36,12 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
     How the map lies in memory is kept: convolutions that found it otherwise than their weights
     would copy it, each for itself.
     """
+    grouped: Tensor
     if _is_channels_last(x):
         grouped = x.movedim(1, -1).unflatten(-1, (groups, -1))
         return grouped.transpose(-1, -2).flatten(-2).movedim(-1, 1)
-    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    grouped = x.unflatten(1, (groups, -1))
+    return grouped.transpose(1, 2).flatten(1, 2)
 
 
 def _is_channels_last(x: Tensor) -> bool:
