@@ -255,7 +255,14 @@ def test_changed_refuses() -> None:
     with pytest.raises(UsageError, match="batch_size is at least 2"):
         QUICK.changed(batch_size=0)  # and not that the learning rate is 0
     with pytest.raises(UsageError, match="warmup_epochs is less than its epochs, not 2"):
-        QUICK.changed(epochs=2)
+        QUICK.changed(epochs=2, warmup_epochs=2)
+
+
+def test_fewer_epochs_shorten_the_warm_up_and_more_do_not_lengthen_it() -> None:
+    recipe = RECIPES["imagenet-120"]
+    assert recipe.changed(epochs=12).warmup_epochs == 0.5
+    assert recipe.changed(epochs=240).warmup_epochs == 5
+    assert recipe.changed(epochs=12, warmup_epochs=2).warmup_epochs == 2
 
 
 # As JSON

@@ -45,7 +45,7 @@ def begin(
 
 
 class Interrupting(Recorder):
-    """Asks to stop, or breaks down, after a step; with an error nothing more is saved: as killed."""
+    """Asks to stop, or breaks down, after a step; after an error nothing is saved, as if killed."""
 
     def __init__(self, after: int, act: Callable[[], None]) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def test_the_checkpoint_is_the_tested_one_and_the_best_is_the_best(tmp_path: Pat
 def test_a_killed_run_goes_on_to_the_same_bytes(
     tmp_path: Path, after: int, whole_run: Path
 ) -> None:
-    """12 steps in 3 epochs, a state after every second: killed anywhere, it ends as if it was not."""
+    """12 steps in 3 epochs, a state after every second: killed, it ends as if it was not."""
     folder = tmp_path / "killed"
     with pytest.raises(KilledError):
         begin(folder, EMA, observer=Interrupting(after, kill))

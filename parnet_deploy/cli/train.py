@@ -24,24 +24,25 @@ from parnet_deploy.cli.architecture import (
     find_spec,
     given,
 )
+from parnet_deploy.cli.checkpoint import origin
 from parnet_deploy.cli.console import print_json, say, tell
+from parnet_deploy.cli.field_options import part_of, with_options_of
 from parnet_deploy.cli.options import parse_size
 from parnet_deploy.cli.packages import need
-from parnet_deploy.cli.recipe_options import with_recipe_options
 from parnet_deploy.cli.training_progress import training_progress
 from parnet_deploy.data import save_images
 from parnet_deploy.errors import TrainingError, UsageError
 from parnet_deploy.spec import ParNetSpec
 from parnet_deploy.train.recipe import Recipe
 from parnet_deploy.train.recipes import RECIPES, find_recipe
-from parnet_deploy.train.settings import Precision, Settings
+from parnet_deploy.train.settings import Settings
 
 if TYPE_CHECKING:
     from parnet_deploy.data import DataSet
     from parnet_deploy.net import ParNet
     from parnet_deploy.train.metrics import Observer
     from parnet_deploy.train.processes import Processes
-    from parnet_deploy.train.run import RunRecord
+    from parnet_deploy.train.run import RunConfig, RunRecord
 
 RUNS = Path("runs")
 IMAGES = "images"
@@ -65,42 +66,9 @@ RecipeName = Annotated[
     str | None,
     typer.Option("--recipe", help=f"How to train: {', '.join(RECIPES)} [default: quick]."),
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random [default: 0].")]
 Output = Annotated[Path | None, typer.Option(help="Folder of the run [default: runs/VARIANT].")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N [default: a GPU where there is one].")
-]
-PrecisionName = Annotated[
-    Precision | None,
-    typer.Option(help="Of the operators that bear it; fp16 scales the loss [default: fp32]."),
-]
-ChannelsLast = Annotated[
-    bool | None,
-    typer.Option(
-        "--channels-last/--no-channels-last", help="Memory layout [default: channels last]."
-    ),
-]
-MicroBatch = Annotated[
-    int | None,
-    typer.Option(help="Images a process takes at once; gradients add up to the batch."),
-]
-Workers = Annotated[
-    int | None, typer.Option(help="Processes that decode images [default: by the cores].")
-]
-SyncBn = Annotated[
-    bool | None,
-    typer.Option("--sync-bn", help="Batch normalisation over all processes' images."),
-]
-Deterministic = Annotated[
-    bool | None, typer.Option("--deterministic", help="On a GPU: the same bits every time.")
-]
-SaveEvery = Annotated[
-    int | None,
-    typer.Option(help="Steps between two states to resume from, beside every epoch's end."),
-]
-SkipBad = Annotated[
-    bool | None,
-    typer.Option("--skip-bad", help="Go on without images that cannot be decoded; count them."),
 ]
 FineTune = Annotated[
     Path | None,
@@ -122,15 +90,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Start:
-    """The network to begin with, and the checkpoint it is from; None for a new one."""
-
-    spec: ParNetSpec
-    model: ParNet | None = None
-    source: Source | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedTraining:
     """What ``--print-config`` prints."""
 
@@ -140,25 +99,32 @@ class PlannedTraining:
     settings: Settings
 
 
-@with_recipe_options
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """The weights to begin with, and the checkpoint they are from; None for new ones."""
+
+    model: ParNet | None = None
+    source: Source | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """What is given out at the end: the test split as images, JSON in place of words."""
+
+    images: bool
+    as_json: bool
+
+
+@with_options_of(Recipe, Settings)
 def command(
     variant: VariantName = None,
     data: DataName = None,
     recipe: RecipeName = None,
     output: Output = None,
-    seed: Seed = None,
     finetune: FineTune = None,
     resume: Resume = None,
     hold_out: HoldOut = None,
-    skip_bad: SkipBad = None,
     device: Device = None,
-    precision: PrecisionName = None,
-    channels_last: ChannelsLast = None,
-    micro_batch: MicroBatch = None,
-    workers: Workers = None,
-    sync_bn: SyncBn = None,
-    deterministic: Deterministic = None,
-    save_every: SaveEvery = None,
     image_size: ImageSize = None,
     streams: Streams = None,
     depth: Depth = None,
@@ -185,103 +151,104 @@ def command(
         squeeze=squeeze,
         image_size=image_size,
     )
-    carried_out = given(
-        seed=seed,
-        precision=precision,
-        channels_last=channels_last,
-        micro_batch=micro_batch,
-        workers=workers,
-        sync_bn=sync_bn,
-        deterministic=deterministic,
-        save_every=save_every,
-        skip_bad=skip_bad,
-    )
     named = given(variant=variant, data=data, recipe=recipe, output=output, finetune=finetune)
+    named |= given(hold_out=hold_out, force=force or None, print_config=print_config or None)
     need("train")
+    shown = Shown(images=export_test_images, as_json=as_json)
     if resume is not None:
-        others = named | network | carried_out | changes | given(hold_out=hold_out)
-        _refuse_others(others, force=force, print_config=print_config)
-        _resume(resume, device, export_test_images=export_test_images, as_json=as_json)
+        _refuse_others(named | network | changes)
+        _resume(resume, device, shown)
         return
-    chosen = find_recipe(recipe or "quick").changed(**changes)
-    settings = Settings(**carried_out)
-    start = _start(variant, finetune, network)
-    source = data or "digits"
-    if print_config:
-        print_json(PlannedTraining(spec=start.spec, data=source, recipe=chosen, settings=settings))
-        return
-    from parnet_deploy.train import run
-
-    opened = _open(source, hold_out, settings)
-    start = _fit(start, finetune, opened, settings.seed)
-    config = run.configure(
-        start.spec, opened, chosen, settings, hold_out=hold_out, start=start.source
+    planned = PlannedTraining(
+        spec=_network(variant, finetune, network),
+        data=data or "digits",
+        recipe=find_recipe(recipe or "quick").changed(**part_of(changes, Recipe)),
+        settings=Settings(**part_of(changes, Settings)),
     )
+    if print_config:
+        print_json(planned)
+        return
+    opened = _open(planned.data, hold_out, planned.settings)
+    start = _start(planned, finetune, opened)
+    config = _configure(planned, start, opened, hold_out)
     folder = output or RUNS / config.spec.name
     with _sharing(device, folder) as (processes, observer):
-        record = run.begin_run(
+        from parnet_deploy.train.run import begin_run
+
+        record = begin_run(
             folder, config, opened, processes, observer, model=start.model, force=force
         )
         if processes.is_main:
-            _finish(folder, record, opened, images=export_test_images, as_json=as_json)
+            _finish(folder, record, opened, shown)
 
 
-def _resume(folder: Path, device: str | None, *, export_test_images: bool, as_json: bool) -> None:
-    from parnet_deploy.train import run
+def _resume(folder: Path, device: str | None, shown: Shown) -> None:
+    from parnet_deploy.train.run import read_run, resume_run
 
-    config = run.read_run(folder).config
+    config = read_run(folder).config
     opened = _open(config.data, config.hold_out, config.settings)
     with _sharing(device, folder) as (processes, observer):
-        record = run.resume_run(folder, opened, processes, observer)
+        record = resume_run(folder, opened, processes, observer)
         if processes.is_main:
-            _finish(folder, record, opened, images=export_test_images, as_json=as_json)
+            _finish(folder, record, opened, shown)
 
 
-def _refuse_others(others: Mapping[str, Any], *, force: bool, print_config: bool) -> None:
+def _refuse_others(others: Mapping[str, Any]) -> None:
     """With --resume, whatever else decides what is learnt."""
-    names = [*others, *(["force"] if force else []), *(["print_config"] if print_config else [])]
-    if names:
-        options = ", ".join("--" + name.replace("_", "-") for name in names)
+    if others:
+        options = ", ".join("--" + name.replace("_", "-") for name in others)
         raise UsageError(
             f"--resume goes on with a run as it was begun; leave away {options} "
             "(--device may be given)"
         )
 
 
-def _start(variant: str | None, finetune: Path | None, network: dict[str, Any]) -> Start:
+def _network(variant: str | None, finetune: Path | None, changes: dict[str, Any]) -> ParNetSpec:
     """The network as it is asked for; its number of classes is the data's, later."""
     if finetune is None:
-        return Start(spec=change_spec(find_spec(variant or "digits"), **network))
-    if extra := [name for name in network if name not in ("image_size", "activation")]:
+        return change_spec(find_spec(variant or "digits"), **changes)
+    if extra := [name for name in changes if name not in ("image_size", "activation")]:
         raise UsageError(
             f"--finetune takes the checkpoint's network; leave away --{extra[0].replace('_', '-')}"
         )
     from parnet_deploy.net import load_checkpoint
 
-    size = network.get("image_size")
-    found = load_checkpoint(
+    size = changes.get("image_size")
+    return load_checkpoint(
         finetune,
-        activation=network.get("activation"),
+        activation=changes.get("activation"),
         expected=None if variant is None else find_spec(variant),
         image_size=None if size is None else parse_size(size),
-    )
-    return Start(spec=found.model.spec, source=found.source)
+    ).model.spec
 
 
-def _fit(start: Start, finetune: Path | None, data: DataSet, seed: int) -> Start:
-    """Give a network that is fine-tuned the data's classes."""
+def _start(planned: PlannedTraining, finetune: Path | None, data: DataSet) -> Start:
+    """The weights to begin with, with a classifier for the data's classes."""
     if finetune is None:
-        return start
+        return Start()
     from parnet_deploy.net import load_for_finetuning
 
     found = load_for_finetuning(
         finetune,
         classes=len(data.labels),
-        image_size=start.spec.image_size,
-        seed=seed,
-        activation=start.spec.activation,
+        image_size=planned.spec.image_size,
+        seed=planned.settings.seed,
+        activation=planned.spec.activation,
     )
-    return Start(spec=found.model.spec, model=found.model, source=found.source)
+    kept = "a new classifier" if found.new_head else "its classifier, too"
+    tell(f"  fine-tune: {origin(found.source)}, {kept}")
+    return Start(model=found.model, source=found.source)
+
+
+def _configure(
+    planned: PlannedTraining, start: Start, data: DataSet, hold_out: float | None
+) -> RunConfig:
+    from parnet_deploy.train.run import configure
+
+    spec = planned.spec if start.model is None else start.model.spec
+    return configure(
+        spec, data, planned.recipe, planned.settings, hold_out=hold_out, start=start.source
+    )
 
 
 def _open(source: str, hold_out: float | None, settings: Settings) -> DataSet:
@@ -307,13 +274,13 @@ def _sharing(device: str | None, folder: Path) -> Iterator[tuple[Processes, Obse
             raise
 
 
-def _finish(folder: Path, record: RunRecord, data: DataSet, *, images: bool, as_json: bool) -> None:
+def _finish(folder: Path, record: RunRecord, data: DataSet, shown: Shown) -> None:
     """Say what came of a training."""
     if record.result is None:
         raise TrainingError(f"the training in {folder} was stopped before its end")
-    if images:
+    if shown.images:
         save_images(data.test, data.labels, folder / IMAGES)
-    if as_json:
+    if shown.as_json:
         print_json(record)
         return
     config, result = record.config, record.result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 def synchronise_norms(model: nn.Module, device: torch.device) -> nn.Module:
@@ -46,7 +46,7 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         shift = self._mean().detach().clone()
         centred = x.float() - shift[:, None, None]
         sums = torch.stack((centred.mean(dims), centred.square().mean(dims)))
-        first, second = all_reduce(sums) / world
+        first, second = _Sum.apply(sums) / world
         variance = second - first.square()
         self._track(first.detach() + shift, variance.detach(), world * x.numel() // x.shape[1])
         scale = self.weight * torch.rsqrt(variance + self.eps)
@@ -67,3 +67,20 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; what each contributed gets the sum of everyone's gradients."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> Tensor:
+        gradient = upstream.clone()
+        torch.distributed.all_reduce(gradient)
+        return gradient

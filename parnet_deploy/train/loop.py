@@ -67,15 +67,23 @@ class Task:
     @property
     def plan(self) -> Plan:
         """Which images every step takes."""
-        share = max(1, self.recipe.batch_size // self.processes.count)
-        return Plan(
-            images=len(self.data.train),
-            batch_size=self.recipe.batch_size,
-            micro_batch=self.settings.micro_batch or share,
-            processes=self.processes.count,
-            epochs=self.recipe.epochs,
-            seed=self.settings.seed,
-        )
+        return plan_for(self.data, self.recipe, self.settings, self.processes)
+
+
+def plan_for(data: DataSet, recipe: Recipe, settings: Settings, processes: Processes) -> Plan:
+    """Which images every step of a training takes.
+
+    Raises:
+        UsageError: the batch does not come out even, or the images do not fill one.
+    """
+    return Plan(
+        images=len(data.train),
+        batch_size=recipe.batch_size,
+        micro_batch=settings.micro_batch or max(1, recipe.batch_size // processes.count),
+        processes=processes.count,
+        epochs=recipe.epochs,
+        seed=settings.seed,
+    )
 
 
 def begin(model: nn.Module, task: Task) -> TrainingState:

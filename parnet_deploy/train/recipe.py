@@ -117,7 +117,8 @@ class Recipe:
 
         Where the batch size is changed and the learning rate is not given, the rate changes in
         proportion (paper, section 4: "we decrease the batch size and the learning rate
-        proportionally").
+        proportionally"). Where there are fewer epochs and the warm-up is not given, it keeps its
+        part of them.
 
         Raises:
             UsageError: there is no such field, or it cannot have that value.
@@ -128,6 +129,9 @@ class Recipe:
         if "batch_size" in changes and "learning_rate" not in changes:
             ratio = changes["batch_size"] / self.batch_size
             changes["learning_rate"] = self.learning_rate * ratio
+        if "epochs" in changes and "warmup_epochs" not in changes:
+            fewer = min(1.0, max(0, changes["epochs"]) / self.epochs)
+            changes["warmup_epochs"] = self.warmup_epochs * fewer
         return replace(self, **changes)
 
 

@@ -16,9 +16,9 @@ from parnet_deploy.interrupts import held_back
 from parnet_deploy.net import ParNet, TrainingFacts, initialise, save_checkpoint
 from parnet_deploy.spec import ParNetSpec, Preprocessing, count, decode, encode
 from parnet_deploy.train.curves import draw_curves
-from parnet_deploy.train.files import replacing
+from parnet_deploy.train.files import remove_unfinished, replacing
 from parnet_deploy.train.logs import Observers, TensorBoardLog, write_metrics
-from parnet_deploy.train.loop import Task, begin, train
+from parnet_deploy.train.loop import Task, begin, plan_for, train
 from parnet_deploy.train.metrics import EpochMetrics, Observer
 from parnet_deploy.train.processes import Processes
 from parnet_deploy.train.recipe import Recipe
@@ -180,8 +180,10 @@ def begin_run(
         BundleError: the folder cannot be written.
         TrainingError: training came apart; what was saved before is there.
         ImageError: an image cannot be decoded, and bad ones are not skipped.
+        UsageError: the batch does not come out even, or the images do not fill one.
     """
     refuse_existing(folder, force=force, marker=RECORD)
+    plan_for(data, config.recipe, config.settings, processes)  # says at once what cannot be
     model = _fitted(model, config) if model else initialise(config.spec, seed=config.settings.seed)
     record = RunRecord(config=config, tools=versions(*TOOLS))
     processes.wait()
@@ -260,6 +262,7 @@ def _carry_out(
         if resume:
             state.restore(folder / STATE)
         if processes.is_main:
+            remove_unfinished(folder)
             log = TensorBoardLog(folder / TENSORBOARD)
             told = Observers(observer, log)
             opened.callback(told.close)

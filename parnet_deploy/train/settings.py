@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from parnet_deploy.errors import UsageError
 
@@ -14,31 +14,31 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class Settings:
     """How a training is carried out.
 
-    Attributes:
-        seed: of the weights, the order of the images, their augmentation and dropout.
-        precision: of the operators that bear it (torch.autocast); fp16 scales the loss, too.
-        channels_last: keep feature maps as (N, H, W, C) in memory.
-        micro_batch: images that one process takes at once; None takes its whole share of the
-            batch. Gradients are accumulated until the batch is full; batch normalisation sees a
-            micro-batch at a time.
-        sync_bn: batch normalisation over the micro-batches of all processes.
-        deterministic: on a GPU, only operators that give the same bits every time.
-        save_every: optimiser steps between two states to resume from; every epoch ends with one
-            anyway. None saves at the ends of epochs only.
-        workers: processes that decode and augment images; 0 does it in this one; None: one per
-            core, 8 at most, where a GPU does the rest, and otherwise 0.
-        skip_bad: take another image where one cannot be decoded.
+    Every field is an option of ``parnet-deploy train``; its words there are those that stand
+    beside it here, where None is what the words after "default" say.
     """
 
-    seed: int = 0
-    precision: Precision = "fp32"
-    channels_last: bool = True
-    micro_batch: int | None = None
-    sync_bn: bool = False
-    deterministic: bool = False
-    save_every: int | None = None
-    workers: int | None = None
-    skip_bad: bool = False
+    seed: Annotated[int, "Seed of weights, order, augmentation and dropout [default: 0]."] = 0
+    precision: Annotated[
+        Precision, "Of the operators that bear it; fp16 scales the loss [default: fp32]."
+    ] = "fp32"
+    channels_last: Annotated[bool, "Feature maps as (N, H, W, C) in memory [default: yes]."] = True
+    micro_batch: Annotated[
+        int | None,
+        "Images that a process takes at once; gradients add up to the batch, batch normalisation "
+        "sees them apart [default: its share of the batch].",
+    ] = None
+    sync_bn: Annotated[bool, "Batch normalisation over all processes' images."] = False
+    deterministic: Annotated[bool, "On a GPU: only what gives the same bits every time."] = False
+    save_every: Annotated[
+        int | None,
+        "Steps between two states to resume from, beside those at the ends of epochs.",
+    ] = None
+    workers: Annotated[
+        int | None,
+        "Processes that decode images [default: none on a CPU; else one per core, 8 at most].",
+    ] = None
+    skip_bad: Annotated[bool, "Take other images where one cannot be decoded; count them."] = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from parnet_deploy.data import Samples
-from parnet_deploy.errors import ImageError
+from parnet_deploy.errors import ImageError, TrainingError
 from parnet_deploy.images import preprocess
 from parnet_deploy.spec import Preprocessing
 from parnet_deploy.train.processes import Processes
@@ -80,6 +81,7 @@ def score(
 
     Raises:
         ImageError: an image cannot be decoded, and bad ones are not skipped; or none can be.
+        TrainingError: the loss is not finite.
     """
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64)
@@ -97,6 +99,11 @@ def score(
     loss_sum, right, near, count = processes.sum(sums.to(processes.device)).tolist()
     if not count:
         raise ImageError(f"not one of {len(split.samples)} images of the test split can be decoded")
+    if not math.isfinite(loss_sum):
+        raise TrainingError(
+            "the test's loss is not finite: the network has come apart; take a lower "
+            "--learning-rate, or look for damaged data"
+        )
     return TestScore(
         loss=loss_sum / count, top1=right / count, top5=near / count, images=round(count)
     )

@@ -1,58 +1,66 @@
-"""Every field of a recipe as an option of a command; its words in the help stand in `Recipe`."""
+"""Every field of a dataclass as an option of a command; its words in the help stand beside it."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
 from parnet_deploy.errors import UsageError
-from parnet_deploy.train.recipe import Recipe
 
 T = TypeVar("T")
 
 
-def with_recipe_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command an option for each field of a recipe but its name.
+def with_options_of(*values: type) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Give a command an option for each field of some dataclasses, but their names.
 
     Args:
-        command: takes ``**changes``: the fields that were given on the command line, as
-            `Recipe.changed` takes them.
+        values: dataclasses whose fields are written as ``Annotated[type, "words"]``.
 
     Returns:
-        The command as typer is to see it: with its own options, then the recipe's.
+        What is to stand over a command with ``**changes``: the fields that were given on the
+        command line. Typer sees its own options, then those of the fields.
 
     Raises:
         ValueError: the command has a parameter of its own with a field's name.
     """
-    kinds = _kinds()
-    signature = inspect.signature(command, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    signature = signature.replace(
-        parameters=[*own, *(_parameter(name, *kind) for name, kind in kinds.items())]
-    )
+    kinds = {name: kind for value in values for name, kind in _kinds(value).items()}
 
-    @functools.wraps(command)
-    def with_options(**options: Any) -> T:
-        for name, (kind, _) in kinds.items():
-            value = options.pop(name)
-            if value is not None:
-                options[name] = _numbers(name, value, kind) if _is_tuple(kind) else value
-        return command(**options)
+    def decorate(command: Callable[..., T]) -> Callable[..., T]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        signature = signature.replace(
+            parameters=[*own, *(_parameter(name, *kind) for name, kind in kinds.items())]
+        )
 
-    with_options.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
-    with_options.__signature__ = signature  # type: ignore[attr-defined]
-    return with_options
+        @functools.wraps(command)
+        def with_options(**options: Any) -> T:
+            for name, (kind, _) in kinds.items():
+                value = options.pop(name)
+                if value is not None:
+                    options[name] = _numbers(name, value, kind) if _is_tuple(kind) else value
+            return command(**options)
+
+        with_options.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+        with_options.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
+        return with_options
+
+    return decorate
 
 
-def _kinds() -> dict[str, tuple[Any, str]]:
+def part_of(changes: Mapping[str, Any], value: type) -> dict[str, Any]:
+    """Those of the changes that are fields of a dataclass."""
+    return {name: change for name, change in changes.items() if name in _kinds(value)}
+
+
+def _kinds(value: type) -> dict[str, tuple[Any, str]]:
     """Of every field but the name: its type, without None, and its words."""
-    hints = get_type_hints(Recipe, include_extras=True)
-    del hints["name"]
+    hints = get_type_hints(value, include_extras=True)
+    hints.pop("name", None)
     kinds = {}
     for name, hint in hints.items():
         kind, words = get_args(hint)

@@ -11,8 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from parnet_deploy.cli.field_options import with_options_of
 from parnet_deploy.cli.main import PARSER_ERROR, app
-from parnet_deploy.cli.recipe_options import with_recipe_options
 from parnet_deploy.errors import UsageError
 from parnet_deploy.train.recipe import Recipe
 from parnet_deploy.train.recipes import RECIPES, find_recipe
@@ -54,7 +54,7 @@ class Command:
 
     def __init__(self) -> None:
         self.app = typer.Typer(rich_markup_mode=None)
-        self.app.command()(with_recipe_options(self._command))
+        self.app.command()(with_options_of(Recipe)(self._command))
         self.called: tuple[str, dict[str, Any]] | None = None
 
     def _command(
@@ -203,4 +203,4 @@ def test_a_name_of_its_own_that_is_a_field_s() -> None:
         raise AssertionError
 
     with pytest.raises(ValueError, match="duplicate parameter name: 'epochs'"):
-        with_recipe_options(command)
+        with_options_of(Recipe)(command)
