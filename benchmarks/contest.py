@@ -43,7 +43,6 @@ class Report:
         hardware: on what.
         conditions: batch, precision, rounds.
         command: what makes it again.
-        remarks: what else is to be said, a paragraph each.
     """
 
     stem: str
@@ -51,7 +50,6 @@ class Report:
     hardware: str
     conditions: str
     command: str
-    remarks: tuple[str, ...] = ()
 
 
 def interleave(commands: Mapping[str, Sequence[str]], rounds: int) -> list[Round]:
@@ -131,7 +129,6 @@ def write(report: Report, rows: Sequence[Row], rounds: Sequence[Round], images: 
             f"| {row.ratio:.3f} | {row.ratio_low:.3f} to {row.ratio_high:.3f} |"
             for row in rows
         ),
-        *(line for remark in report.remarks for line in ("", remark)),
     ]
     RESULTS.mkdir(exist_ok=True)
     stem = RESULTS / f"{today}-{report.stem}"
