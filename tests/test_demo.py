@@ -188,4 +188,4 @@ def test_demo_script(tmp_path: Path) -> None:
     made = {path.name for path in (tmp_path / "engines").iterdir()}
     assert made == {"demo", "demo-split", "demo-rtx", "demo-rtx-split"}
     assert (tmp_path / "engines" / "demo-split" / "verify.html").is_file()
-    assert len(list((tmp_path / "runs" / "demo" / "images").rglob("*.png"))) == 450
+    assert len(list((tmp_path / "runs" / "demo" / "images").rglob("*.png"))) == 599
