@@ -165,13 +165,13 @@ def test_the_released_s_begins_with_92(tmp_path: Path) -> None:
 HEAD = ("blocks.head.linear.weight", "blocks.head.linear.bias")
 
 
-def test_the_same_number_of_classes_keeps_everything(tmp_path: Path) -> None:
+def test_the_same_classes_keep_everything(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     size = Preprocessing(size=(64, 64), crop_ratio=1.0)
     save_checkpoint(
         tiny_network(), path, TrainingFacts(labels=tuple("abcdefg"), preprocessing=size)
     )
-    found = load_for_finetuning(path, classes=7, image_size=(96, 32), seed=0)
+    found = load_for_finetuning(path, labels=tuple("abcdefg"), image_size=(96, 32), seed=0)
     assert not found.new_head
     assert found.model.spec == tiny_spec(image_size=(96, 32))
     assert found.facts.labels == tuple("abcdefg")
@@ -187,7 +187,8 @@ def test_another_number_of_classes_gets_a_seeded_head(tmp_path: Path) -> None:
     expected = torch.rand(3)
     torch.manual_seed(5)
     one, same, other = (
-        load_for_finetuning(path, classes=3, image_size=None, seed=seed) for seed in (0, 0, 1)
+        load_for_finetuning(path, labels=("x", "y", "z"), image_size=None, seed=seed)
+        for seed in (0, 0, 1)
     )
     assert torch.equal(torch.rand(3), expected), "the global random state is untouched"
     assert one.new_head
@@ -203,11 +204,20 @@ def test_another_number_of_classes_gets_a_seeded_head(tmp_path: Path) -> None:
     assert one.model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
 
 
+def test_as_many_but_other_classes_get_a_new_head(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_checkpoint(tiny_network(), path, TrainingFacts(labels=tuple("abcdefg")))
+    found = load_for_finetuning(path, labels=tuple("gfedcba"), image_size=None, seed=0)
+    assert found.new_head
+    weights, before = found.model.state_dict(), tiny_network().state_dict()
+    assert [name for name in weights if not torch.equal(weights[name], before[name])] == [*HEAD]
+
+
 @pytest.mark.parametrize("activation", ["silu", "relu"])
 def test_finetuning_an_authors_checkpoint(activation: Any) -> None:
     path = DATA / f"official_tiny_{activation}.pth.tar"
     found = load_for_finetuning(
-        path, classes=10, image_size=(64, 96), seed=0, activation=activation
+        path, labels=tuple("abcdefghij"), image_size=(64, 96), seed=0, activation=activation
     )
     assert found.new_head
     assert found.source.ema is True
@@ -217,17 +227,20 @@ def test_finetuning_an_authors_checkpoint(activation: Any) -> None:
         last = torch.from_numpy(golden["combine"])
     assert values["logits"].shape == (len(last), 10)
     torch.testing.assert_close(values["last"], last, rtol=1e-4, atol=1e-4)
-    kept = load_for_finetuning(path, classes=1000, image_size=None, seed=0, activation=activation)
+    thousand = tuple(map(str, range(1000)))  # an authors' file does not say what they are called
+    kept = load_for_finetuning(
+        path, labels=thousand, image_size=None, seed=0, activation=activation
+    )
     assert not kept.new_head
 
 
 def test_finetuning_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="at least one class"):
-        load_for_finetuning(OFFICIAL, classes=0, image_size=None, seed=0)
+        load_for_finetuning(OFFICIAL, labels=(), image_size=None, seed=0)
     with pytest.raises(SpecError, match="a multiple of 32"):
-        load_for_finetuning(OFFICIAL, classes=10, image_size=(50, 64), seed=0)
+        load_for_finetuning(OFFICIAL, labels=tuple("abcdefghij"), image_size=(50, 64), seed=0)
     with pytest.raises(CheckpointError, match="no checkpoint file"):
-        load_for_finetuning(tmp_path / "none", classes=10, image_size=None, seed=0)
+        load_for_finetuning(tmp_path / "none", labels=("a", "b"), image_size=None, seed=0)
 
 
 # What does not fit

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from parnet_deploy.data import ArraySamples, DataSet
 from parnet_deploy.errors import ImageError, TrainingError, UsageError
 from parnet_deploy.net import initialise
-from parnet_deploy.train.loop import train
+from parnet_deploy.train.loop import train, workers_for
 from parnet_deploy.train.metrics import EpochMetrics
+from parnet_deploy.train.processes import Processes
 from parnet_deploy.train.recipe import Recipe
 from parnet_deploy.train.settings import Settings
 from parnet_deploy.train.state import TrainingState
@@ -309,3 +310,16 @@ def test_what_does_not_come_out_even_is_refused() -> None:
     task = make_task(recipe=SHORT.changed(batch_size=64))
     with pytest.raises(UsageError, match="32 images do not fill one batch of 64"):
         train(begun(task), task)
+
+
+@pytest.mark.parametrize(
+    ("device", "here", "given", "expected"),
+    [("cpu", 1, None, 0), ("cuda", 1, None, 8), ("cuda", 4, None, 3), ("cuda", 32, None, 1),
+     ("cpu", 1, 5, 5), ("cuda", 1, 0, 0)],
+)  # fmt: skip
+def test_images_are_decoded_by_the_cores_that_are_left(
+    monkeypatch: pytest.MonkeyPatch, device: str, here: int, given: int | None, expected: int
+) -> None:
+    monkeypatch.setattr("parnet_deploy.train.loop.usable_cores", lambda: 12)
+    processes = Processes(count=here, here=here, device=torch.device(device))
+    assert workers_for(Settings(workers=given), processes) == expected

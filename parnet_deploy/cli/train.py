@@ -230,7 +230,7 @@ def _start(planned: PlannedTraining, finetune: Path | None, data: DataSet) -> St
 
     found = load_for_finetuning(
         finetune,
-        classes=len(data.labels),
+        labels=data.labels,
         image_size=planned.spec.image_size,
         seed=planned.settings.seed,
         activation=planned.spec.activation,

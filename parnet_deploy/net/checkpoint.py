@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def load_checkpoint(
 def load_for_finetuning(
     path: Path,
     *,
-    classes: int,
+    labels: Sequence[str],
     image_size: tuple[int, int] | None,
     seed: int,
     activation: Activation | None = None,
@@ -161,12 +161,12 @@ def load_for_finetuning(
 ) -> Checkpoint:
     """Read a checkpoint of either kind as the beginning of another training.
 
-    All weights but the classifier's are kept. So are those where the number of classes is the same,
-    whatever the classes are called.
+    All weights but the classifier's are kept. So are those where the classes are the same: as many,
+    and with the same names, if the checkpoint says them.
 
     Args:
         path: as for `load_checkpoint`.
-        classes: how many classes it is to tell apart.
+        labels: the classes it is to tell apart.
         image_size: another input size than the checkpoint's own, or None.
         seed: seed of a new classifier; the global random state is untouched.
         activation: as for `load_checkpoint`.
@@ -181,8 +181,8 @@ def load_for_finetuning(
         SpecError: no class, or the image size is not a multiple of the network's stride.
     """
     found = load_checkpoint(path, activation=activation, ema=ema, image_size=image_size)
-    spec = replace(found.model.spec, classes=classes)
-    if spec == found.model.spec:
+    spec = replace(found.model.spec, classes=len(labels))
+    if spec == found.model.spec and found.facts.labels in ((), tuple(labels)):
         return found
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from parnet_deploy.data import DataSet
 from parnet_deploy.errors import ImageError, TrainingError
+from parnet_deploy.runtime.cpu import usable_cores
 from parnet_deploy.spec import Preprocessing
 from parnet_deploy.train.batchnorm import synchronise_norms
 from parnet_deploy.train.loader import Batch, Plan, load_batches, mixed_seed
@@ -152,7 +153,7 @@ class _Training:
             steps=plan.steps,
             steps_per_epoch=plan.steps_per_epoch,
         )
-        self.workers = _workers(task.settings, self.device)
+        self.workers = workers_for(task.settings, task.processes)
         self.mean = torch.tensor(task.preprocessing.mean, device=self.device)[:, None, None]
         self.std = torch.tensor(task.preprocessing.std, device=self.device)[:, None, None]
         self.schedule.step_update(max(state.step - 1, 0))
@@ -345,13 +346,13 @@ class _Training:
         self.task.processes.wait()
 
 
-def _workers(settings: Settings, device: torch.device) -> int:
-    """How many processes decode and augment."""
+def workers_for(settings: Settings, processes: Processes) -> int:
+    """How many processes decode and augment images for this one."""
     if settings.workers is not None:
         return settings.workers
-    if device.type == "cpu":  # the cores are busy anyway
+    if processes.device.type == "cpu":  # the cores are busy anyway
         return 0
-    return min(8, max(1, (torch.get_num_threads() or 1)))
+    return min(8, max(1, usable_cores() // processes.here))
 
 
 @contextlib.contextmanager

@@ -21,11 +21,13 @@ class Processes:
     Attributes:
         rank: number of this one, from 0; the first is the main one, which writes and tells.
         count: how many there are.
+        here: how many of them are on this machine.
         device: what this one computes on.
     """
 
     rank: int = 0
     count: int = 1
+    here: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -92,7 +94,8 @@ def joined(device: str | None) -> Iterator[Processes]:
             f"process {rank} of {count} cannot reach the others: {exc}; start them with torchrun"
         ) from exc
     try:
-        yield Processes(rank=rank, count=count, device=chosen)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", str(count)))
+        yield Processes(rank=rank, count=count, here=here, device=chosen)
     finally:
         torch.distributed.destroy_process_group()
 
