@@ -54,3 +54,34 @@ def test_threads_other_than_the_main_one_have_no_handlers() -> None:
     thread.start()
     thread.join()
     assert done
+
+
+def test_what_came_can_be_looked_at_in_the_block() -> None:
+    seen: list[int] = []
+
+    def work() -> None:
+        with held_back() as signals:
+            assert signals == []
+            signal.raise_signal(signal.SIGINT)
+            seen.extend(signals)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert seen == [signal.SIGINT]
+
+
+def test_whoever_asks_a_second_time_wants_it_at_once() -> None:
+    done = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def work() -> None:
+        with held_back():
+            signal.raise_signal(signal.SIGINT)
+            done.append("the first is held back")
+            signal.raise_signal(signal.SIGINT)
+            done.append("the second is not")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["the first is held back"]
+    assert signal.getsignal(signal.SIGINT) is before
