@@ -43,6 +43,7 @@ class Report:
         hardware: on what.
         conditions: batch, precision, rounds.
         command: what makes it again.
+        rate: what the images are counted by.
     """
 
     stem: str
@@ -50,6 +51,7 @@ class Report:
     hardware: str
     conditions: str
     command: str
+    rate: str = "images/s"
 
 
 def interleave(commands: Mapping[str, Sequence[str]], rounds: int) -> list[Round]:
@@ -122,7 +124,7 @@ def write(report: Report, rows: Sequence[Row], rounds: Sequence[Round], images: 
         "",
         f"    {report.command}",
         "",
-        "| contestant | median, ms | images/s | time, ratio | quartiles of the ratio |",
+        f"| contestant | median, ms | {report.rate} | time, ratio | quartiles of the ratio |",
         "|---|---|---|---|---|",
         *(
             f"| {row.name} | {row.median_ms:.1f} | {1000 * images / row.median_ms:.1f} "

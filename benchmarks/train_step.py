@@ -178,6 +178,7 @@ def _report(options: argparse.Namespace, given: list[str]) -> contest.Report:
             "per contestant and round"
         ),
         command=" ".join(("benchmarks/train_step.py", *given)),
+        rate="images/s" if options.clock == "wall" else "images per processor second",
     )
 
 
