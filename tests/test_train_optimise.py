@@ -35,7 +35,7 @@ def test_the_papers_120_epochs() -> None:
     per_epoch = 10
     by_step = rates(RECIPES["imagenet-120"], per_epoch)
     assert by_step[0] == pytest.approx(0.8 / 50)
-    assert all(a < b for a, b in itertools.pairwise(by_step))
+    assert all(a < b for a, b in itertools.pairwise(by_step[:51]))
     for first, last, expected in ((5, 30, 0.8), (30, 60, 0.08), (60, 90, 8e-3), (90, 120, 8e-4)):
         part = by_step[first * per_epoch : last * per_epoch]
         assert part == pytest.approx([expected] * len(part))
