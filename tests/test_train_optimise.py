@@ -94,3 +94,34 @@ def test_the_recipe_names_the_optimiser() -> None:
     adamw = make_optimiser(nn.Linear(2, 2), RECIPES["quick"])
     assert isinstance(adamw, torch.optim.AdamW)
     assert adamw.defaults["betas"] == (0.9, 0.999)
+
+
+@pytest.mark.parametrize("name", ["cifar-400", "quick"])
+def test_a_first_step_that_is_left_out_leaves_nothing_behind(name: str) -> None:
+    """In fp16 the loss's scale is too high at first; the step after it is as if it was the first.
+
+    With deterministic algorithms torch fills unset memory with NaN: what is read of it is seen.
+    """
+
+    def stepped(*factors: float) -> torch.Tensor:
+        """The weight after a step for each factor of the loss."""
+        layer = nn.Linear(2, 2)
+        with torch.no_grad():
+            layer.weight.fill_(0.5)
+        optimiser = make_optimiser(layer, RECIPES[name])
+        scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        for factor in factors:
+            scaler.scale(factor * layer(torch.ones(1, 2)).sum()).backward()
+            scaler.step(optimiser)
+            scaler.update()
+            optimiser.zero_grad()
+        return layer.weight.detach()
+
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(stepped(torch.inf, 1.0), stepped(1.0))
+        assert torch.equal(stepped(torch.inf), torch.full((2, 2), 0.5))
+        assert not torch.equal(stepped(1.0), torch.full((2, 2), 0.5))
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -25,15 +25,29 @@ def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": others, "weight_decay": 0.0},
     ]
     if recipe.optimiser == "sgd":
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             groups,
             lr=recipe.learning_rate,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov and recipe.momentum > 0,
             fused=True,
         )
+        if recipe.momentum:
+            _begin_momenta(sgd)
+        return sgd
     betas = (recipe.momentum, 0.999)
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, fused=True)
+
+
+def _begin_momenta(sgd: torch.optim.SGD) -> None:
+    """Let every momentum begin at nought, as it does without saying in the form that is not fused.
+
+    The fused form would take unset memory and fill it in the first step, which in fp16 is left out
+    when the scaled gradients overflow; the second step would then go on from whatever was there.
+    """
+    for group in sgd.param_groups:
+        for parameter in group["params"]:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def make_schedule(
