@@ -139,3 +139,14 @@ def test_an_error_ends_all_of_a_pair(tmp_path: Path, data: str) -> None:
     status, _, err = finish(start("--data", data, "--output", tmp_path, *OPTIONS, processes=2))
     assert status != 0
     assert f"error: {tmp_path} exists already" in err
+
+
+def test_an_error_in_one_of_a_pair_is_no_defect_in_the_other(tmp_path: Path) -> None:
+    folder = colour_data(tmp_path / "data", train=24, test=3)
+    broken = folder / "train" / "green" / "000.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    options = ("--data", f"imagefolder:{folder}", "--output", tmp_path / "run", *OPTIONS)
+    status, _, err = finish(start(*options, processes=2))
+    assert status != 0
+    assert f"error: {broken} is damaged or cut short" in err
+    assert "defect of parnet-deploy" not in err

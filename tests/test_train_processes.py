@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from parnet_deploy.errors import UsageError
+from parnet_deploy.errors import TrainingError, UsageError
 from parnet_deploy.net import initialise
 from parnet_deploy.train.batchnorm import SynchronisedBatchNorm2d, synchronise_norms
 from parnet_deploy.train.loop import Task, begin, train
@@ -156,3 +156,20 @@ def test_alone_there_is_nobody_to_wait_for() -> None:
         assert processes.sum(torch.tensor([2.0])).tolist() == [2.0]
         assert processes.least(torch.tensor([2])).tolist() == [2]
         assert processes.merge({"a": "b"}) == {"a": "b"}
+
+
+def test_who_is_left_alone_says_so_and_nothing_else_is_taken_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    ended: list[bool] = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: ended.append(True))
+    lost = "[/build/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:8609"
+    for raised in (RuntimeError(lost), torch.distributed.DistBackendError("NCCL remote error")):
+        with pytest.raises(TrainingError, match="process 1 of 2 was left alone"), joined("cpu"):
+            raise raised
+    with pytest.raises(RuntimeError, match="size mismatch"), joined("cpu"):
+        raise RuntimeError("size mismatch")
+    assert len(ended) == 3

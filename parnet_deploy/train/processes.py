@@ -77,7 +77,7 @@ def joined(device: str | None) -> Iterator[Processes]:
 
     Raises:
         UsageError: there is no such device.
-        TrainingError: the others could not be reached.
+        TrainingError: the others could not be reached, or one of them went away.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
@@ -96,8 +96,19 @@ def joined(device: str | None) -> Iterator[Processes]:
     try:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", str(count)))
         yield Processes(rank=rank, count=count, here=here, device=chosen)
+    except RuntimeError as exc:
+        if not _is_lost(exc):
+            raise
+        raise TrainingError(
+            f"process {rank} of {count} was left alone: another one has ended, and says why"
+        ) from exc
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _is_lost(exc: RuntimeError) -> bool:
+    """Whether it is what NCCL and gloo (whose errors have no class) raise when a process ends."""
+    return isinstance(exc, torch.distributed.DistError) or "/gloo/" in str(exc)
 
 
 def choose_device(name: str | None, local_rank: int | None) -> torch.device:
