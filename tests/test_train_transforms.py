@@ -78,6 +78,19 @@ def test_every_change_changes_something(change: dict[str, object]) -> None:
     assert any(not torch.equal(result, plain) for result in results)
 
 
+@pytest.mark.parametrize("crop", ["whole", "shift", "random-resized"])
+@pytest.mark.parametrize("change", [{"shift": 0.2}, {"rotation": 20.0}, {"zoom": 0.3}])
+def test_no_way_to_crop_leaves_another_change_out(crop: str, change: dict[str, float]) -> None:
+    image, plain = picture(24, 24), STILL.changed(crop=crop)
+    assert any(
+        not torch.equal(
+            changed(plain, image, (24, 24), seed),
+            changed(plain.changed(**change), image, (24, 24), seed),
+        )
+        for seed in range(5)
+    )
+
+
 def test_a_mirror_image_is_one() -> None:
     image = picture(24, 16)
     mirrored = changed(STILL.changed(flip=1.0), image, (16, 24))

@@ -210,7 +210,10 @@ class _Augmented(Dataset[_Sample]):
             pixels = self._transform(image)
             torch.set_rng_state(state)
             return _Sample(pixels, self._samples.label(at), failed)
-        raise ImageError(f"not one of {len(self._samples)} images can be decoded: {failed}")
+        raise ImageError(
+            f"not one of {len(self._samples)} images can be decoded; the first that was tried: "
+            f"{next(iter(failed.values()))}"
+        )
 
 
 def _collate(samples: list[_Sample]) -> Batch:

@@ -45,11 +45,12 @@ def training_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transfor
     if recipe.crop == "shift":
         height, width = (round(recipe.shift * side) for side in size)
         steps.append(v2.RandomCrop(size, padding=[width, height]))
-    elif recipe.shift or recipe.rotation or recipe.zoom:
+    moved = 0.0 if recipe.crop == "shift" else recipe.shift
+    if moved or recipe.rotation or recipe.zoom:
         steps.append(
             v2.RandomAffine(
                 recipe.rotation,
-                translate=(recipe.shift, recipe.shift),
+                translate=(moved, moved),
                 scale=(1 - recipe.zoom, 1 + recipe.zoom),
                 interpolation=v2.InterpolationMode.BILINEAR,
             )
