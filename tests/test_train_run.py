@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import signal
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from parnet_deploy.data import ArraySamples
-from parnet_deploy.errors import OutputExistsError, SpecError, TrainingError
+from parnet_deploy.errors import BundleError, OutputExistsError, SpecError, TrainingError
 from parnet_deploy.net import initialise, load_checkpoint
 from parnet_deploy.spec import decode, variant
 from parnet_deploy.train.metrics import EpochMetrics, StepMetrics
@@ -223,6 +224,26 @@ def test_an_older_run_is_replaced_only_when_told(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match=r"it has no run\.json"):
         begin(other, force=True)
     assert files(other) == {"precious.txt"}
+
+
+def test_an_older_run_stays_where_the_new_one_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    begin(folder, SHORT.changed(epochs=1))
+    older = (folder / CHECKPOINT).read_bytes()
+    mkdir = Path.mkdir
+
+    def full(path: Path, *arguments: object, **options: object) -> None:
+        if path == folder:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        mkdir(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(BundleError, match=r"cannot write .*run: No space left"):
+        begin(folder, force=True)
+    assert (folder / CHECKPOINT).read_bytes() == older
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_fine_tuning_begins_with_the_weights_and_the_recipes_dropout(tmp_path: Path) -> None:

@@ -319,17 +319,21 @@ def _fingerprint(data: DataSet) -> str:
 
 
 def _make_folder(folder: Path) -> None:
-    """An empty folder; an older run is moved aside until it is there."""
+    """An empty folder; an older run is moved aside until it is there, and back if it cannot be."""
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists():
             folder.rename(aside)
-        folder.mkdir()
+        try:
+            folder.mkdir()
+        except OSError:
+            if aside.exists():
+                aside.rename(folder)
+            raise
     except OSError as exc:
         raise BundleError(f"cannot write {folder}: {os_reason(exc)}") from exc
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_checkpoint(path: Path, state: TrainingState, facts: TrainingFacts) -> None:
