@@ -107,3 +107,17 @@ def test_it_can_be_stopped() -> None:
 
     assert score(Reader(), split(made(3 * BATCH)), Processes(), failed={}, stop=stop) is None
     assert len(asked) == 2
+
+
+def test_it_is_float32_throughout_on_a_gpu_too() -> None:
+    seen: list[bool] = []
+
+    class Asking(Reader):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(images)
+
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        score(Asking(), split(made(4)), Processes(), failed={})
+        assert torch.backends.cudnn.allow_tf32
+    assert seen == [False]

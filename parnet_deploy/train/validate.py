@@ -84,7 +84,10 @@ def score(
     """
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64)
-    with torch.inference_mode():
+    # In float32 as evaluate runs a checkpoint: TF32, which torch's convolutions have on by default,
+    # would be another network than the one that is deployed.
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.inference_mode(), exact:
         for images, labels in _batches(split, processes, failed):
             if processes.count == 1 and stop():
                 return None
