@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -12,8 +12,16 @@ T = TypeVar("T")
 
 
 def encode(value: object) -> bytes:
-    """A frozen dataclass (or anything made of them) as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    r"""A frozen dataclass (or anything made of them) as indented JSON.
+
+    JSON is UTF-8, and a file's name need not be: what is not stands there as ``\udcff``, as it is
+    shown on a terminal.
+    """
+    try:
+        data = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        data = msgspec.json.encode(_printable(msgspec.to_builtins(value)))
+    return msgspec.json.format(data, indent=2) + b"\n"
 
 
 def decode(data: bytes | str, kind: type[T]) -> T:
@@ -27,3 +35,14 @@ def decode(data: bytes | str, kind: type[T]) -> T:
         return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as exc:
         raise SpecError(f"not a {kind.__name__}: {exc}") from exc
+
+
+def _printable(value: Any) -> Any:
+    """The same with its texts' lone surrogates written out; dicts and lists are copied."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    return value
