@@ -171,15 +171,27 @@ def command(
     opened = _open(planned.data, hold_out, planned.settings)
     start = _start(planned, finetune, opened)
     config = _configure(planned, start, opened, hold_out)
-    folder = output or RUNS / config.spec.name
-    with _sharing(device, folder) as (processes, observer):
-        from parnet_deploy.train.run import begin_run
+    _begin(output or RUNS / config.spec.name, config, opened, device, start, shown, force=force)
 
+
+def _begin(
+    folder: Path,
+    config: RunConfig,
+    data: DataSet,
+    device: str | None,
+    start: Start,
+    shown: Shown,
+    *,
+    force: bool,
+) -> None:
+    from parnet_deploy.train.run import begin_run
+
+    with _sharing(device, folder) as (processes, observer):
         record = begin_run(
-            folder, config, opened, processes, observer, model=start.model, force=force
+            folder, config, data, processes, observer, model=start.model, force=force
         )
         if processes.is_main:
-            _finish(folder, record, opened, shown)
+            _finish(folder, record, data, shown)
 
 
 def _resume(folder: Path, device: str | None, shown: Shown) -> None:

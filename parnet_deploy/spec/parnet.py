@@ -69,6 +69,11 @@ class ParNetSpec:
         Raises:
             SpecError: a field has a value that no network can have.
         """
+        self._check_layers()
+        self._check_values()
+
+    def _check_layers(self) -> None:
+        """Refuse numbers, widths and strides of blocks that do not fit together."""
         _require(
             bool(_NAME.fullmatch(self.name)),
             "a name that can be part of a file's (no path separator, no space, no leading dot), "
@@ -106,6 +111,9 @@ class ParNetSpec:
             self.last != "pointwise" or self.last_stride == 1,
             "last_stride 1 where the last block is a pointwise convolution",
         )
+
+    def _check_values(self) -> None:
+        """Refuse what a block, the image or an ensemble cannot be."""
         _require(
             self.activation in get_args(Activation),
             f"an activation of {get_args(Activation)}, not {self.activation!r}",
@@ -121,8 +129,9 @@ class ParNetSpec:
         )
         _require(self.members >= 1, f"at least one member, not {self.members}")
         _require(
-            self.members == 1 or streams == 1,
-            f"one stream in each of an ensemble's {self.members} members, not {streams}",
+            self.members == 1 or len(self.stream_widths) == 1,
+            f"one stream in each of an ensemble's {self.members} members, "
+            f"not {len(self.stream_widths)}",
         )
         height, width = self.image_size
         _require(
