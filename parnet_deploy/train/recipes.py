@@ -23,8 +23,11 @@ _IMAGENET = Recipe(
     nesterov=True,
     # Not in the paper: RepVGG's (https://arxiv.org/abs/2101.03697, section 4.1).
     weight_decay=1e-4,
-    # The rest is what the authors' released scripts ask of timm: smoothing 0.1, jitter 0.4,
-    # two operations of RandAugment at 9, erasing 0.2 (0.4 for L and XL), a moving average.
+    # The rest is what the authors' released scripts ask of timm: smoothing 0.1, two operations of
+    # RandAugment at 9, erasing 0.2 (0.4 for L and XL), a moving average. Their 9 is of 10, and
+    # each operation is done half the times; torchvision's is of 30, as in RandAugment's own paper,
+    # and done always. Jitter is timm's default of 0.4, which timm leaves out beside RandAugment;
+    # the paper names both.
     label_smoothing=0.1,
     crop="random-resized",
     flip=0.5,
