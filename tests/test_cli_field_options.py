@@ -43,7 +43,8 @@ OTHERWISE: dict[str, tuple[tuple[str, ...], Any]] = {
     "flip": (("--flip", "0.4"), 0.4),
     "colour_jitter": (("--colour-jitter", "0.3"), 0.3),
     "rand_augment": (("--rand-augment", "3"), 3),
-    "rand_augment_magnitude": (("--rand-augment-magnitude", "7"), 7),
+    "rand_augment_magnitude": (("--rand-augment-magnitude", "7.5"), 7.5),
+    "rand_augment_noise": (("--rand-augment-noise", "0"), 0.0),
     "erasing": (("--erasing", "0.1"), 0.1),
     "ema_decay": (("--ema-decay", "0.99"), 0.99),
 }

@@ -86,6 +86,14 @@ def test_a_folder_without_a_test_split_needs_a_part_held_out(
     assert not (tmp_path / "run").exists()
     result = train(capsys, tmp_path / "run", "--data", data, "--hold-out", 0.25)
     assert result.status == 0, result.err
+    # Without it, evaluate takes all images; it says that some were learnt from.
+    learnt = "it was trained on these images with --hold-out 0.25"
+    same = call(capsys, "evaluate", tmp_path / "run", "--data", data, "--hold-out", 0.25)
+    assert learnt not in same.err
+    for network in (tmp_path / "run", tmp_path / "run" / "best.safetensors"):
+        result = call(capsys, "evaluate", network, "--data", data)
+        assert result.status == 0, result.err
+        assert learnt in result.err
 
 
 def test_cifar(
@@ -121,6 +129,8 @@ def test_fine_tuning_takes_other_classes_and_another_size(
         "--output", tmp_path / "third",
     )  # fmt: skip
     error(result, 2, "--finetune takes the checkpoint's network; leave away --widths")
+    result = call(capsys, "train", "--finetune", checkpoint, "--variant", "digits")
+    error(result, 2, "leave away --variant")
 
 
 def test_resuming_takes_nothing_else(

@@ -89,7 +89,14 @@ def loaded(plan: Plan, rank: int = 0, *, first_step: int = 0, workers: int = 0) 
     made = samples(plan.images)
     return list(
         load_batches(
-            made, transform, plan, rank=rank, first_step=first_step, workers=workers, pin=False
+            made,
+            transform,
+            plan,
+            rank=rank,
+            first_step=first_step,
+            workers=workers,
+            pin=False,
+            skip_bad=False,
         )
     )
 
@@ -165,6 +172,7 @@ def test_a_bad_image_is_named_and_the_next_good_one_takes_its_place(workers: int
         first_step=0,
         workers=workers,
         pin=False,
+        skip_bad=True,
     )
     assert batch.failed == {"made[2]": "made[2] is damaged", "made[3]": "made[3] is damaged"}
     stand_ins = [{2: 0, 3: 0}.get(index, index) for index in plan.order(0)[0].tolist()]
@@ -172,22 +180,25 @@ def test_a_bad_image_is_named_and_the_next_good_one_takes_its_place(workers: int
     assert batch.labels.tolist() == [good.label(index) for index in stand_ins]
 
 
-def test_no_good_image_at_all_is_an_error() -> None:
+@pytest.mark.parametrize("skip_bad", [False, True])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_a_good_image_there_is_none_in_the_batch(workers: int, skip_bad: bool) -> None:
+    """One look at each where others may stand in, else one look."""
     good = samples(4)
     bad = Bad(images=good.images, labels=good.labels, name="made")
-    bad.bad = frozenset(range(4))
-    with pytest.raises(ImageError, match=r"not one of 4 .*: made\[\d\] is damaged$"):
-        list(
-            load_batches(
-                bad,
-                training_transform(SHORT, PREPROCESSING),
-                make_plan(images=4),
-                rank=0,
-                first_step=0,
-                workers=0,
-                pin=False,
-            )
-        )
+    bad.bad = frozenset(range(4)) if skip_bad else Bad.bad
+    (batch,) = load_batches(
+        bad,
+        training_transform(SHORT, PREPROCESSING),
+        make_plan(images=4, epochs=1),
+        rank=0,
+        first_step=0,
+        workers=workers,
+        pin=False,
+        skip_bad=skip_bad,
+    )
+    assert len(batch.labels) == len(batch.images) == 0
+    assert sorted(batch.failed) == [f"made[{index}]" for index in sorted(bad.bad)]
 
 
 def test_seeds_differ_with_every_part() -> None:

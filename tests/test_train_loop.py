@@ -108,7 +108,7 @@ def test_the_seed_decides_and_nothing_else() -> None:
         train(state, task)
         return state.model
 
-    assert same_bits(trained(0), trained(0))
+    assert same_bits(trained(0), trained(0, workers=1))
     assert not same_bits(trained(0), trained(1))
 
 
@@ -301,6 +301,20 @@ def test_bad_images_are_skipped_and_counted() -> None:
     state = begun(task)
     assert train(state, task)
     assert state.failed == {"made[3]": "made[3] is damaged or cut short"}
+
+
+def test_without_a_single_good_image_skipping_does_not_help() -> None:
+    class AllBad(ArraySamples):
+        def image(self, index: int) -> Image.Image:
+            raise ImageError(f"made[{index}] is damaged or cut short")
+
+    made = samples()
+    bad = AllBad(images=made.images, labels=made.labels, name="made")
+    task = make_task(
+        data=replace(two_colours(), train=bad), settings=Settings(skip_bad=True, workers=1)
+    )
+    with pytest.raises(ImageError, match=r"not one of 32 images can be decoded: made\[\d+\] is"):
+        train(begun(task), task)
 
 
 def test_what_does_not_come_out_even_is_refused() -> None:

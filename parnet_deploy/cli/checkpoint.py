@@ -10,7 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from parnet_deploy.bundle import Source
-from parnet_deploy.spec import ParNetSpec, Preprocessing
+from parnet_deploy.spec import ParNetSpec, Preprocessing, default_crop_ratio
 
 if TYPE_CHECKING:
     from parnet_deploy.net import Checkpoint
@@ -34,9 +34,7 @@ def preprocessing_of(found: Checkpoint) -> Preprocessing:
 
 def default_preprocessing(spec: ParNetSpec) -> Preprocessing:
     """ImageNet's: mean, deviation and, for larger images, a crop of 224 out of 256."""
-    # That crop is usual for photographs; small images are taken whole.
-    ratio = 0.875 if min(spec.image_size) >= 128 else 1.0
-    return Preprocessing(size=spec.image_size, crop_ratio=ratio)
+    return Preprocessing(size=spec.image_size, crop_ratio=default_crop_ratio(spec.image_size))
 
 
 def imagenet_labels() -> tuple[str, ...]:

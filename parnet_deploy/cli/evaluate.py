@@ -17,9 +17,9 @@ from parnet_deploy.cli.console import print_json, tell, warn
 from parnet_deploy.cli.evaluation import print_evaluation, reporting
 from parnet_deploy.cli.options import parse_size
 from parnet_deploy.data import Part, Split
-from parnet_deploy.errors import BundleError, MissingDependencyError, UsageError
+from parnet_deploy.errors import BundleError, MissingDependencyError, SpecError, UsageError
 from parnet_deploy.runtime.cpu import usable_cores
-from parnet_deploy.spec import Activation, Preprocessing
+from parnet_deploy.spec import Activation, Preprocessing, decode
 
 if TYPE_CHECKING:
     from parnet_deploy.evaluate import Evaluation, Options, Subject
@@ -165,6 +165,8 @@ def command(
         threads=threads or min(MOST_THREADS, usable_cores()),
     )
     images = open_samples(data, split, hold_out=hold_out, skip_bad=skip_bad)
+    if split == "test":
+        _warn_of_learnt_images(network, images.name, hold_out)
     with ExitStack() as opened:
         # The folder is made first: what cannot be written is better known before than after.
         folder = opened.enter_context(_staged(output, force=force)) if output else None
@@ -179,6 +181,33 @@ def command(
             f"least {minimum:g} % are asked for"
         )
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedOn:
+    """Of a run's configuration, which images it was trained on."""
+
+    data: str
+    hold_out: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """Of a run's record, its configuration."""
+
+    config: TrainedOn
+
+
+def _warn_of_learnt_images(network: Path, data: str, hold_out: float | None) -> None:
+    """Say so when the test split has images that the network, in its run's folder, learnt from."""
+    record = (network if network.is_dir() else network.parent) / "run.json"
+    try:
+        run = decode(record.read_bytes(), Trained).config
+    except (OSError, SpecError):  # it stands by itself
+        return
+    if run.data == data and run.hold_out != hold_out:
+        part = "without one" if run.hold_out is None else f"with --hold-out {run.hold_out:g}"
+        warn([f"it was trained on these images {part}: some that it learnt from are evaluated"])
 
 
 def _staged(output: Path, *, force: bool) -> AbstractContextManager[Path]:

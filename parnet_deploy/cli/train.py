@@ -91,7 +91,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedTraining:
-    """What ``--print-config`` prints."""
+    """What ``--print-config`` prints; the number of classes is the data's, which are not opened."""
 
     spec: ParNetSpec
     data: str
@@ -159,10 +159,11 @@ def command(
         _refuse_others(named | network | changes)
         _resume(resume, device, shown)
         return
+    chosen = find_recipe(recipe or "quick").changed(**part_of(changes, Recipe))
     planned = PlannedTraining(
-        spec=_network(variant, finetune, network),
+        spec=chosen.fit(_network(variant, finetune, network)),
         data=data or "digits",
-        recipe=find_recipe(recipe or "quick").changed(**part_of(changes, Recipe)),
+        recipe=chosen,
         settings=Settings(**part_of(changes, Settings)),
     )
     if print_config:
@@ -219,7 +220,8 @@ def _network(variant: str | None, finetune: Path | None, changes: dict[str, Any]
     """The network as it is asked for; its number of classes is the data's, later."""
     if finetune is None:
         return change_spec(find_spec(variant or "digits"), **changes)
-    if extra := [name for name in changes if name not in ("image_size", "activation")]:
+    others = given(variant=variant) | changes
+    if extra := [name for name in others if name not in ("image_size", "activation")]:
         raise UsageError(
             f"--finetune takes the checkpoint's network; leave away --{extra[0].replace('_', '-')}"
         )
@@ -229,7 +231,6 @@ def _network(variant: str | None, finetune: Path | None, changes: dict[str, Any]
     return load_checkpoint(
         finetune,
         activation=changes.get("activation"),
-        expected=None if variant is None else find_spec(variant),
         image_size=None if size is None else parse_size(size),
     ).model.spec
 

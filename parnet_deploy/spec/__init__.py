@@ -14,7 +14,7 @@ lookup    looking something up by the name that a person wrote
 from parnet_deploy.spec.codec import decode, encode
 from parnet_deploy.spec.counts import Counts, count, depth, depths
 from parnet_deploy.spec.form import Backend, DeployForm, default_form
-from parnet_deploy.spec.images import Preprocessing
+from parnet_deploy.spec.images import Preprocessing, default_crop_ratio
 from parnet_deploy.spec.layout import (
     IMAGES,
     LOGITS,
@@ -51,6 +51,7 @@ __all__ = [
     "count",
     "cuts",
     "decode",
+    "default_crop_ratio",
     "default_form",
     "depth",
     "depths",

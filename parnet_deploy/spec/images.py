@@ -17,6 +17,14 @@ IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
+def default_crop_ratio(size: tuple[int, int]) -> float:
+    """The crop by the resized image where nothing is said of it.
+
+    224 of 256 is usual for photographs; small images, under 128 pixels, are taken whole.
+    """
+    return 0.875 if min(size) >= 128 else 1.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
     """Resize, centre crop, scale to [0, 1], normalise per channel.

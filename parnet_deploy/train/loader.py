@@ -113,7 +113,8 @@ class Batch:
     Attributes:
         images: (N, 3, H, W) uint8.
         labels: (N,) int64.
-        failed: names of images that could not be decoded, and why; others took their places.
+        failed: names of images that could not be decoded, and why; others took their places, if
+            they may and if there was one. If not, there are no images.
     """
 
     images: Tensor
@@ -142,6 +143,7 @@ def load_batches(
     first_step: int,
     workers: int,
     pin: bool,
+    skip_bad: bool,
 ) -> Iterator[Batch]:
     """All micro-batches of a process, from a step to the end of the training, in order.
 
@@ -153,9 +155,10 @@ def load_batches(
         first_step: the step to begin with, from 0.
         workers: processes that decode and transform; 0 does it in this one.
         pin: page-lock the batches.
+        skip_bad: take the next image that can be decoded in the place of one that cannot.
     """
     loader: DataLoader[Any] = DataLoader(  # of batches; its type has the samples'
-        _Augmented(samples, transform, plan.seed),
+        _Augmented(samples, transform, plan.seed, skip_bad=skip_bad),
         batch_sampler=_Keys(plan, rank, first_step),
         collate_fn=_collate,
         num_workers=workers,
@@ -187,22 +190,32 @@ class _Sample:
     failed: dict[str, str]
 
 
-class _Augmented(Dataset[_Sample]):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bad:
+    failed: dict[str, str]
+
+
+class _Augmented(Dataset[_Sample | _Bad]):
     """Samples, transformed at random as epoch and index have it."""
 
-    def __init__(self, samples: Samples, transform: Transform, seed: int) -> None:
+    def __init__(
+        self, samples: Samples, transform: Transform, seed: int, *, skip_bad: bool
+    ) -> None:
         self._samples, self._transform, self._seed = samples, transform, seed
+        self._tried = len(samples) if skip_bad else 1
 
-    def __getitem__(self, key: Key) -> _Sample:
-        """The image of that key; where it cannot be decoded, the next that can."""
+    def __getitem__(self, key: Key) -> _Sample | _Bad:
+        """The image of that key; where it cannot be decoded, perhaps the next that can.
+
+        Nothing is raised: a worker's exceptions come out with its traceback as their text.
+        """
         epoch, index = key
         failed: dict[str, str] = {}
-        for number in range(len(self._samples)):
+        for number in range(self._tried):
             at = (index + number) % len(self._samples)
             try:
                 image = self._samples.image(at)
             except ImageError as exc:
-                # Not raised: a worker's exceptions come out with its traceback as their text.
                 failed[self._samples.name(at)] = str(exc)
                 continue
             state = torch.get_rng_state()
@@ -210,15 +223,15 @@ class _Augmented(Dataset[_Sample]):
             pixels = self._transform(image)
             torch.set_rng_state(state)
             return _Sample(pixels, self._samples.label(at), failed)
-        raise ImageError(
-            f"not one of {len(self._samples)} images can be decoded; the first that was tried: "
-            f"{next(iter(failed.values()))}"
-        )
+        return _Bad(failed)
 
 
-def _collate(samples: list[_Sample]) -> Batch:
+def _collate(samples: list[_Sample | _Bad]) -> Batch:
+    good = [sample for sample in samples if isinstance(sample, _Sample)]
+    if len(good) < len(samples):
+        good = []
     return Batch(
-        images=torch.stack([sample.image for sample in samples]),
-        labels=torch.tensor([sample.label for sample in samples]),
+        images=torch.stack([sample.image for sample in good]) if good else torch.empty(0),
+        labels=torch.tensor([sample.label for sample in good], dtype=torch.int64),
         failed={name: why for sample in samples for name, why in sample.failed.items()},
     )

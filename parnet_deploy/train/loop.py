@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -196,6 +197,7 @@ class _Training:
             first_step=self.state.step,
             workers=self.workers,
             pin=self.device.type == "cuda",
+            skip_bad=self.task.settings.skip_bad,
         )
 
     def _epoch_is_over(self) -> bool:
@@ -255,10 +257,16 @@ class _Training:
         ), labels
 
     def _note_failed(self, batch: Batch) -> None:
-        if batch.failed and not self.task.settings.skip_bad:
-            raise ImageError(
-                f"{next(iter(batch.failed.values()))}; --skip-bad takes other images for such ones"
-            )
+        """Remember what was skipped, or say that it may not be.
+
+        Raises:
+            ImageError: bad images are not skipped, or no image is good.
+        """
+        if not len(batch.labels):
+            first = next(iter(batch.failed.values()))
+            if self.task.settings.skip_bad:
+                raise ImageError(f"not one of {self.plan.images} images can be decoded: {first}")
+            raise ImageError(f"{first}; --skip-bad takes other images for such ones")
         self.state.failed.update(batch.failed)
 
     def _look(self) -> bool:
@@ -360,6 +368,8 @@ def _deterministic(wanted: bool) -> Iterator[None]:
     """Only operators that give the same bits every time, on a GPU."""
     before = torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
+    if wanted:  # what cuBLAS needs for it, before it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted or before)
     torch.backends.cudnn.benchmark = not wanted
     try:

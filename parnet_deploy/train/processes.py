@@ -102,8 +102,8 @@ def joined(device: str | None) -> Iterator[Processes]:
         raise TrainingError(
             f"process {rank} of {count} was left alone: another one has ended, and says why"
         ) from exc
-    finally:
-        torch.distributed.destroy_process_group()
+    # Not after an error: NCCL would wait for processes that are gone.
+    torch.distributed.destroy_process_group()
 
 
 def _is_lost(exc: RuntimeError) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, get_args
 
 from parnet_deploy.errors import UsageError
+from parnet_deploy.spec import ParNetSpec
 
 Optimiser = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step"]
@@ -57,7 +58,8 @@ class Recipe:
         float, "Greatest change of brightness, contrast and saturation, in parts of 1."
     ] = 0.0
     rand_augment: Annotated[int, "Operations of RandAugment per image."] = 0
-    rand_augment_magnitude: Annotated[int, "Strength of RandAugment, 0 to 30."] = 9
+    rand_augment_magnitude: Annotated[float, "Strength of RandAugment, 0 to 10."] = 9.0
+    rand_augment_noise: Annotated[float, "Standard deviation of that strength."] = 0.5
     erasing: Annotated[float, "Probability of a random rectangle of noise."] = 0.0
     ema_decay: Annotated[float, "Decay of the weights' moving average; 0 keeps none."] = 0.0
 
@@ -107,9 +109,18 @@ class Recipe:
             ("flip", chance(self.flip), "in [0, 1]"),
             ("colour_jitter", amount(self.colour_jitter), "0 or more"),
             ("rand_augment", self.rand_augment >= 0, "0 or more"),
-            ("rand_augment_magnitude", 0 <= self.rand_augment_magnitude <= 30, "0 to 30"),
+            ("rand_augment_magnitude", 0.0 <= self.rand_augment_magnitude <= 10.0, "0 to 10"),
+            ("rand_augment_noise", amount(self.rand_augment_noise), "0 or more"),
             ("erasing", chance(self.erasing), "in [0, 1]"),
             ("ema_decay", part(self.ema_decay), "in [0, 1)"),
+        )
+
+    def fit(self, spec: ParNetSpec) -> ParNetSpec:
+        """The network with this recipe's dropout, where it has one."""
+        return replace(
+            spec,
+            dropout=spec.dropout if self.dropout is None else self.dropout,
+            conv_dropout=spec.conv_dropout if self.conv_dropout is None else self.conv_dropout,
         )
 
     def changed(self, **changes: Any) -> Recipe:

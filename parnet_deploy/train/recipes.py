@@ -24,16 +24,16 @@ _IMAGENET = Recipe(
     # Not in the paper: RepVGG's (https://arxiv.org/abs/2101.03697, section 4.1).
     weight_decay=1e-4,
     # The rest is what the authors' released scripts ask of timm: smoothing 0.1, two operations of
-    # RandAugment at 9, erasing 0.2 (0.4 for L and XL), a moving average. Their 9 is of 10, and
-    # each operation is done half the times; torchvision's is of 30, as in RandAugment's own paper,
-    # and done always. Jitter is timm's default of 0.4, which timm leaves out beside RandAugment;
-    # the paper names both.
+    # RandAugment at 9 with noise 0.5 (rand-m9-mstd0.5), erasing 0.2 (0.4 for L and XL), a moving
+    # average. Jitter is timm's default of 0.4, which timm leaves out beside RandAugment; the paper
+    # names both.
     label_smoothing=0.1,
     crop="random-resized",
     flip=0.5,
     colour_jitter=0.4,
     rand_augment=2,
     rand_augment_magnitude=9,
+    rand_augment_noise=0.5,
     erasing=0.2,
     ema_decay=0.9999,
 )

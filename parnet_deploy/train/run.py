@@ -14,7 +14,14 @@ from parnet_deploy.data import DataSet
 from parnet_deploy.errors import BundleError, SpecError, TrainingError, UsageError, os_reason
 from parnet_deploy.interrupts import held_back
 from parnet_deploy.net import ParNet, TrainingFacts, initialise, save_checkpoint
-from parnet_deploy.spec import ParNetSpec, Preprocessing, count, decode, encode
+from parnet_deploy.spec import (
+    ParNetSpec,
+    Preprocessing,
+    count,
+    decode,
+    default_crop_ratio,
+    encode,
+)
 from parnet_deploy.train.curves import draw_curves
 from parnet_deploy.train.files import remove_unfinished, replacing
 from parnet_deploy.train.logs import Observers, TensorBoardLog, write_metrics
@@ -112,12 +119,8 @@ def configure(
             f"'{spec.name}' is an ensemble, whose members are trained one by one: train one of "
             "them with several --seed, then join the checkpoints with 'parnet-deploy ensemble'"
         )
-    dropout = spec.dropout if recipe.dropout is None else recipe.dropout
-    conv_dropout = spec.conv_dropout if recipe.conv_dropout is None else recipe.conv_dropout
-    # A crop of 224 out of 256 is usual for photographs; small images are taken whole.
-    ratio = 0.875 if min(spec.image_size) >= 128 else 1.0
     return RunConfig(
-        spec=replace(spec, classes=len(data.labels), dropout=dropout, conv_dropout=conv_dropout),
+        spec=replace(recipe.fit(spec), classes=len(data.labels)),
         data=data.name,
         hold_out=hold_out,
         samples_sha256=_fingerprint(data),
@@ -125,7 +128,7 @@ def configure(
         test_images=len(data.test),
         preprocessing=Preprocessing(
             size=spec.image_size,
-            crop_ratio=ratio,
+            crop_ratio=default_crop_ratio(spec.image_size),
             interpolation=data.interpolation,
             mean=data.mean,
             std=data.std,
@@ -183,7 +186,10 @@ def begin_run(
         UsageError: the batch does not come out even, or the images do not fill one.
     """
     refuse_existing(folder, force=force, marker=RECORD)
-    plan_for(data, config.recipe, config.settings, processes)  # says at once what cannot be
+    # Says at once what cannot be. What a process takes at once is kept: with other processes, a
+    # resumed training's batch normalisations still see as many images.
+    plan = plan_for(data, config.recipe, config.settings, processes)
+    config = replace(config, settings=replace(config.settings, micro_batch=plan.micro_batch))
     model = _fitted(model, config) if model else initialise(config.spec, seed=config.settings.seed)
     record = RunRecord(config=config, tools=versions(*TOOLS))
     processes.wait()

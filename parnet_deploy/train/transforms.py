@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -32,7 +35,6 @@ def training_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transfor
     """
     size = list(preprocessing.size)
     interpolation = _INTERPOLATION[preprocessing.interpolation]
-    mean_colour = [round(255 * mean) for mean in preprocessing.mean]
     steps: list[Callable[..., Any]] = []
     if recipe.crop == "random-resized":
         steps.append(
@@ -59,11 +61,10 @@ def training_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transfor
         steps.append(v2.ColorJitter(*[recipe.colour_jitter] * 3))
     if recipe.rand_augment:
         steps.append(
-            v2.RandAugment(
-                recipe.rand_augment,
-                recipe.rand_augment_magnitude,
-                interpolation=interpolation,
-                fill=mean_colour,
+            TimmRandAugment(
+                f"rand-m{recipe.rand_augment_magnitude:g}-n{recipe.rand_augment}"
+                f"-mstd{recipe.rand_augment_noise:g}",
+                preprocessing,
             )
         )
     steps.append(v2.PILToTensor())
@@ -71,6 +72,35 @@ def training_transform(recipe: Recipe, preprocessing: Preprocessing) -> Transfor
         steps.append(RandomNoise(recipe.erasing, preprocessing))
     composed: Transform = v2.Compose(steps)
     return composed
+
+
+class TimmRandAugment:
+    """RandAugment (https://arxiv.org/abs/1909.13719) as timm has it, with which ParNet was trained.
+
+    timm draws from Python's and numpy's global generators; here they are seeded from torch's for
+    every image, and then left as they were.
+    """
+
+    def __init__(self, config: str, preprocessing: Preprocessing) -> None:
+        """Take timm's words for it, such as ``rand-m9-n2-mstd0.5``."""
+        colour = tuple(round(255 * mean) for mean in preprocessing.mean)
+        smaller = min(preprocessing.size)
+        # As timm's own factory of transforms sets them.
+        limits = {"translate_const": int(smaller * 0.45), "img_mean": colour}
+        self._augment = rand_augment_transform(config, limits)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Change an image at random, with torch's global generator."""
+        seed = int(torch.randint(1 << 32, ()))
+        python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - timm's own
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - likewise
+        try:
+            changed: Image.Image = self._augment(image)
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002 - likewise
+        return changed
 
 
 class RandomNoise(v2.RandomErasing):  # type: ignore[misc]  # torchvision has no types

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def score(
         split: what to test on.
         processes: who shares it.
         failed: takes the images that could not be decoded, and why.
-        stop: looked at between batches, in a process that is alone.
+        stop: looked at before every batch; all stop when one wants to.
 
     Returns:
         The score, or None when it was stopped.
@@ -89,8 +90,10 @@ def score(
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with torch.inference_mode(), exact:
         for images, labels in _batches(split, processes, failed):
-            if processes.count == 1 and stop():
+            if _anyone(processes, stop()):
                 return None
+            if not len(labels):
+                continue
             logits = model(images.to(processes.device)).float().cpu()
             likeliest = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             loss = functional.cross_entropy(logits, labels, reduction="sum")
@@ -114,7 +117,10 @@ def score(
 def _batches(
     split: TestSplit, processes: Processes, failed: dict[str, str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(N, 3, H, W) float32 and (N,) int64, of the images that are this process's."""
+    """(N, 3, H, W) float32 and (N,) int64, of the images that are this process's.
+
+    All processes have as many batches, the last of which may be empty.
+    """
     mine = range(processes.rank, len(split.samples), processes.count)
     loader = DataLoader(
         _Prepared(split.samples, split.preprocessing),
@@ -124,7 +130,8 @@ def _batches(
         num_workers=split.workers,
         generator=torch.Generator(),  # of the seeds of workers; the global one is left alone
     )
-    for items in loader:
+    rounds = math.ceil(len(split.samples) / (processes.count * BATCH))
+    for items in itertools.islice(itertools.chain(loader, itertools.repeat([])), rounds):
         good = []
         for item in items:
             if isinstance(item, _Bad):
@@ -133,9 +140,14 @@ def _batches(
                 failed[item.name] = item.why
             else:
                 good.append(item)
-        if good:
-            images, labels = zip(*good, strict=True)
-            yield torch.stack(images), torch.tensor(labels)
+        images, labels = zip(*good, strict=True) if good else ((), ())
+        stacked = torch.stack(images) if good else torch.empty(0)
+        yield stacked, torch.tensor(labels, dtype=torch.int64)
+
+
+def _anyone(processes: Processes, wants: bool) -> bool:
+    """Whether one of the processes wants it; it waits for all."""
+    return bool(processes.sum(torch.tensor(float(wants), device=processes.device)) > 0)
 
 
 @dataclass(frozen=True, slots=True)
