@@ -172,4 +172,9 @@ def test_who_is_left_alone_says_so_and_nothing_else_is_taken_for_it(
             raise raised
     with pytest.raises(RuntimeError, match="size mismatch"), joined("cpu"):
         raise RuntimeError("size mismatch")
-    assert len(ended) == 3
+    assert ended == []  # whoever is gone would be waited for
+    with pytest.raises(KeyboardInterrupt), joined("cpu"):
+        raise KeyboardInterrupt
+    with joined("cpu"):
+        pass
+    assert len(ended) == 2

@@ -102,6 +102,9 @@ def joined(device: str | None) -> Iterator[Processes]:
         raise TrainingError(
             f"process {rank} of {count} was left alone: another one has ended, and says why"
         ) from exc
+    except (KeyboardInterrupt, SystemExit):  # all were asked to stop, and do it together
+        torch.distributed.destroy_process_group()
+        raise
     # Not after an error: NCCL would wait for processes that are gone.
     torch.distributed.destroy_process_group()
 
