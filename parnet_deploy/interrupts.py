@@ -39,8 +39,9 @@ def held_back() -> Iterator[list[int]]:
             signal.raise_signal(signum)
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    for number in _SIGNALS:
-        signal.signal(number, note)
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup and shells' background jobs have it
+            signal.signal(number, note)
     try:
         yield noted
     finally:

@@ -21,7 +21,13 @@ CPU_TASKS = {
     "predict, ONNX Runtime on the CPU",
     "build-engine --backend onnxruntime",
 }
-WITHOUT_GPU = CPU_TASKS | {"build-engine --backend tensorrt-rtx", "export", "verify", "train"}
+WITHOUT_GPU = CPU_TASKS | {
+    "build-engine --backend tensorrt-rtx",
+    "export",
+    "verify",
+    "train",
+    "ensemble",
+}
 
 FULL = Machine(
     python="3.12.1",
@@ -92,7 +98,7 @@ def test_with_nothing_nothing_works_and_each_says_what_to_install() -> None:
 @pytest.mark.parametrize(
     ("package", "lost"),
     [
-        ("torch", {"export", "verify", "train"}),
+        ("torch", {"export", "verify", "train", "ensemble"}),
         ("matplotlib", {"verify", "train"}),
         ("jinja2", {"verify"}),
         ("scikit-learn", {"train"}),

@@ -9,6 +9,7 @@ import pytest
 
 from parnet_deploy.net import load_checkpoint
 from parnet_deploy.spec import decode
+from parnet_deploy.train.files import held
 from parnet_deploy.train.recipe import Recipe
 from parnet_deploy.train.recipes import RECIPES
 from tests.commands import Result, call
@@ -68,14 +69,73 @@ def test_a_recipe_is_printed_as_it_would_be_used(
     capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     result = call(
-        capsys, "train", "--recipe", name, "--variant", "m", "--data", "imagefolder:nowhere",
-        "--print-config", "--batch-size", 1024,
+        capsys, "train", "--recipe", name, "--variant", "m", "--print-config", "--batch-size", 1024,
     )  # fmt: skip
     assert result.status == 0, result.err
     said = json.loads(result.out)
-    assert said["spec"]["name"] == "m"
-    assert said["data"] == "imagefolder:nowhere"
-    assert decode(json.dumps(said["recipe"]), Recipe) == RECIPES[name].changed(batch_size=1024)
+    assert (said["spec"]["name"], said["spec"]["classes"]) == ("m", 10)
+    assert said["data"] == "digits"
+    expected = RECIPES[name].changed(batch_size=1024)
+    assert decode(json.dumps(said["recipe"]), Recipe) == expected
+    assert said["spec"]["conv_dropout"] == (expected.conv_dropout or 0.0)
+
+
+def test_options_that_change_nothing_are_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str
+) -> None:
+    idle = ("--decay-at", "0.5", "--nesterov", "--crop-scale", "0.5,1", "--rand-augment-noise", 1)
+    result = train(capsys, tmp_path / "run", "--data", data, *idle)
+    assert result.status == 0
+    for option, why in (
+        ("--decay-at", "the schedule is a cosine"),
+        ("--nesterov", "the optimiser is adamw"),
+        ("--crop-scale", "the crop is whole"),
+        ("--rand-augment-noise", "there is no rand-augment"),
+    ):
+        assert f"WARNING {option} changes nothing: {why}" in result.err
+    assert result.err.count("WARNING") == 4
+    result = train(capsys, tmp_path / "steps", "--data", data, "--schedule", "step")
+    assert "WARNING a schedule of steps without --decay-at" in result.err
+
+
+def test_two_trainings_into_one_folder_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str
+) -> None:
+    folder = tmp_path / "run"
+    train(capsys, folder, "--data", data)
+    with held(folder):
+        for arguments in (["--force", "--data", data],):
+            result = train(capsys, folder, *arguments)
+            error(result, 1, f"another process is training into {folder}")
+        record = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(record | {"result": None}))
+        error(call(capsys, "train", "--resume", folder), 1, "another process is training into")
+    assert call(capsys, "train", "--resume", folder).status == 0
+
+
+def test_a_class_that_cannot_be_read_is_not_learnt_and_one_alone_neither(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str
+) -> None:
+    for path in (tmp_path / "data" / "train" / "red").iterdir():
+        path.write_text("no image")
+    result = train(capsys, tmp_path / "run", "--data", data, "--skip-bad")
+    error(result, 1, "not one image of red can be decoded")
+    one = colour_data(tmp_path / "one", ("red",), train=8, test=2)
+    result = train(capsys, tmp_path / "second", "--data", f"imagefolder:{one}")
+    error(result, 1, "has one class, 'red'")
+
+
+def test_a_state_that_is_gone_is_not_passed_over(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str
+) -> None:
+    folder = tmp_path / "run"
+    train(capsys, folder, "--data", data)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"result": None}))
+    (folder / "last.pt").unlink()
+    error(call(capsys, "train", "--resume", folder), 1, "last.pt is gone", "--finetune")
+    result = call(capsys, "train", "--resume", folder / "checkpoint.safetensors")
+    error(result, 1, f"did you mean {folder}?")
 
 
 def test_a_folder_without_a_test_split_needs_a_part_held_out(
@@ -158,6 +218,7 @@ def test_a_bad_image_is_named_or_skipped(
     result = train(capsys, tmp_path / "again", "--data", data, "--skip-bad")
     assert result.status == 0, result.err
     assert "skipped: 2 images" in result.out
+    assert " of 8 (" in result.out  # of 9, one of which is bad
     failed = json.loads((tmp_path / "again" / "run.json").read_text())["result"]["failed"]
     assert sorted(failed) == sorted(map(str, bad))
 

@@ -44,6 +44,7 @@ def epoch_of(epoch: int) -> EpochMetrics:
         test_loss=0.98765,
         test_top1=0.87654,
         test_top5=0.99,
+        test_images=10,
         seconds=2.0,
         images_per_second=12345.4,
     )

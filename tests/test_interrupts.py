@@ -85,3 +85,14 @@ def test_whoever_asks_a_second_time_wants_it_at_once() -> None:
         work()
     assert done == ["the first is held back"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held_back() as signals:
+            signal.raise_signal(signal.SIGINT)
+        assert signals == []
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -34,6 +34,7 @@ def history_of(epochs: int, **changes: Any) -> list[EpochMetrics]:
                 test_loss=0.9 + 5.0 / epoch,
                 test_top1=0.8 - 0.5 / epoch,
                 test_top5=0.9 - 0.3 / epoch,
+                test_images=10,
                 seconds=1.0,
                 images_per_second=10.0,
             ),

@@ -43,6 +43,7 @@ def epoch_of(epoch: int, **changes: Any) -> EpochMetrics:
         "test_loss": 1.5 / epoch,
         "test_top1": 0.1 + 0.2 / 3,  # has no short decimal form
         "test_top5": 0.9,
+        "test_images": 10,
         "seconds": 12.5,
         "images_per_second": 123.4,
     }
@@ -65,7 +66,7 @@ def test_metrics_are_a_row_per_epoch_and_keep_every_bit(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     history = [epoch_of(epoch) for epoch in (1, 2, 3)]
     write_metrics(history, path)
-    kinds: dict[str, Callable[[str], Any]] = {"epoch": int, "step": int}
+    kinds: dict[str, Callable[[str], Any]] = {"epoch": int, "step": int, "test_images": int}
     rows = [
         EpochMetrics(**{name: kinds.get(name, float)(text) for name, text in row.items()})
         for row in read(path)

@@ -197,7 +197,14 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path: Path, whole_run: Path) -> No
     record = json.loads((whole_run / "run.json").read_text()) | {"result": None}
     (tmp_path / "run.json").write_text(json.dumps(record))
     (tmp_path / STATE).write_bytes(b"not a state")
-    with pytest.raises(TrainingError, match=r"cannot read the training's state in .*last\.pt"):
+    with pytest.raises(TrainingError, match=r"the training's state in .*last\.pt is damaged"):
+        resume_run(tmp_path, two_colours(), Processes(), Recorder())
+    content = (whole_run / STATE).read_bytes()
+    weights = torch.load(whole_run / STATE)["model"]["blocks.head.linear.weight"].numpy().tobytes()
+    flipped = bytearray(content)
+    flipped[content.index(weights) + 9] ^= 1  # one bit: no format notices
+    (tmp_path / STATE).write_bytes(flipped)
+    with pytest.raises(TrainingError, match="is damaged"):
         resume_run(tmp_path, two_colours(), Processes(), Recorder())
     state = torch.load(whole_run / STATE)
     state["model"]["blocks.head.linear.bias"] = torch.zeros(5)
@@ -281,7 +288,7 @@ def test_members_of_an_ensemble_are_trained_one_by_one() -> None:
 def test_an_epoch_without_a_right_answer_is_an_epoch() -> None:
     zero = EpochMetrics(
         epoch=1, step=1, learning_rate=0.1, train_loss=1.0, train_top1=0.0, test_loss=1.0,
-        test_top1=0.0, test_top5=0.0, seconds=1.0, images_per_second=1.0,
+        test_top1=0.0, test_top5=0.0, test_images=1, seconds=1.0, images_per_second=1.0,
     )  # fmt: skip
     state = begun(make_task(), nn.Linear(2, 2))
     assert state.best is None

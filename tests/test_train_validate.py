@@ -61,7 +61,7 @@ def expected(samples: ArraySamples, places: list[int]) -> tuple[float, float, fl
 def test_every_image_counts_once(count: int, workers: int) -> None:
     samples = made(count)
     model = Reader().train()
-    found = score(model, split(samples, workers=workers), Processes(), failed={})
+    found = score(model, split(samples, workers=workers), Processes(), when="now", failed={})
     assert found is not None
     assert found.images == count
     loss, top1, top5 = expected(samples, list(range(count)))
@@ -73,9 +73,9 @@ def test_every_image_counts_once(count: int, workers: int) -> None:
 def test_bad_images_are_left_out_or_named() -> None:
     samples = made(9, Bad)
     with pytest.raises(ImageError, match=r"made\[2\] is damaged; --skip-bad"):
-        score(Reader(), split(samples), Processes(), failed={})
+        score(Reader(), split(samples), Processes(), when="now", failed={})
     failed: dict[str, str] = {}
-    found = score(Reader(), split(samples, skip_bad=True), Processes(), failed=failed)
+    found = score(Reader(), split(samples, skip_bad=True), Processes(), when="now", failed=failed)
     assert found is not None
     assert sorted(failed) == ["made[2]", "made[3]"]
     assert found.images == 7
@@ -86,7 +86,7 @@ def test_nothing_but_bad_images_is_an_error() -> None:
     samples = made(4, Bad)
     samples.bad = frozenset(range(4))  # type: ignore[attr-defined]
     with pytest.raises(ImageError, match="not one of 4 images of the test split"):
-        score(Reader(), split(samples, skip_bad=True), Processes(), failed={})
+        score(Reader(), split(samples, skip_bad=True), Processes(), when="now", failed={})
 
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
@@ -94,8 +94,8 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images) * torch.inf
 
-    with pytest.raises(TrainingError, match="the test's loss is not finite"):
-        score(Broken(), split(made(4)), Processes(), failed={})
+    with pytest.raises(TrainingError, match="the test's loss is not finite now"):
+        score(Broken(), split(made(4)), Processes(), when="now", failed={})
 
 
 def test_it_can_be_stopped() -> None:
@@ -105,7 +105,10 @@ def test_it_can_be_stopped() -> None:
         asked.append(len(asked) == 1)
         return asked[-1]
 
-    assert score(Reader(), split(made(3 * BATCH)), Processes(), failed={}, stop=stop) is None
+    assert (
+        score(Reader(), split(made(3 * BATCH)), Processes(), when="now", failed={}, stop=stop)
+        is None
+    )
     assert len(asked) == 2
 
 
@@ -118,6 +121,6 @@ def test_it_is_float32_throughout_on_a_gpu_too() -> None:
             return super().forward(images)
 
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
-        score(Asking(), split(made(4)), Processes(), failed={})
+        score(Asking(), split(made(4)), Processes(), when="now", failed={})
         assert torch.backends.cudnn.allow_tf32
     assert seen == [False]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parnet_deploy.bundle import Source
+from parnet_deploy.bundle import CHECKPOINT, Source
 from parnet_deploy.cli.architecture import (
     ActivationName,
     Blocks,
@@ -25,7 +25,7 @@ from parnet_deploy.cli.architecture import (
     given,
 )
 from parnet_deploy.cli.checkpoint import origin
-from parnet_deploy.cli.console import print_json, say, tell
+from parnet_deploy.cli.console import print_json, say, tell, warn
 from parnet_deploy.cli.field_options import part_of, with_options_of
 from parnet_deploy.cli.options import parse_size
 from parnet_deploy.cli.packages import need
@@ -91,7 +91,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedTraining:
-    """What ``--print-config`` prints; the number of classes is the data's, which are not opened."""
+    """What is asked for, before the data are opened."""
 
     spec: ParNetSpec
     data: str
@@ -166,12 +166,13 @@ def command(
         recipe=chosen,
         settings=Settings(**part_of(changes, Settings)),
     )
-    if print_config:
-        print_json(planned)
-        return
     opened = _open(planned.data, hold_out, planned.settings)
     start = _start(planned, finetune, opened)
     config = _configure(planned, start, opened, hold_out)
+    if print_config:
+        print_json(config)
+        return
+    _warn_of_idle(chosen, changes)
     _begin(output or RUNS / config.spec.name, config, opened, device, start, shown, force=force)
 
 
@@ -214,6 +215,17 @@ def _refuse_others(others: Mapping[str, Any]) -> None:
             f"--resume goes on with a run as it was begun; leave away {options} "
             "(--device may be given)"
         )
+
+
+def _warn_of_idle(recipe: Recipe, changes: Mapping[str, Any]) -> None:
+    """Say so where an option was given that changes nothing."""
+    warn(
+        f"--{name.replace('_', '-')} changes nothing: {why}"
+        for name, why in recipe.idle().items()
+        if name in changes
+    )
+    if recipe.schedule == "step" and not recipe.decay_at:
+        warn(["a schedule of steps without --decay-at: the learning rate stays as it is"])
 
 
 def _network(variant: str | None, finetune: Path | None, changes: dict[str, Any]) -> ParNetSpec:
@@ -283,7 +295,9 @@ def _sharing(device: str | None, folder: Path) -> Iterator[tuple[Processes, Obse
         except (KeyboardInterrupt, SystemExit):
             if processes.is_main and (folder / STATE).exists():
                 where = shlex.quote(str(folder))
-                tell(f"stopped; go on with: parnet-deploy train --resume {where}")
+                alone = processes.count == 1
+                program = "parnet-deploy" if alone else "torchrun ... -m parnet_deploy"
+                tell(f"stopped; go on with: {program} train --resume {where}")
             raise
 
 
@@ -302,13 +316,12 @@ def _finish(folder: Path, record: RunRecord, data: DataSet, shown: Shown) -> Non
         f"{folder}: {config.spec.name}, {result.parameters:,} parameters, {epochs} "
         f"epoch{'s' * (epochs != 1)} in {result.seconds:.0f} s"
     )
-    right = round(result.last.test_top1 * config.test_images)
+    tested = result.last.test_images
+    right = round(result.last.test_top1 * tested)
     say(
-        f"right on the test split: {right} of {config.test_images} ({result.last.test_top1:.2%}); "
+        f"right on the test split: {right} of {tested} ({result.last.test_top1:.2%}); "
         f"best after epoch {result.best.epoch}: {result.best.test_top1:.2%}"
     )
     if result.failed:
         say(f"skipped: {len(result.failed)} images that could not be decoded, listed in run.json")
-    from parnet_deploy.train.run import CHECKPOINT
-
     say(f"next: parnet-deploy export --checkpoint {shlex.quote(str(folder / CHECKPOINT))}")

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from parnet_deploy.bundle import Source, sha256
+from parnet_deploy.bundle import CHECKPOINT, Source, sha256
 from parnet_deploy.errors import CheckpointError, SpecError, os_reason
 from parnet_deploy.net.official import (
     Translated,
@@ -105,7 +105,8 @@ def load_checkpoint(
     """Read a checkpoint of either kind.
 
     Args:
-        path: ``.safetensors`` of this project, or a file that the authors released.
+        path: ``.safetensors`` of this project, a run's folder, which stands for its last weights,
+            or a file that the authors released.
         activation: of an authors' checkpoint, which does not say it; SiLU by default.
         ema: take an authors' checkpoint's exponential moving average where it has one.
         expected: the network it should be; None takes the one that it describes.
@@ -120,6 +121,8 @@ def load_checkpoint(
             with that no shape tells.
         SpecError: the image size is not a multiple of the network's stride.
     """
+    if (path / CHECKPOINT).is_file():  # a run's folder, or a model's
+        path /= CHECKPOINT
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file at {path}")
     if _is_safetensors(path):

@@ -77,7 +77,7 @@ def _draw_losses(axes: Axes, history: Sequence[EpochMetrics]) -> None:
     _line(axes, history, [epoch.test_loss for epoch in history], TEST, "test")
     axes.set_ylabel("loss")
     losses = [loss for epoch in history for loss in (epoch.train_loss, epoch.test_loss)]
-    axes.set_ylim(0.0, 1.05 * max(filter(math.isfinite, losses), default=1.0))
+    axes.set_ylim(0.0, 1.05 * max(filter(math.isfinite, losses), default=1.0) or 1.0)
     axes.grid()
     axes.legend(loc="upper right")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import stat
@@ -36,6 +37,32 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise TrainingError(f"cannot write {path}: {os_reason(exc)}") from exc
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep others from training into a folder: it is locked until the block or the process ends.
+
+    Raises:
+        TrainingError: another process holds it, or it cannot be opened.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as exc:
+        raise TrainingError(f"cannot open {folder}: {os_reason(exc)}") from exc
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(handle)
+        raise TrainingError(
+            f"another process is training into {folder}; wait for it, or take another --output"
+        ) from exc
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,8 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from parnet_deploy.data import DataSet
-from parnet_deploy.errors import ImageError, TrainingError
+from parnet_deploy.data.naming import enumerate_names
+from parnet_deploy.errors import DataError, ImageError, TrainingError
 from parnet_deploy.runtime.cpu import usable_cores
 from parnet_deploy.spec import Preprocessing
 from parnet_deploy.train.batchnorm import synchronise_norms
@@ -37,8 +39,6 @@ _AUTOCAST: dict[Precision, torch.dtype] = {
 
 # On a GPU the losses are looked at once in so many steps: looking means waiting for it.
 _GPU_STEPS = 50
-
-_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -120,6 +120,7 @@ def train(state: TrainingState, task: Task) -> bool:
     Raises:
         TrainingError: a loss or weight is no longer finite, or memory does not suffice.
         ImageError: an image cannot be decoded, and bad ones are not skipped.
+        DataError: not one image of a class can be decoded.
         UsageError: the batch does not come out even.
     """
     plan = task.plan
@@ -301,11 +302,10 @@ class _Training:
         """Which step's which batch has a loss that is not finite."""
         step, indices = self.plan.find(number)
         names = [self.task.data.train.name(index) for index in indices]
-        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         return (
             f"the loss is not finite at step {step + 1} (epoch "
             f"{step // self.plan.steps_per_epoch + 1}), for the batch of "
-            f"{', '.join(names[:_NAMES_SHOWN])}{more}: training has come apart and was stopped; "
+            f"{enumerate_names(names)}: training has come apart and was stopped; "
             "take a lower --learning-rate, or look for damaged data"
         )
 
@@ -323,13 +323,22 @@ class _Training:
             skip_bad=task.settings.skip_bad,
             workers=self.workers,
         )
-        tested = score(state.deployed, split, task.processes, failed=failed, stop=task.stop)
+        epoch = state.step // self.plan.steps_per_epoch
+        tested = score(
+            state.deployed,
+            split,
+            task.processes,
+            when=f"after step {state.step} (epoch {epoch})",
+            failed=failed,
+            stop=task.stop,
+        )
         if tested is None:
             self._save()
             return False
         state.failed = task.processes.merge(state.failed | failed)
+        _check_classes(task.data, state.failed)
         metrics = EpochMetrics(
-            epoch=state.step // self.plan.steps_per_epoch,
+            epoch=epoch,
             step=state.step,
             learning_rate=self.rate,
             train_loss=sums.loss / sums.batches,
@@ -337,6 +346,7 @@ class _Training:
             test_loss=tested.loss,
             test_top1=tested.top1,
             test_top5=tested.top5,
+            test_images=tested.images,
             seconds=sums.seconds,
             images_per_second=sums.images / sums.seconds,
         )
@@ -352,6 +362,26 @@ class _Training:
         if self.task.processes.is_main:
             self.task.save(self.state)
         self.task.processes.wait()
+
+
+def _check_classes(data: DataSet, failed: Mapping[str, str]) -> None:
+    """Refuse to go on when a class has no image that can be learnt from.
+
+    Raises:
+        DataError: all images of a class are bad.
+    """
+    if not failed:
+        return
+    left = Counter(
+        data.train.label(index)
+        for index in range(len(data.train))
+        if data.train.name(index) not in failed
+    )
+    if lost := [name for label, name in enumerate(data.labels) if not left[label]]:
+        raise DataError(
+            f"not one image of {enumerate_names(lost)} can be decoded, so it cannot be learnt; "
+            "take the class away, or mend its files"
+        )
 
 
 def workers_for(settings: Settings, processes: Processes) -> int:

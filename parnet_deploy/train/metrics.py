@@ -19,6 +19,7 @@ class EpochMetrics:
         test_loss: mean cross-entropy over the test split, without smoothing.
         test_top1: part of it that was right.
         test_top5: part of it whose class was among the five likeliest (or all there are).
+        test_images: images of the test split; without those that were skipped.
         seconds: duration of its training, without the test.
         images_per_second: in training, over all processes.
     """
@@ -31,6 +32,7 @@ class EpochMetrics:
     test_loss: float
     test_top1: float
     test_top5: float
+    test_images: int
     seconds: float
     images_per_second: float
 

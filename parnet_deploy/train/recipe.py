@@ -123,6 +123,23 @@ class Recipe:
             conv_dropout=spec.conv_dropout if self.conv_dropout is None else self.conv_dropout,
         )
 
+    def idle(self) -> dict[str, str]:
+        """The fields that change nothing as the others are, and why."""
+        idle: dict[str, str] = {}
+        if self.schedule == "cosine":
+            idle |= dict.fromkeys(("decay_at", "decay_rate"), "the schedule is a cosine")
+        if self.optimiser != "sgd":
+            idle["nesterov"] = f"the optimiser is {self.optimiser}"
+        if self.crop == "random-resized":
+            idle["shift"] = "the crop is random-resized"
+        else:
+            idle["crop_scale"] = f"the crop is {self.crop}"
+        if not self.rand_augment:
+            idle |= dict.fromkeys(
+                ("rand_augment_magnitude", "rand_augment_noise"), "there is no rand-augment"
+            )
+        return idle
+
     def changed(self, **changes: Any) -> Recipe:
         """The same recipe with some fields otherwise.
 

@@ -9,9 +9,16 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parnet_deploy.bundle import Source, refuse_existing, versions
+from parnet_deploy.bundle import CHECKPOINT, Source, refuse_existing, versions
 from parnet_deploy.data import DataSet
-from parnet_deploy.errors import BundleError, SpecError, TrainingError, UsageError, os_reason
+from parnet_deploy.errors import (
+    BundleError,
+    DataError,
+    SpecError,
+    TrainingError,
+    UsageError,
+    os_reason,
+)
 from parnet_deploy.interrupts import held_back
 from parnet_deploy.net import ParNet, TrainingFacts, initialise, save_checkpoint
 from parnet_deploy.spec import (
@@ -23,7 +30,7 @@ from parnet_deploy.spec import (
     encode,
 )
 from parnet_deploy.train.curves import draw_curves
-from parnet_deploy.train.files import remove_unfinished, replacing
+from parnet_deploy.train.files import held, remove_unfinished, replacing
 from parnet_deploy.train.logs import Observers, TensorBoardLog, write_metrics
 from parnet_deploy.train.loop import Task, begin, plan_for, train
 from parnet_deploy.train.metrics import EpochMetrics, Observer
@@ -32,7 +39,6 @@ from parnet_deploy.train.recipe import Recipe
 from parnet_deploy.train.settings import Settings
 from parnet_deploy.train.state import TrainingState
 
-CHECKPOINT = "checkpoint.safetensors"
 BEST = "best.safetensors"
 STATE = "last.pt"
 METRICS = "metrics.csv"
@@ -113,7 +119,10 @@ def configure(
 
     Raises:
         SpecError: the network has several members: each is trained by itself.
+        DataError: there is nothing to tell apart.
     """
+    if len(data.labels) < 2:
+        raise DataError(f"{data.name} has one class, '{data.labels[0]}': nothing to tell apart")
     if spec.members > 1:
         raise SpecError(
             f"'{spec.name}' is an ensemble, whose members are trained one by one: train one of "
@@ -149,7 +158,8 @@ def read_run(folder: Path) -> RunRecord:
     try:
         return decode(path.read_bytes(), RunRecord)
     except OSError as exc:
-        raise TrainingError(f"there is no training run in {folder}: {os_reason(exc)}") from exc
+        hint = f"; did you mean {folder.parent}?" if (folder.parent / RECORD).is_file() else ""
+        raise TrainingError(f"there is no training run in {folder}{hint}") from exc
     except UsageError as exc:
         raise TrainingError(f"{path} is damaged, or not of this version: {exc}") from exc
 
@@ -194,7 +204,8 @@ def begin_run(
     record = RunRecord(config=config, tools=versions(*TOOLS))
     processes.wait()
     if processes.is_main:
-        _make_folder(folder)
+        with held(folder) if folder.exists() else contextlib.nullcontext():
+            _make_folder(folder)
         _write_record(folder, record)
     return _carry_out(folder, record, data, processes, observer, model, resume=False)
 
@@ -225,6 +236,11 @@ def resume_run(folder: Path, data: DataSet, processes: Processes, observer: Obse
         )
     resume = (folder / STATE).exists()
     seed = record.config.settings.seed
+    if not resume and (folder / CHECKPOINT).exists():
+        raise TrainingError(
+            f"{folder / STATE} is gone, without which a run cannot go on; train --finetune "
+            f"{folder / CHECKPOINT} begins with what was trained until then"
+        )
     if not resume and record.config.start is not None:
         raise TrainingError(
             f"{folder} was stopped before it saved anything; fine-tune again, with --force"
@@ -268,6 +284,7 @@ def _carry_out(
         if resume:
             state.restore(folder / STATE)
         if processes.is_main:
+            opened.enter_context(held(folder))
             remove_unfinished(folder)
             log = TensorBoardLog(folder / TENSORBOARD)
             told = Observers(observer, log)
@@ -297,7 +314,8 @@ def _finish(folder: Path, record: RunRecord, state: TrainingState, facts: Traini
     """Write what stands there when all is done; the record at last."""
     if not (folder / CHECKPOINT).exists():
         _write_checkpoint(folder / CHECKPOINT, state, facts)
-    title = f"{record.config.spec.name} on {record.config.data}, {record.config.recipe.name}"
+    kind = record.config.data.partition(":")[0]  # a path may have letters that no font has
+    title = f"{record.config.spec.name} on {kind}, {record.config.recipe.name}"
     draw_curves(state.history, folder / CURVES, title)
     _write_record(folder, record)
 

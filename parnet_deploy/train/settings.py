@@ -47,7 +47,7 @@ class Settings:
             UsageError: a field has a value that no training can have; the message names it.
         """
         for name, fits, expected in (
-            ("seed", self.seed >= 0, "0 or more"),
+            ("seed", 0 <= self.seed < 1 << 63, "0 or more, and less than 2^63"),
             ("precision", self.precision in get_args(Precision), "fp32, bf16 or fp16"),
             ("micro_batch", self.micro_batch is None or self.micro_batch >= 2, "at least 2"),
             ("save_every", self.save_every is None or self.save_every >= 1, "at least 1"),

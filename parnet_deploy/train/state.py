@@ -6,6 +6,7 @@ The random state is not among it: order, augmentation and dropout follow from th
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from parnet_deploy.errors import TrainingError
+from parnet_deploy.errors import TrainingError, os_reason
 from parnet_deploy.train.files import replacing
 from parnet_deploy.train.metrics import EpochMetrics
 
@@ -140,12 +141,21 @@ class TrainingState:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    damaged = (
+        f"the training's state in {path} is damaged; what was trained until then is in "
+        f"{path.parent}: train --finetune goes on from it, and --force begins anew"
+    )
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums in it
+            if archive.testzip() is not None:
+                raise TrainingError(damaged)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except TrainingError:
+        raise
+    except OSError as exc:
+        raise TrainingError(f"cannot read {path}: {os_reason(exc)}") from exc
     except Exception as exc:  # a damaged file makes its parser raise anything
-        raise TrainingError(
-            f"cannot read the training's state in {path}: it is missing, damaged or no such file"
-        ) from exc
+        raise TrainingError(damaged) from exc
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise TrainingError(f"{path} is not a state that this version can go on with")
     return content

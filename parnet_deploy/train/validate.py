@@ -64,6 +64,7 @@ def score(
     split: TestSplit,
     processes: Processes,
     *,
+    when: str,
     failed: dict[str, str],
     stop: Callable[[], bool] = lambda: False,
 ) -> TestScore | None:
@@ -73,6 +74,7 @@ def score(
         model: (N, 3, H, W) -> logits (N, classes); it is left in inference mode.
         split: what to test on.
         processes: who shares it.
+        when: at what point of the training this is, for messages.
         failed: takes the images that could not be decoded, and why.
         stop: looked at before every batch; all stop when one wants to.
 
@@ -106,8 +108,8 @@ def score(
         raise ImageError(f"not one of {len(split.samples)} images of the test split can be decoded")
     if not math.isfinite(loss_sum):
         raise TrainingError(
-            "the test's loss is not finite: the network has come apart; take a lower "
-            "--learning-rate, or look for damaged data"
+            f"the test's loss is not finite {when}: training has come apart and was stopped; "
+            "take a lower --learning-rate, or look for damaged data"
         )
     return TestScore(
         loss=loss_sum / count, top1=right / count, top5=near / count, images=round(count)
