@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from parnet_deploy.data import ArraySamples, DataSet
 from parnet_deploy.errors import ImageError, TrainingError, UsageError
 from parnet_deploy.net import initialise
-from parnet_deploy.train.loop import train, workers_for
+from parnet_deploy.train.loop import train
 from parnet_deploy.train.metrics import EpochMetrics
 from parnet_deploy.train.processes import Processes
 from parnet_deploy.train.recipe import Recipe
 from parnet_deploy.train.settings import Settings
 from parnet_deploy.train.state import TrainingState
+from parnet_deploy.train.task import workers_for
 from tests.training import SHORT, SMALL, Recorder, begun, make_task, samples, two_colours
 
 SGD = SHORT.changed(optimiser="sgd", learning_rate=0.03, nesterov=True, ema_decay=0.9)
@@ -334,6 +335,6 @@ def test_what_does_not_come_out_even_is_refused() -> None:
 def test_images_are_decoded_by_the_cores_that_are_left(
     monkeypatch: pytest.MonkeyPatch, device: str, here: int, given: int | None, expected: int
 ) -> None:
-    monkeypatch.setattr("parnet_deploy.train.loop.usable_cores", lambda: 12)
+    monkeypatch.setattr("parnet_deploy.train.task.usable_cores", lambda: 12)
     processes = Processes(count=here, here=here, device=torch.device(device))
     assert workers_for(Settings(workers=given), processes) == expected

@@ -11,10 +11,11 @@ from torch import nn
 from parnet_deploy.errors import TrainingError, UsageError
 from parnet_deploy.net import initialise
 from parnet_deploy.train.batchnorm import SynchronisedBatchNorm2d, synchronise_norms
-from parnet_deploy.train.loop import Task, begin, train
+from parnet_deploy.train.loop import begin, train
 from parnet_deploy.train.processes import Processes, choose_device, joined
 from parnet_deploy.train.settings import Settings
 from parnet_deploy.train.state import TrainingState
+from parnet_deploy.train.task import Task
 from tests.distributed import run_processes
 from tests.training import PREPROCESSING, SHORT, SMALL, Recorder, two_colours
 

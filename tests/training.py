@@ -11,12 +11,13 @@ from torch import nn
 from parnet_deploy.data import ArraySamples, DataSet
 from parnet_deploy.net import initialise
 from parnet_deploy.spec import Preprocessing, variant
-from parnet_deploy.train.loop import Task, begin
+from parnet_deploy.train.loop import begin
 from parnet_deploy.train.metrics import EpochMetrics, StepMetrics
 from parnet_deploy.train.processes import Processes
 from parnet_deploy.train.recipes import RECIPES
 from parnet_deploy.train.settings import Settings
 from parnet_deploy.train.state import TrainingState
+from parnet_deploy.train.task import Task
 
 SMALL = replace(
     variant("digits").spec.with_widths((4, 8, 8, 8)),

@@ -8,6 +8,7 @@ transforms  what a recipe does to an image (torchvision)
 loader      which images every step takes: a function of seed, epoch and number
 optimise    optimiser and schedule (timm)
 batchnorm   batch normalisation over all processes' batches
+task        what a training is given, who shares it and who is told
 loop        the training loop
 tally       losses added up on the device, looked at now and then
 validate    the test after every epoch

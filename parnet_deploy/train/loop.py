@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import torch
 from timm.utils import ModelEmaV3
@@ -17,17 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 from parnet_deploy.data import DataSet
 from parnet_deploy.data.naming import enumerate_names
 from parnet_deploy.errors import DataError, ImageError, TrainingError
-from parnet_deploy.runtime.cpu import usable_cores
-from parnet_deploy.spec import Preprocessing
 from parnet_deploy.train.batchnorm import synchronise_norms
 from parnet_deploy.train.loader import Batch, Plan, load_batches, mixed_seed
-from parnet_deploy.train.metrics import EpochMetrics, Observer, StepMetrics
+from parnet_deploy.train.metrics import EpochMetrics, StepMetrics
 from parnet_deploy.train.optimise import make_optimiser, make_schedule
-from parnet_deploy.train.processes import Processes
-from parnet_deploy.train.recipe import Recipe
-from parnet_deploy.train.settings import Precision, Settings
+from parnet_deploy.train.settings import Precision
 from parnet_deploy.train.state import Sums, TrainingState
 from parnet_deploy.train.tally import Tally
+from parnet_deploy.train.task import Task, workers_for
 from parnet_deploy.train.transforms import training_transform
 from parnet_deploy.train.validate import TestSplit, score
 
@@ -39,53 +35,6 @@ _AUTOCAST: dict[Precision, torch.dtype] = {
 
 # On a GPU the losses are looked at once in so many steps: looking means waiting for it.
 _GPU_STEPS = 50
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Task:
-    """What is trained, on what, how, and who is told.
-
-    Attributes:
-        data: what to learn from, and to test on.
-        preprocessing: how an image becomes what the network reads.
-        recipe: how to train.
-        settings: how that is carried out.
-        processes: who shares the work.
-        observer: who is told, in the main process.
-        save: keeps the state: called in the main process after every epoch, and as often as the
-            settings say.
-        stop: whether to stop after this step; what has been reached is saved first.
-    """
-
-    data: DataSet
-    preprocessing: Preprocessing
-    recipe: Recipe
-    settings: Settings
-    processes: Processes
-    observer: Observer
-    save: Callable[[TrainingState], None]
-    stop: Callable[[], bool]
-
-    @property
-    def plan(self) -> Plan:
-        """Which images every step takes."""
-        return plan_for(self.data, self.recipe, self.settings, self.processes)
-
-
-def plan_for(data: DataSet, recipe: Recipe, settings: Settings, processes: Processes) -> Plan:
-    """Which images every step of a training takes.
-
-    Raises:
-        UsageError: the batch does not come out even, or the images do not fill one.
-    """
-    return Plan(
-        images=len(data.train),
-        batch_size=recipe.batch_size,
-        micro_batch=settings.micro_batch or max(1, recipe.batch_size // processes.count),
-        processes=processes.count,
-        epochs=recipe.epochs,
-        seed=settings.seed,
-    )
 
 
 def begin(model: nn.Module, task: Task) -> TrainingState:
@@ -382,15 +331,6 @@ def _check_classes(data: DataSet, failed: Mapping[str, str]) -> None:
             f"not one image of {enumerate_names(lost)} can be decoded, so it cannot be learnt; "
             "take the class away, or mend its files"
         )
-
-
-def workers_for(settings: Settings, processes: Processes) -> int:
-    """How many processes decode and augment images for this one."""
-    if settings.workers is not None:
-        return settings.workers
-    if processes.device.type == "cpu":  # the cores are busy anyway
-        return 0
-    return min(8, max(1, usable_cores() // processes.here))
 
 
 @contextlib.contextmanager

@@ -32,12 +32,13 @@ from parnet_deploy.spec import (
 from parnet_deploy.train.curves import draw_curves
 from parnet_deploy.train.files import held, remove_unfinished, replacing
 from parnet_deploy.train.logs import Observers, TensorBoardLog, write_metrics
-from parnet_deploy.train.loop import Task, begin, plan_for, train
+from parnet_deploy.train.loop import begin, train
 from parnet_deploy.train.metrics import EpochMetrics, Observer
 from parnet_deploy.train.processes import Processes
 from parnet_deploy.train.recipe import Recipe
 from parnet_deploy.train.settings import Settings
 from parnet_deploy.train.state import TrainingState
+from parnet_deploy.train.task import Task, plan_for
 
 BEST = "best.safetensors"
 STATE = "last.pt"
