@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 OPTIONS = (
     "--widths", "4,8,8,8", "--blocks", "2,1,1", "--image-size", "8", "--epochs", "6",
     "--batch-size", "8", "--warmup-epochs", "1", "--save-every", "2", "--ema-decay", "0.9",
-    "--device", "cpu",
+    "--device", "cpu", "--optimiser", "sgd", "--learning-rate", "0.05",
 )  # fmt: skip
 STEPS = 6 * 9  # 72 images
 
@@ -130,8 +130,7 @@ def test_a_pair_of_processes_trains_the_network_of_one(
         [float(row["train_loss"]) for row in csv.DictReader(text.splitlines())]
         for text in ((run / "metrics.csv").read_text() for run in (folder, whole))
     ]
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
-    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-3)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert len(losses[0]) == 6
 
 
