@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parnet_deploy.bundle import CHECKPOINT, Source
+from parnet_deploy.bundle import CHECKPOINT
 from parnet_deploy.cli.architecture import (
     ActivationName,
     Blocks,
@@ -39,7 +39,7 @@ from parnet_deploy.train.settings import Settings
 
 if TYPE_CHECKING:
     from parnet_deploy.data import DataSet
-    from parnet_deploy.net import ParNet
+    from parnet_deploy.net import Checkpoint
     from parnet_deploy.train.metrics import Observer
     from parnet_deploy.train.processes import Processes
     from parnet_deploy.train.run import RunConfig, RunRecord
@@ -87,24 +87,6 @@ PrintConfig = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a run that stands there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedTraining:
-    """What is asked for, before the data are opened."""
-
-    spec: ParNetSpec
-    data: str
-    recipe: Recipe
-    settings: Settings
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Start:
-    """The weights to begin with, and the checkpoint they are from; None for new ones."""
-
-    model: ParNet | None = None
-    source: Source | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,20 +142,18 @@ def command(
         _resume(resume, device, shown)
         return
     chosen = find_recipe(recipe or "quick").changed(**part_of(changes, Recipe))
-    planned = PlannedTraining(
-        spec=chosen.fit(_network(variant, finetune, network)),
-        data=data or "digits",
-        recipe=chosen,
-        settings=Settings(**part_of(changes, Settings)),
-    )
-    opened = _open(planned.data, hold_out, planned.settings)
-    start = _start(planned, finetune, opened)
-    config = _configure(planned, start, opened, hold_out)
+    settings = Settings(**part_of(changes, Settings))
+    found = None if finetune is None else _read(finetune, given(variant=variant) | network)
+    spec = found.model.spec if found else change_spec(find_spec(variant or "digits"), **network)
+    opened = _open(data or "digits", hold_out, settings)
+    if found is not None:
+        found = _fit(found, opened, settings.seed)
+    config = _configure(spec, found, opened, chosen, settings, hold_out)
     if print_config:
         print_json(config)
         return
     _warn_of_idle(chosen, changes)
-    _begin(output or RUNS / config.spec.name, config, opened, device, start, shown, force=force)
+    _begin(output or RUNS / config.spec.name, config, opened, device, found, shown, force=force)
 
 
 def _begin(
@@ -181,7 +161,7 @@ def _begin(
     config: RunConfig,
     data: DataSet,
     device: str | None,
-    start: Start,
+    start: Checkpoint | None,
     shown: Shown,
     *,
     force: bool,
@@ -190,7 +170,13 @@ def _begin(
 
     with _sharing(device, folder) as (processes, observer):
         record = begin_run(
-            folder, config, data, processes, observer, model=start.model, force=force
+            folder,
+            config,
+            data,
+            processes,
+            observer,
+            model=start.model if start else None,
+            force=force,
         )
         if processes.is_main:
             _finish(folder, record, data, shown)
@@ -228,12 +214,9 @@ def _warn_of_idle(recipe: Recipe, changes: Mapping[str, Any]) -> None:
         warn(["a schedule of steps without --decay-at: the learning rate stays as it is"])
 
 
-def _network(variant: str | None, finetune: Path | None, changes: dict[str, Any]) -> ParNetSpec:
-    """The network as it is asked for; its number of classes is the data's, later."""
-    if finetune is None:
-        return change_spec(find_spec(variant or "digits"), **changes)
-    others = given(variant=variant) | changes
-    if extra := [name for name in others if name not in ("image_size", "activation")]:
+def _read(path: Path, changes: dict[str, Any]) -> Checkpoint:
+    """The checkpoint to fine-tune, of which only size and activation can be said."""
+    if extra := [name for name in changes if name not in ("image_size", "activation")]:
         raise UsageError(
             f"--finetune takes the checkpoint's network; leave away --{extra[0].replace('_', '-')}"
         )
@@ -241,39 +224,34 @@ def _network(variant: str | None, finetune: Path | None, changes: dict[str, Any]
 
     size = changes.get("image_size")
     return load_checkpoint(
-        finetune,
+        path,
         activation=changes.get("activation"),
         image_size=None if size is None else parse_size(size),
-    ).model.spec
-
-
-def _start(planned: PlannedTraining, finetune: Path | None, data: DataSet) -> Start:
-    """The weights to begin with, with a classifier for the data's classes."""
-    if finetune is None:
-        return Start()
-    from parnet_deploy.net import load_for_finetuning
-
-    found = load_for_finetuning(
-        finetune,
-        labels=data.labels,
-        image_size=planned.spec.image_size,
-        seed=planned.settings.seed,
-        activation=planned.spec.activation,
     )
-    kept = "a new classifier" if found.new_head else "its classifier, too"
-    tell(f"  fine-tune: {origin(found.source)}, {kept}")
-    return Start(model=found.model, source=found.source)
+
+
+def _fit(found: Checkpoint, data: DataSet, seed: int) -> Checkpoint:
+    """The weights to begin with, with a classifier for the data's classes."""
+    from parnet_deploy.net import with_classes
+
+    fitted = with_classes(found, data.labels, seed=seed)
+    kept = "a new classifier" if fitted.new_head else "its classifier, too"
+    tell(f"  fine-tune: {origin(fitted.source)}, {kept}")
+    return fitted
 
 
 def _configure(
-    planned: PlannedTraining, start: Start, data: DataSet, hold_out: float | None
+    spec: ParNetSpec,
+    start: Checkpoint | None,
+    data: DataSet,
+    recipe: Recipe,
+    settings: Settings,
+    hold_out: float | None,
 ) -> RunConfig:
     from parnet_deploy.train.run import configure
 
-    spec = planned.spec if start.model is None else start.model.spec
-    return configure(
-        spec, data, planned.recipe, planned.settings, hold_out=hold_out, start=start.source
-    )
+    source = start.source if start else None
+    return configure(spec, data, recipe, settings, hold_out=hold_out, start=source)
 
 
 def _open(source: str, hold_out: float | None, settings: Settings) -> DataSet:

@@ -18,6 +18,7 @@ from parnet_deploy.net.checkpoint import (
     load_checkpoint,
     load_for_finetuning,
     save_checkpoint,
+    with_classes,
 )
 from parnet_deploy.net.deploy import DeployParNet
 from parnet_deploy.net.fuse import fuse
@@ -38,4 +39,5 @@ __all__ = [
     "load_checkpoint",
     "load_for_finetuning",
     "save_checkpoint",
+    "with_classes",
 ]

@@ -184,6 +184,15 @@ def load_for_finetuning(
         SpecError: no class, or the image size is not a multiple of the network's stride.
     """
     found = load_checkpoint(path, activation=activation, ema=ema, image_size=image_size)
+    return with_classes(found, labels, seed=seed)
+
+
+def with_classes(found: Checkpoint, labels: Sequence[str], *, seed: int) -> Checkpoint:
+    """A checkpoint that was read, as the beginning of another training: see `load_for_finetuning`.
+
+    Raises:
+        SpecError: no class.
+    """
     spec = replace(found.model.spec, classes=len(labels))
     if spec == found.model.spec and found.facts.labels in ((), tuple(labels)):
         return found

@@ -20,7 +20,7 @@ from parnet_deploy.train.batchnorm import synchronise_norms
 from parnet_deploy.train.loader import Batch, Plan, load_batches, mixed_seed
 from parnet_deploy.train.metrics import EpochMetrics, StepMetrics
 from parnet_deploy.train.optimise import make_optimiser, make_schedule
-from parnet_deploy.train.settings import Precision
+from parnet_deploy.train.settings import Precision, Settings
 from parnet_deploy.train.state import Sums, TrainingState
 from parnet_deploy.train.tally import Tally
 from parnet_deploy.train.task import Task, workers_for
@@ -40,8 +40,7 @@ _GPU_STEPS = 50
 def begin(model: nn.Module, task: Task) -> TrainingState:
     """The state of a training before its first step; the network is moved to the device."""
     device = task.processes.device
-    layout = torch.channels_last if task.settings.channels_last else torch.contiguous_format
-    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # torch's stub lacks the pair
+    model = model.to(device=device, memory_format=_layout(task.settings))  # type: ignore[call-overload]  # torch's stub lacks the pair
     if task.settings.sync_bn and task.processes.count > 1:
         model = synchronise_norms(model, device)
     average = None
@@ -199,12 +198,8 @@ class _Training:
         """Images as the network reads them: (N, 3, H, W) float32, normalised; and labels."""
         images = batch.images.to(self.device, non_blocking=True)
         labels = batch.labels.to(self.device, non_blocking=True)
-        layout = (
-            torch.channels_last if self.task.settings.channels_last else torch.contiguous_format
-        )
-        return ((images.float() / 255 - self.mean) / self.std).contiguous(
-            memory_format=layout
-        ), labels
+        normalised = (images.float() / 255 - self.mean) / self.std
+        return normalised.contiguous(memory_format=_layout(self.task.settings)), labels
 
     def _note_failed(self, batch: Batch) -> None:
         """Remember what was skipped, or say that it may not be.
@@ -311,6 +306,11 @@ class _Training:
         if self.task.processes.is_main:
             self.task.save(self.state)
         self.task.processes.wait()
+
+
+def _layout(settings: Settings) -> torch.memory_format:
+    """How feature maps lie in memory."""
+    return torch.channels_last if settings.channels_last else torch.contiguous_format
 
 
 def _check_classes(data: DataSet, failed: Mapping[str, str]) -> None:

@@ -267,8 +267,34 @@ def _carry_out(
     *,
     resume: bool,
 ) -> RunRecord:
+    """Train, and write the result; the folder is this run's from before its state is read."""
     config = record.config
     facts = TrainingFacts(labels=data.labels, preprocessing=config.preprocessing)
+    with held(folder) if processes.is_main else contextlib.nullcontext():
+        if processes.is_main:
+            remove_unfinished(folder)
+        state, ended = _train(
+            folder, config, facts, data, processes, observer, model, resume=resume
+        )
+        if ended and processes.is_main:
+            record = replace(record, result=_result(state, config))
+            _finish(folder, record, state, facts)
+    processes.wait()
+    return record
+
+
+def _train(
+    folder: Path,
+    config: RunConfig,
+    facts: TrainingFacts,
+    data: DataSet,
+    processes: Processes,
+    observer: Observer,
+    model: ParNet,
+    *,
+    resume: bool,
+) -> tuple[TrainingState, bool]:
+    """Train from the beginning or from what was saved; whether the end was reached."""
     with held_back() as signals, contextlib.ExitStack() as opened:
         told = observer
         task = Task(
@@ -285,19 +311,10 @@ def _carry_out(
         if resume:
             state.restore(folder / STATE)
         if processes.is_main:
-            opened.enter_context(held(folder))
-            remove_unfinished(folder)
             log = TensorBoardLog(folder / TENSORBOARD)
             told = Observers(observer, log)
             opened.callback(told.close)
-        ended = train(state, replace(task, observer=told))
-    if not ended:
-        return record
-    if processes.is_main:
-        record = replace(record, result=_result(state, config))
-        _finish(folder, record, state, facts)
-    processes.wait()
-    return record
+        return state, train(state, replace(task, observer=told))
 
 
 def _save(folder: Path, state: TrainingState, facts: TrainingFacts) -> None:
