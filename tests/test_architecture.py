@@ -21,6 +21,7 @@ TORCH_FREE = (
     "diagram",
     "evaluate",
     "interrupts",
+    "roofline",
     "engine",
     "runtime",
     "verify.compare",
@@ -28,6 +29,7 @@ TORCH_FREE = (
     "train.recipes",
     "train.settings",
     "train.metrics",
+    "bench",
     "cli",
 )
 NEED_TORCH = ("net", "train", "export")

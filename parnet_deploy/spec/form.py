@@ -49,7 +49,7 @@ _CHOICES = {
 }
 
 
-Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
+Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino", "ncnn"]
 
 
 def default_form(backend: Backend) -> DeployForm:
@@ -65,4 +65,6 @@ _DEFAULTS: dict[Backend, DeployForm] = {
     "tensorrt": DeployForm(),
     "tensorrt-rtx": DeployForm(),
     "onnxruntime": DeployForm(squeeze="gemm"),
+    "openvino": DeployForm(squeeze="gemm"),
+    "ncnn": DeployForm(squeeze="gemm"),
 }
