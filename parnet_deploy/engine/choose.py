@@ -36,6 +36,8 @@ APPLICABLE: Mapping[Backend, frozenset[str]] = {
     "onnxruntime": frozenset({"provider", "devices", "threads"}),
     "tensorrt": _OF_TENSORRT,
     "tensorrt-rtx": _OF_TENSORRT | {"compute_capabilities"},
+    "openvino": frozenset({"threads"}),
+    "ncnn": frozenset({"threads"}),
 }
 """Fields of `BuildOptions` that mean something to a backend; a builder may know fewer still."""
 
@@ -105,6 +107,8 @@ def make_builder(backend: Backend, options: BuildOptions, *, split: bool) -> Bui
         from parnet_deploy.engine.onnxruntime import OnnxRuntimeBuilder
 
         return OnnxRuntimeBuilder(options)
+    if backend == "openvino" or backend == "ncnn":  # noqa: PLR1714  mypy narrows these
+        raise UsageError(f"this version of parnet-deploy builds no engines of {backend}")
     from parnet_deploy.engine.tensorrt import TensorRTBuilder
 
     return TensorRTBuilder(backend, options)

@@ -82,7 +82,9 @@ def _open_stage(bundle: EngineBundle, stage: EngineStage) -> Runner:
     try:
         if backend == "onnxruntime":
             return _open_onnxruntime(bundle, stage)
-        return _open_tensorrt(backend, bundle, stage)
+        if backend == "tensorrt" or backend == "tensorrt-rtx":  # noqa: PLR1714  mypy narrows these
+            return _open_tensorrt(backend, bundle, stage)
+        raise EngineError(f"this version of parnet-deploy runs no engines of {backend}")
     except EngineError as exc:
         raise type(exc)(
             f"{bundle.path} cannot run here: {exc}; build it again: {rebuild_command(bundle)}"
