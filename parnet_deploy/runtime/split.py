@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Lock
 
 from parnet_deploy.errors import RunnerError
 from parnet_deploy.runtime.base import ClosingRunner, Runner
+from parnet_deploy.runtime.timeline import Span
 from parnet_deploy.spec import Array, TensorSpec, check_feeds
 
 Values = dict[str, Array]
+RunStage = Callable[["StageRunner", Mapping[str, Array]], Values]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,13 +73,24 @@ class SplitRunner(ClosingRunner):
 
     def run_all(self, feeds: Mapping[str, Array]) -> Values:
         """As `run`, but with every value that crossed a cut beside the outputs."""
-        check_feeds(self.inputs, feeds)
-        futures = self._submit(dict(feeds))
-        wait(futures)
-        values: Values = {}
-        for future in futures:  # in order: the first failure is a cause, not a consequence
-            values |= future.result()
-        return values
+        return self._run_all(feeds, _run_stage)
+
+    def trace(self, feeds: Mapping[str, Array]) -> tuple[Span, ...]:
+        """Run once, and tell when each stage worked. See `Traces.trace`."""
+        spans: list[Span] = []  # appending is atomic
+        begin = time.perf_counter()
+
+        def timed(stage: StageRunner, values: Mapping[str, Array]) -> Values:
+            start = time.perf_counter()
+            results = _run_stage(stage, values)
+            end = time.perf_counter()
+            spans.append(
+                Span(stage=stage.name, device=stage.device, start=start - begin, end=end - begin)
+            )
+            return results
+
+        self._run_all(feeds, timed)
+        return tuple(sorted(spans, key=lambda span: span.start))
 
     def close(self) -> None:
         """Let running stages end and close every stage; a second call does nothing."""
@@ -89,7 +103,16 @@ class SplitRunner(ClosingRunner):
             for stage in self._stages:
                 closing.callback(stage.runner.close)
 
-    def _submit(self, feeds: Mapping[str, Array]) -> list[Future[Values]]:
+    def _run_all(self, feeds: Mapping[str, Array], run: RunStage) -> Values:
+        check_feeds(self.inputs, feeds)
+        futures = self._submit(dict(feeds), run)
+        wait(futures)
+        values: Values = {}
+        for future in futures:  # in order: the first failure is a cause, not a consequence
+            values |= future.result()
+        return values
+
+    def _submit(self, feeds: Mapping[str, Array], run: RunStage) -> list[Future[Values]]:
         """Hand every stage to the pool.
 
         Producers are submitted before their consumers, and the pool starts work in that order: the
@@ -105,7 +128,7 @@ class SplitRunner(ClosingRunner):
                 needed = {
                     spec.name: made[spec.name] for spec in stage.runner.inputs if spec.name in made
                 }
-                future = self._pool.submit(_run_stage, stage, feeds, needed)
+                future = self._pool.submit(_wait_and_run, run, stage, feeds, needed)
                 made |= {spec.name: future for spec in stage.runner.outputs}
                 futures.append(future)
         return futures
@@ -144,13 +167,20 @@ def _describe(spec: TensorSpec | None) -> str:
     return f"'{spec.name}', {spec.dtype}[{', '.join(map(str, spec.shape))}]"
 
 
-def _run_stage(
-    stage: StageRunner, feeds: Mapping[str, Array], needed: Mapping[str, Future[Values]]
+def _wait_and_run(
+    run: RunStage,
+    stage: StageRunner,
+    feeds: Mapping[str, Array],
+    needed: Mapping[str, Future[Values]],
 ) -> Values:
     names = [spec.name for spec in stage.runner.inputs]
-    values = {
-        name: needed[name].result()[name] if name in needed else feeds[name] for name in names
-    }
+    return run(
+        stage,
+        {name: needed[name].result()[name] if name in needed else feeds[name] for name in names},
+    )
+
+
+def _run_stage(stage: StageRunner, values: Mapping[str, Array]) -> Values:
     try:
         results = stage.runner.run(values)
         check_feeds(stage.runner.outputs, results)
