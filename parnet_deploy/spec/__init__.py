@@ -12,7 +12,7 @@ lookup    looking something up by the name that a person wrote
 """
 
 from parnet_deploy.spec.codec import decode, encode
-from parnet_deploy.spec.counts import Counts, count, depth, depths
+from parnet_deploy.spec.counts import BlockCounts, Counts, count, count_block, depth, depths
 from parnet_deploy.spec.form import Backend, DeployForm, default_form
 from parnet_deploy.spec.images import Preprocessing, default_crop_ratio
 from parnet_deploy.spec.layout import (
@@ -37,6 +37,7 @@ __all__ = [
     "Activation",
     "Array",
     "Backend",
+    "BlockCounts",
     "BlockSpec",
     "Counts",
     "Cut",
@@ -49,6 +50,7 @@ __all__ = [
     "Variant",
     "check_feeds",
     "count",
+    "count_block",
     "cuts",
     "decode",
     "default_crop_ratio",

@@ -27,6 +27,28 @@ class Counts:
     flop_fused: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockCounts:
+    """What one block costs in fused form, in numbers; biases and normalisations left out.
+
+    Attributes:
+        reads: channels of all its inputs together.
+        weights: of its convolution or linear layer.
+        squeeze: weights of its squeeze, 0 where it has none.
+        pixels: of its output; 1 for the head.
+    """
+
+    reads: int
+    weights: int
+    squeeze: int
+    pixels: int
+
+    @property
+    def operations(self) -> int:
+        """For one image, two per multiply-add."""
+        return 2 * (self.weights * self.pixels + self.squeeze)
+
+
 def depth(spec: ParNetSpec) -> int:
     """Longest path of convolutions and linear layers (a squeeze runs beside its convolution)."""
     return depths(spec)["head"]
@@ -47,30 +69,32 @@ def count(spec: ParNetSpec) -> Counts:
         depth=depth(spec),
         parameters_training=sum(_parameters(spec, block, fused=False) for block in blocks),
         parameters_fused=sum(_parameters(spec, block, fused=True) for block in blocks),
-        flop_fused=sum(_flop(spec, block) for block in blocks),
+        flop_fused=sum(count_block(spec, block).operations for block in blocks),
+    )
+
+
+def count_block(spec: ParNetSpec, block: BlockSpec) -> BlockCounts:
+    """Count one block of a network."""
+    joined = block.in_channels * len(block.inputs)
+    matrix = joined // block.groups * block.out_channels
+    convolved = block.kind not in ("head", "pointwise")
+    height, width = spec.image_size
+    head = block.kind == "head"
+    return BlockCounts(
+        reads=joined,
+        weights=9 * matrix if convolved else matrix,
+        squeeze=matrix if convolved and spec.squeeze else 0,
+        pixels=1 if head else (height // block.scale) * (width // block.scale),
     )
 
 
 def _parameters(spec: ParNetSpec, block: BlockSpec, *, fused: bool) -> int:
-    joined = block.in_channels * len(block.inputs)
-    out = block.out_channels
+    counts, out = count_block(spec, block), block.out_channels
     if block.kind == "head":  # an ensemble's members have a bias each, which folds into one
-        return joined * out + (out if fused else len(block.inputs) * out)
-    pointwise = joined // block.groups * out
-    if block.kind == "pointwise":
-        return pointwise + (out if fused else 2 * out)
-    branches = 9 * pointwise + out if fused else 9 * pointwise + 2 * out + pointwise + 2 * out
-    norms = {"skip": 2 * joined, "fusion": 2 * joined}.get(block.kind, 0)
-    return branches + norms + (pointwise if spec.squeeze else 0)
-
-
-def _flop(spec: ParNetSpec, block: BlockSpec) -> int:
-    joined = block.in_channels * len(block.inputs)
-    pointwise = 2 * (joined // block.groups) * block.out_channels
-    if block.kind == "head":
-        return pointwise
-    height, width = spec.image_size
-    pixels = (height // block.scale) * (width // block.scale)
-    if block.kind == "pointwise":
-        return pointwise * pixels
-    return 9 * pointwise * pixels + (pointwise if spec.squeeze else 0)
+        return counts.weights + (out if fused else len(block.inputs) * out)
+    norms = 2 * counts.reads if block.kind in ("skip", "fusion") else 0
+    kept = counts.weights + counts.squeeze + norms
+    if fused:
+        return kept + out
+    branch = counts.weights // 9 + 2 * out if block.kind != "pointwise" else 0
+    return kept + 2 * out + branch
