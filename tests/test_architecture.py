@@ -21,6 +21,7 @@ TORCH_FREE = (
     "diagram",
     "evaluate",
     "interrupts",
+    "pages",
     "roofline",
     "engine",
     "runtime",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.statistics import Latency, Ratio
+from parnet_deploy.errors import UsageError
 from parnet_deploy.runtime.timeline import Span
 
 
@@ -32,6 +33,18 @@ class Settings:
     iterations: int = 100
     seconds: float = 10.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no measurement.
+
+        Raises:
+            UsageError: a number is too small.
+        """
+        for name in ("batch", "rounds", "processes", "iterations"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} is at least 1, not {getattr(self, name)}")
+        if self.warm_up < 0 or self.seconds < 0:
+            raise UsageError("--warm-up and --seconds are not negative")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +95,8 @@ class Outcome:
         compute: without copies from and to host memory, where the runner can tell.
         ratio: of `latency` to that of the reference of the same network.
         throughput: images per second, one run after the other.
-        first_answer: seconds from opening to the first answer, one for each process.
+        first_answer: seconds from the start of its process to its first answer, process by
+            process.
         host_memory: greatest resident memory of its process, in bytes.
         gpu_memory: greatest memory of its process on GPUs in bytes, where NVML tells.
         parity: how near its answers are to the training form's, None where none is at hand.
@@ -167,6 +181,14 @@ class BenchResult:
     def of(self, network: str) -> tuple[Outcome, ...]:
         """Outcomes of one network, the fastest first."""
         return tuple(o for o in self.outcomes if o.contestant.network == network)
+
+    def reference(self, network: str) -> Outcome | None:
+        """Whose latencies a network's ratios are taken to: its own ratio is 1 in every round."""
+        own = (1.0, 1.0, 1.0)
+        for outcome in self.of(network):
+            if (outcome.ratio.low, outcome.ratio.median, outcome.ratio.high) == own:
+                return outcome
+        return None
 
     @property
     def networks(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Column, Table
 
+from parnet_deploy.pages.sheet import Sheet
 from parnet_deploy.spec import encode
 
 Justify = Literal["left", "right"]
@@ -85,6 +86,20 @@ def print_table(table: Table) -> None:
     if Measurement.get(console, endless, table).maximum > console.width:
         table.padding = (0, 0, 0, 0)
     console.print(table)
+
+
+def print_sheet(sheet: Sheet) -> None:
+    """Print a table that is a value, and its notes below it."""
+    columns: dict[str, Justify] = {
+        column.head: "right" if column.numeric else "left" for column in sheet.columns
+    }
+    table = new_table(escape(sheet.title), columns)
+    for number, row in enumerate(sheet.rows):
+        style = "bold" if number in sheet.emphasised else None
+        table.add_row(*(escape(cell) for cell in row), style=style)
+    print_table(table)
+    for note in sheet.notes:
+        console.print(escape(note), style="dim", highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from parnet_deploy.errors import BundleError, OutputExistsError, os_reason
@@ -25,6 +25,18 @@ def write_file(path: Path, text: str, *, force: bool) -> None:
     """
     with replacing(path, force=force) as work:
         work.write_text(text, encoding="utf-8")
+
+
+def write_files(contents: Mapping[Path, str], *, force: bool) -> None:
+    """Write several text files, each as `write_file`; none where one of them is refused.
+
+    Raises:
+        OutputExistsError: something stands in the place of one and `force` is off.
+        BundleError: one cannot be written.
+    """
+    refuse_files(contents, force=force)
+    for path, text in contents.items():
+        write_file(path, text, force=force)
 
 
 @contextlib.contextmanager
@@ -60,3 +72,18 @@ def refuse_file(path: Path, *, force: bool) -> None:
     """
     if os.path.lexists(path) and not force:
         raise OutputExistsError(f"{path} exists already; give --force to replace it")
+
+
+def refuse_files(paths: Iterable[Path], *, force: bool) -> None:
+    """Refuse files that could not be written, before anything is computed for them.
+
+    Raises:
+        OutputExistsError: something stands in the place of one and `force` is off.
+        BundleError: the folder of one is not there, or cannot be written to.
+    """
+    for path in paths:
+        refuse_file(path, force=force)
+        if not path.parent.is_dir():
+            raise BundleError(f"cannot write {path}: there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise BundleError(f"cannot write {path}: no permission to write to {path.parent}")

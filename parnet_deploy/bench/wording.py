@@ -1,0 +1,183 @@
+"""A benchmark in sentences. None of them claims more than the spread allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from parnet_deploy.bench import figures, schedule_words
+from parnet_deploy.bench.duel import duel
+from parnet_deploy.bench.result import BenchResult, Outcome
+from parnet_deploy.bench.statistics import Latency
+
+MOST_VARIATION = 0.1
+"""Coefficient of variation above which a contestant is called unstable."""
+
+MOST_DRIFT = 0.1
+"""And the relative distance of a round's median from the median of all."""
+
+
+def sentences(result: BenchResult) -> tuple[str, ...]:
+    """What was found: winners, schedules, peers, floors, doubts, and who is missing."""
+    found: list[str] = []
+    for network in result.networks:
+        found += network_sentences(result.of(network), network)
+    if len(result.networks) > 1:
+        found += schedule_words.over_networks(result)
+    found += [
+        f"{absence.network}: '{absence.name}' did not take part: {absence.reason}."
+        for absence in result.absent
+    ]
+    return tuple(found)
+
+
+def network_sentences(outcomes: Sequence[Outcome], network: str) -> list[str]:
+    """The sentences on one network.
+
+    Args:
+        outcomes: its contestants', the fastest first.
+        network: its name, which stands in front of each sentence.
+    """
+    said = (
+        _fastest(outcomes),
+        *schedule_words.sentences(outcomes),
+        *peer_sentences(outcomes),
+        *floor_sentences(outcomes),
+        *_other_answers(outcomes),
+        *_unstable(outcomes),
+    )
+    return [f"{network}: {sentence}" for sentence in said]
+
+
+def instability(latency: Latency) -> str | None:
+    """Why a contestant's latencies are not to be trusted, or None where they are."""
+    reasons = []
+    if latency.variation > MOST_VARIATION:
+        reasons.append(
+            f"its latencies vary by {figures.percent(latency.variation)}, more than "
+            f"{figures.percent(MOST_VARIATION)}"
+        )
+    if latency.drift > MOST_DRIFT:
+        reasons.append(
+            f"a round's median lies {figures.percent(latency.drift)} off, more than "
+            f"{figures.percent(MOST_DRIFT)}"
+        )
+    return " and ".join(reasons) or None
+
+
+def peer_sentences(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Our best against each peer, at the peer's precision where ours has it."""
+    ours = [outcome for outcome in outcomes if outcome.contestant.group == "ours"]
+    if not ours:
+        return
+    for peer in outcomes:
+        if peer.contestant.group == "peer":
+            same = (own for own in ours if own.precision == peer.precision)
+            yield _against(next(same, ours[0]), peer)
+
+
+def floor_sentences(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """How far above the hardware's floor our fastest stands, floor by floor."""
+    seen = set()
+    for outcome in outcomes:
+        floor = outcome.floor
+        if floor is None or outcome.contestant.group != "ours" or floor in seen:
+            continue
+        seen.add(floor)
+        what = "end to end" if outcome.compute is None else "compute alone"
+        total, roofline, launches = map(
+            figures.milliseconds, (floor.total, floor.roofline, floor.launches)
+        )
+        yield (
+            f"'{outcome.contestant.name}' ({outcome.precision}, {what}) stands at "
+            f"{figures.times(times_floor(outcome))} the floor of {total} ms ({roofline} ms of "
+            f"operations and bytes, {launches} ms of launches; {floor.device})."
+        )
+
+
+def times_floor(outcome: Outcome) -> float:
+    """How many times its floor a contestant takes: its compute where known, since it has no copies.
+
+    Raises:
+        ValueError: its floor is not known.
+    """
+    if outcome.floor is None:
+        raise ValueError(f"the floor of '{outcome.contestant.name}' is not known")
+    return (outcome.compute or outcome.latency).p50 / outcome.floor.total
+
+
+def _fastest(outcomes: Sequence[Outcome]) -> str:
+    """The fastest, or those that cannot be told from it."""
+    first, *others = outcomes
+    latency = figures.milliseconds(first.latency.p50)
+    if not others:
+        return f"{_who(first)} ran alone: median {latency} ms; there is nothing to compare with."
+    duels = [duel(first, other) for other in others]
+    near = [
+        f"{_who(other)} at {figures.milliseconds(other.latency.p50)} ms"
+        for other, found in zip(others, duels, strict=True)
+        if found.verdict != "faster"
+    ]
+    if near:
+        few = f"; {figures.doubt(duels[0])}" if duels[0].too_short else ""
+        return (
+            f"no single fastest: {_who(first)}, median {latency} ms, cannot be told from "
+            f"{figures.listed(near)}{few}."
+        )
+    return (
+        f"{_who(first)} is the fastest: median {latency} ms, {figures.rate(first.throughput)} "
+        f"images/s; {figures.times(duels[0].speed.median)} as fast as the next, "
+        f"'{others[0].contestant.name}' ({figures.evidence(duels[0])})."
+    )
+
+
+def _against(best: Outcome, peer: Outcome) -> str:
+    """Our best against a peer: whoever is faster stands first."""
+    found = duel(best, peer)
+    if found.verdict == "slower":
+        found = duel(peer, best)
+        return (
+            f"'{peer.contestant.name}' is {figures.times(found.speed.median)} as fast as our best, "
+            f"'{best.contestant.name}'{_mixed(peer, best)} ({figures.evidence(found)})."
+        )
+    if found.verdict == "faster":
+        return (
+            f"our best, '{best.contestant.name}', is {figures.times(found.speed.median)} as fast "
+            f"as '{peer.contestant.name}'{_mixed(best, peer)} ({figures.evidence(found)})."
+        )
+    return (
+        f"our best, '{best.contestant.name}', and '{peer.contestant.name}'{_mixed(best, peer)} "
+        f"cannot be told apart: {figures.times(found.speed.median)} as fast "
+        f"({figures.evidence(found)}; {figures.doubt(found)})."
+    )
+
+
+def _mixed(one: Outcome, other: Outcome) -> str:
+    if one.precision == other.precision:
+        return ""
+    return f", {one.precision} against {other.precision}"
+
+
+def _other_answers(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    for outcome in outcomes:
+        parity = outcome.parity
+        if parity is not None and parity.same_top1 < parity.images:
+            yield (
+                f"'{outcome.contestant.name}' answers otherwise than the training form: it has the "
+                f"same top-1 class for {parity.same_top1} of {parity.images} images, and its "
+                f"greatest relative error is {figures.error(parity.max_rel)}."
+            )
+
+
+def _unstable(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    shaky = [(outcome, instability(outcome.latency)) for outcome in outcomes]
+    words = [f"'{outcome.contestant.name}' ({reason})" for outcome, reason in shaky if reason]
+    if words:
+        yield (
+            f"unstable: {figures.listed(words)}. Let nothing else run on the machine, fix its "
+            "clocks where you may, raise --rounds or --seconds, and measure again."
+        )
+
+
+def _who(outcome: Outcome) -> str:
+    whose = "ours" if outcome.contestant.group == "ours" else "a peer"
+    return f"'{outcome.contestant.name}' ({whose}, {outcome.precision})"
