@@ -14,7 +14,7 @@ class Contestant:
     """What takes part in a contest. It crosses to its process as JSON.
 
     Attributes:
-        name: how it stands in tables; different for each contestant of a contest.
+        name: how it stands in tables; different for each contestant of a network.
         group: an engine of this project, or a peer, as its own users would run it.
         network: which network it runs. Contestants of one network are compared with each other.
         opener: which function of `parnet_deploy.bench.openers` opens it.
@@ -33,3 +33,8 @@ class Contestant:
     images: str
     devices: tuple[str, ...] = ("cpu",)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other contestant of a contest."""
+        return f"{self.network}: {self.name}"

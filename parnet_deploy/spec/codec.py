@@ -24,6 +24,11 @@ def encode(value: object) -> bytes:
     return msgspec.json.format(data, indent=2) + b"\n"
 
 
+def encode_line(value: object) -> bytes:
+    """The same in one line, which ends it: what two processes say to each other."""
+    return msgspec.json.encode(value) + b"\n"
+
+
 def decode(data: bytes | str, kind: type[T]) -> T:
     """JSON as a value of the given dataclass.
 

@@ -1,0 +1,147 @@
+"""On what was measured, in which state it was, and who else used it meanwhile."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from parnet_deploy.bench.nvml import GpuState, gpu_states
+from parnet_deploy.bench.result import Conditions
+from parnet_deploy.runtime.cpu import read_cpu
+
+PACKAGES = (
+    "parnet-deploy",
+    "torch",
+    "timm",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "ncnn",
+    "tensorrt",
+    "tensorrt-rtx",
+    "numpy",
+)
+"""Packages whose versions may change a result."""
+
+BUSY_SHARE = 0.05
+"""More of the machine's processor time than this, taken by others, makes results doubtful."""
+
+STAT = Path("/proc/stat")
+
+_USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL = 0, 1, 2, 5, 6, 7  # columns of /proc/stat
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """The machine at one moment.
+
+    Attributes:
+        wall: seconds of a clock that never goes back.
+        own: processor seconds of this process and of its children that have ended.
+        busy: processor seconds of everybody, idle time left out; None where not told.
+        stolen: processor seconds that the host gave to other virtual machines; None likewise.
+        gpus: every GPU's state.
+    """
+
+    wall: float
+    own: float
+    busy: float | None
+    stolen: float | None
+    gpus: tuple[GpuState, ...]
+
+
+def look(stat: Path = STAT, gpus: Callable[[], tuple[GpuState, ...]] = gpu_states) -> Moment:
+    """Look at the machine now.
+
+    Args:
+        stat: where Linux counts processor time.
+        gpus: gives the GPUs' states.
+    """
+    busy, stolen = _processor_seconds(stat)
+    own = sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+    return Moment(wall=time.monotonic(), own=own, busy=busy, stolen=stolen, gpus=gpus())
+
+
+def conditions(before: Moment, after: Moment) -> Conditions:
+    """What two looks at the machine say together.
+
+    Args:
+        before: before the contest.
+        after: when all its processes have ended.
+    """
+    cpu = read_cpu()
+    features = f", {', '.join(cpu.features)}" if cpu.features else ""
+    observations, warnings = _others(before, after, cpu.cores)
+    for first, last in zip(before.gpus, after.gpus, strict=False):
+        observations += [f"before: {first}", f"after: {last}"]
+        warnings += _gpu_warnings(first, last)
+    return Conditions(
+        hardware=(
+            f"{cpu.name}, {cpu.cores} cores ({cpu.architecture}{features})",
+            *(gpu.name for gpu in after.gpus),
+        ),
+        versions=_versions(),
+        observations=tuple(observations),
+        warnings=tuple(warnings),
+    )
+
+
+def _others(before: Moment, after: Moment, cores: int) -> tuple[list[str], list[str]]:
+    """How much processor time others took, in words, and whether that disturbs."""
+    total = (after.wall - before.wall) * cores
+    if before.busy is None or after.busy is None or total <= 0:
+        return [], []
+    others = max(0.0, after.busy - before.busy - (after.own - before.own)) / total
+    observations = [f"other programs took {others:.0%} of the processor time"]
+    warnings = []
+    if others > BUSY_SHARE:
+        warnings.append(
+            f"other programs took {others:.0%} of the processor time meanwhile: "
+            "measure again when nothing else runs"
+        )
+    stolen = ((after.stolen or 0) - (before.stolen or 0)) / total
+    if stolen > BUSY_SHARE:
+        warnings.append(
+            f"the host gave {stolen:.0%} of the processor time to other virtual machines"
+        )
+    return observations, warnings
+
+
+def _gpu_warnings(before: GpuState, after: GpuState) -> list[str]:
+    warnings = [
+        f"{after.name}: its clocks are lowered: {reason}"
+        for reason in sorted({*before.throttled, *after.throttled})
+    ]
+    if before.processes:
+        warnings.append(f"{before.name}: {before.processes} other processes compute on it")
+    return warnings
+
+
+def _processor_seconds(stat: Path) -> tuple[float | None, float | None]:
+    try:
+        first = stat.read_text(encoding="ascii").splitlines()[0]
+        ticks = [int(number) for number in first.split()[1:]]
+        per_second = os.sysconf("SC_CLK_TCK")
+        busy = sum(ticks[column] for column in (_USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ))
+        return busy / per_second, ticks[_STEAL] / per_second
+    except (OSError, ValueError, IndexError):
+        return None, None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

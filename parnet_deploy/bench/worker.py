@@ -1,0 +1,110 @@
+"""A contestant's own process: ``python -m parnet_deploy.bench.worker``.
+
+It reads an `Assignment` and then `Turn`s, one a line, from standard input, answers each with a
+`Reply`, and ends with the input. Standard output carries replies only: what libraries print goes
+to standard error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from parnet_deploy.bench import nvml
+from parnet_deploy.bench.images import read_images
+from parnet_deploy.bench.measure import peak_memory, take_turn
+from parnet_deploy.bench.messages import Assignment, Finished, Opened, Reply, Turn
+from parnet_deploy.bench.openers import open_contestant
+from parnet_deploy.errors import ParnetDeployError
+from parnet_deploy.runtime import Runner
+from parnet_deploy.runtime.timeline import Traces
+from parnet_deploy.spec import Array, decode
+from parnet_deploy.spec.codec import encode_line
+
+Say = Callable[[Reply], None]
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Serve one contestant until the input ends. Exit status 1 where it failed."""
+    _end_with_parent()
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def say(reply: Reply) -> None:
+        replies.write(encode_line(reply))
+
+    try:
+        serve(sys.stdin, say)
+    except ParnetDeployError as exc:
+        say(Reply(error=str(exc)))
+        return 1
+    except Exception as exc:  # noqa: BLE001 - a contestant is absent for whatever it failed
+        say(Reply(error=f"{type(exc).__name__}: {' '.join(str(exc).split())}"))
+        return 1
+    return 0
+
+
+def serve(requests: TextIO, say: Say) -> None:
+    """Open the contestant, answer once, then take turns.
+
+    Args:
+        requests: lines: an `Assignment`, then `Turn`s.
+        say: hands on a reply.
+
+    Raises:
+        ParnetDeployError: it cannot be opened, or a run failed.
+    """
+    assignment = decode(requests.readline(), Assignment)
+    opened = open_contestant(assignment.contestant)
+    runner = opened.runner
+    try:
+        feeds = load_feeds(assignment, runner)
+        answer = runner.run(feeds)
+        (output,) = runner.outputs
+        np.save(assignment.answer, answer[output.name])
+        said = Opened(
+            output=output.name,
+            precision=opened.precision,
+            kernels=opened.kernels,
+            versions=opened.versions,
+        )
+        say(Reply(opened=said))
+        for line in requests:
+            say(Reply(turned=take_turn(runner, feeds, decode(line, Turn))))
+        say(Reply(finished=_finish(runner, feeds)))
+    finally:
+        runner.close()
+
+
+def load_feeds(assignment: Assignment, runner: Runner) -> dict[str, Array]:
+    """The contestant's images in the dtype that it reads, as many as a run takes."""
+    (source,) = runner.inputs
+    array = read_images(Path(assignment.contestant.images), source.dtype)
+    repeats = -(-assignment.batch // len(array))
+    return {source.name: np.concatenate([array] * repeats)[: assignment.batch]}
+
+
+def _finish(runner: Runner, feeds: Mapping[str, Array]) -> Finished:
+    timeline = runner.trace(feeds) if isinstance(runner, Traces) else ()
+    return Finished(
+        timeline=timeline, host_memory=peak_memory(), gpu_memory=nvml.process_memory(os.getpid())
+    )
+
+
+def _end_with_parent() -> None:
+    """Let Linux end this process with its parent: a stopped one cannot notice by itself."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

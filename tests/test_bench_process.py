@@ -1,0 +1,140 @@
+"""A contestant's process: it rests when it has no turn, and says why it ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from parnet_deploy.bench import process
+from parnet_deploy.bench.contestant import Contestant, Group
+from parnet_deploy.bench.messages import Assignment, Turn
+from parnet_deploy.bench.process import WorkerProcess, worker_of
+from parnet_deploy.errors import RunnerError
+
+TURN = Turn(warm_up=0, iterations=1, seconds=0.0)
+
+OPENED = '{"opened": {"output": "logits", "precision": "fp32", "kernels": 3, "versions": {}}}'
+TURNED = '{"turned": {"latencies": [1.0, 2.0]}}'
+FINISHED = '{"finished": {"timeline": [], "host_memory": 5, "gpu_memory": null}}'
+
+WELL = f"""
+import sys
+sys.stdin.readline()
+print('{OPENED}', flush=True)
+for line in sys.stdin:
+    print('{TURNED}', flush=True)
+print('{FINISHED}', flush=True)
+"""
+
+
+def assignment(group: Group = "ours") -> Assignment:
+    contestant = Contestant(
+        name="a", group=group, network="l", opener="engine", path="e", images="i.npz"
+    )
+    return Assignment(contestant=contestant, batch=1, answer="a.npy")
+
+
+def worker(program: str) -> WorkerProcess:
+    return WorkerProcess(assignment(), command=(sys.executable, "-c", program))
+
+
+def pid_of(held: WorkerProcess) -> int:
+    assert held._process is not None
+    return held._process.pid
+
+
+def state(pid: int) -> str:
+    """``T`` for a stopped process; stopping takes effect a moment after the signal."""
+    for _ in range(200):
+        found = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        if found == "T":
+            return found
+        time.sleep(0.01)
+    return found
+
+
+def test_it_rests_between_its_turns() -> None:
+    held = worker(WELL)
+    opened, seconds = held.open()
+    pid = pid_of(held)
+    assert (opened.output, opened.kernels) == ("logits", 3)
+    assert seconds > 0
+    assert state(pid) == "T"
+    for _ in range(3):
+        assert held.turn(TURN).latencies == (1.0, 2.0)
+        assert state(pid) == "T"
+    assert held.finish().host_memory == 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import sys; sys.exit(3)", "its process ended with status 3"),
+        ("raise ValueError('no such thing')", "ended with status 1: ValueError: no such thing"),
+        ("import os; os.kill(os.getpid(), 9)", "its process ended with signal 9"),
+        ('print(\'{"error": "no GPU here"}\', flush=True)', "^no GPU here$"),
+        ("print('hello', flush=True)", "cannot be read"),
+        ("print('{}', flush=True)", "it gave no first answer"),
+        (f"print('{TURNED}', flush=True)", "it gave no first answer"),
+    ],
+)
+def test_what_goes_wrong_at_the_beginning_is_told(program: str, reason: str) -> None:
+    held = worker(program)
+    with pytest.raises(RunnerError, match=reason):
+        held.open()
+    with pytest.raises(RunnerError, match="its process has ended"):
+        held.turn(TURN)
+    held.kill()
+
+
+def test_what_goes_wrong_in_a_turn_is_told() -> None:
+    program = f"""
+import sys
+sys.stdin.readline()
+print('{OPENED}', flush=True)
+sys.stdin.readline()
+sys.exit("out of memory on cuda:1")
+"""
+    held = worker(program)
+    held.open()
+    with pytest.raises(RunnerError, match="ended with status 1: out of memory on cuda:1"):
+        held.turn(TURN)
+
+
+def test_one_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "OPENING_SECONDS", 0.5)
+    held = worker("import time; time.sleep(100)")
+    with pytest.raises(RunnerError, match="no answer within 0 seconds"):
+        held.open()
+
+
+def test_killing_ends_a_process_that_rests() -> None:
+    held = worker(WELL)
+    held.open()
+    pid = pid_of(held)
+    held.kill()
+    held.kill()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_an_interrupt_of_the_terminal_does_not_reach_it() -> None:
+    """It is the benchmark's to end its processes: Ctrl-C goes to a whole process group."""
+    held = worker(WELL)
+    held.open()
+    assert os.getpgid(pid_of(held)) != os.getpgid(0)
+    held.kill()
+
+
+@pytest.mark.parametrize(("group", "policy"), [("ours", "PASSIVE"), ("peer", None)])
+def test_peers_do_not_get_the_environment_of_our_own_command_line(
+    group: Group, policy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    assert worker_of(assignment(group))._environment.get("OMP_WAIT_POLICY") == policy
