@@ -30,7 +30,10 @@ def schedules(**medians: float) -> list[Outcome]:
 def test_a_winner_is_named_with_its_lead_and_what_it_rests_on() -> None:
     text = said(*schedules(whole=10.0, split_one_device=12.0))
     assert "l: 'whole' (ours, fp32) is the fastest: median 10.0" in text
-    assert "of the schedules in fp32, whole wins: 1.20 times as fast as split on one device" in text
+    assert (
+        "of the schedules in fp32 on a CPU, whole wins: 1.20 times as fast as split on one device"
+        in text
+    )
     assert "in 12 of 12 rounds" in text
     assert "splitting loses: split on one device takes 1.20 times as long as whole" in text
 
@@ -90,13 +93,13 @@ def test_one_contestant_alone_is_compared_with_nothing() -> None:
 def test_schedules_are_compared_with_their_equals_only() -> None:
     half = made.outcome("half", 3.0, schedule="split", precision="fp16")
     text = said(made.outcome("single", 10.0, schedule="whole"), half)
-    assert "of the schedules in fp32 only 'whole' ran" in text
-    assert "of the schedules in fp16 only 'split' ran" in text
+    assert "of the schedules in fp32 on a CPU only 'whole' ran" in text
+    assert "of the schedules in fp16 on a CPU only 'split' ran" in text
     assert "splitting" not in text
     names = schedule_words.by_engine(
         [made.outcome("x", schedule="whole", settings={"backend": "openvino"})]
     )
-    assert list(names) == ["of openvino in fp32"]
+    assert list(names) == ["of openvino in fp32 on a CPU"]
 
 
 def test_a_split_on_several_devices_names_them() -> None:
@@ -129,6 +132,20 @@ def test_precisions_are_compared_with_their_equals_where_there_are_any() -> None
     )
     assert "our best, 'single', is 1.20 times as fast as 'torch' (quart" in text
     assert "our best, 'half', is 2.00 times as fast as 'int8', fp16 against int8" in text
+
+
+def test_devices_are_compared_with_their_equals_where_there_are_any() -> None:
+    text = said(
+        made.outcome("on a GPU", 1.0, devices=("cuda:0",)),
+        made.outcome("on a CPU", 10.0),
+        made.outcome("torch", 12.0, group="peer"),
+    )
+    assert "our best, 'on a CPU', is 1.20 times as fast as 'torch' (quart" in text
+    text = said(
+        made.outcome("on a GPU", 1.0, devices=("cuda:0",)),
+        made.outcome("torch", 12.0, group="peer"),
+    )
+    assert "as fast as 'torch', cuda against cpu (quart" in text
 
 
 def test_peers_among_themselves_are_not_ours() -> None:
@@ -201,7 +218,9 @@ def test_over_several_networks_it_is_said_where_splitting_pays() -> None:
         for schedule, median in zip(("whole", "split"), medians, strict=True)
     ]
     text = wording.sentences(made.result(*outcomes))[-1]
-    assert text == "over all networks in fp32: splitting loses for s and m; it pays for l."
+    assert text == (
+        "over all networks in fp32 on a CPU: splitting loses for s and m; it pays for l."
+    )
 
 
 @given(won=st.integers(0, 40), lost=st.integers(0, 40))

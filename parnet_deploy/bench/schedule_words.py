@@ -17,7 +17,7 @@ SCHEDULES = {
 """Values of a contestant's setting `schedule`."""
 
 Schedules = Mapping[str, Outcome]
-"""Of one kind of engine the fastest of each schedule."""
+"""Of one kind of engine the fastest of each schedule, the fastest of them first."""
 
 _SPLIT = ("split-one-device", "split")
 
@@ -65,21 +65,18 @@ def schedule_name(outcome: Outcome, among: Iterable[str]) -> str:
 
 
 def by_engine(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Outcome]]:
-    """Our schedules, apart by backend and precision: a schedule is compared with its equals.
+    """Our schedules by kind of engine, each with the fastest of it; equals are compared.
+
+    What differs in backend, precision or kind of device is not.
 
     Args:
         outcomes: the fastest first.
     """
     found: dict[str, dict[str, Outcome]] = {}
     for outcome in outcomes:
-        who = outcome.contestant
-        schedule = who.settings.get("schedule")
-        if who.group == "ours" and schedule in SCHEDULES:
-            backend = who.settings.get("backend")
-            engine = (
-                f"of {backend} in {outcome.precision}" if backend else f"in {outcome.precision}"
-            )
-            found.setdefault(engine, {}).setdefault(schedule, outcome)
+        schedule = outcome.contestant.settings.get("schedule")
+        if outcome.contestant.group == "ours" and schedule in SCHEDULES:
+            found.setdefault(_engine(outcome), {}).setdefault(schedule, outcome)
     return found
 
 
@@ -108,7 +105,7 @@ def splitting(schedules: Schedules) -> str | None:
 
 def _winner(engine: str, schedules: Schedules) -> str:
     """The fastest schedule against each of the others, or between which it cannot be told."""
-    first, *others = sorted(schedules.values(), key=lambda outcome: outcome.latency.p50)
+    first, *others = schedules.values()
     name = schedule_name(first, schedules)
     near, beaten = [], []
     for other in others:
@@ -128,10 +125,10 @@ def _split_and_whole(schedules: Schedules) -> tuple[Outcome, Outcome] | None:
     """The best split schedule and the best whole one, where there are both."""
     split = [outcome for name, outcome in schedules.items() if name in _SPLIT]
     whole = [outcome for name, outcome in schedules.items() if name not in _SPLIT]
-    if not split or not whole:
-        return None
-    return min(split, key=_median), min(whole, key=_median)
+    return (split[0], whole[0]) if split and whole else None
 
 
-def _median(outcome: Outcome) -> float:
-    return outcome.latency.p50
+def _engine(outcome: Outcome) -> str:
+    backend = outcome.contestant.settings.get("backend")
+    where = "a CPU" if outcome.contestant.devices[0] == "cpu" else "GPUs"
+    return f"{f'of {backend} ' if backend else ''}in {outcome.precision} on {where}"

@@ -65,14 +65,14 @@ def instability(latency: Latency) -> str | None:
 
 
 def peer_sentences(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Our best against each peer, at the peer's precision where ours has it."""
+    """Our best against each peer: on the same kind of device and in its precision, where we can."""
     ours = [outcome for outcome in outcomes if outcome.contestant.group == "ours"]
     if not ours:
         return
     for peer in outcomes:
         if peer.contestant.group == "peer":
-            same = (own for own in ours if own.precision == peer.precision)
-            yield _against(next(same, ours[0]), peer)
+            # `max` takes the first of equals, and the fastest stand first.
+            yield _against(max(ours, key=lambda own: _likeness(own, peer)), peer)
 
 
 def floor_sentences(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -151,10 +151,19 @@ def _against(best: Outcome, peer: Outcome) -> str:
     )
 
 
+def _likeness(own: Outcome, peer: Outcome) -> tuple[bool, bool]:
+    return _kind(own) == _kind(peer), own.precision == peer.precision
+
+
+def _kind(outcome: Outcome) -> str:
+    """Kind of the device that a contestant runs on: ``cpu``, ``cuda``."""
+    return outcome.contestant.devices[0].partition(":")[0]
+
+
 def _mixed(one: Outcome, other: Outcome) -> str:
-    if one.precision == other.precision:
-        return ""
-    return f", {one.precision} against {other.precision}"
+    """What two contestants that are compared do not have in common."""
+    pairs = [(one.precision, other.precision), (_kind(one), _kind(other))]
+    return "".join(f", {own} against {others}" for own, others in pairs if own != others)
 
 
 def _other_answers(outcomes: Sequence[Outcome]) -> Iterator[str]:
