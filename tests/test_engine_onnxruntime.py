@@ -26,7 +26,7 @@ from parnet_deploy.bundle import (
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.engine.onnxruntime import OnnxRuntimeBuilder
 from parnet_deploy.errors import BuildError, EngineError, UsageError
-from parnet_deploy.runtime import open_runner
+from parnet_deploy.runtime import SplitRunner, open_runner
 from parnet_deploy.runtime.machine import provider_problem
 from parnet_deploy.spec import Array
 
@@ -191,19 +191,74 @@ def test_the_manifest_says_how_and_for_what_it_was_built(whole: EngineBundle) ->
     assert manifest.options == {
         "graph_optimization_level": "ORT_ENABLE_ALL",
         "intra_op_num_threads": 1,
+        "intra_op_spinning": True,
     }
     assert {"onnxruntime-gpu", "onnxruntime"} & set(manifest.tools)
     (stage,) = manifest.stages
     assert (stage.device, stage.kernels, stage.streams) == ("cpu", None, None)
 
 
+def threads_of(engine: EngineBundle) -> dict[str, int]:
+    """Threads of every stage's session, as ONNX Runtime says."""
+    with open_runner(engine) as runner:
+        if not isinstance(runner, SplitRunner):
+            return {"whole": runner._session.get_session_options().intra_op_num_threads}
+        return {
+            stage.name: stage.runner._session.get_session_options().intra_op_num_threads
+            for stage in runner._stages
+        }
+
+
+@pytest.mark.parametrize("split", [False, True])
 def test_threads_of_the_build_are_those_of_the_run(
+    tmp_path: Path, tiny_bundle: ModelBundle, split: bool
+) -> None:
+    options = BuildOptions(threads=3, provider="cpu")
+    builder = make_builder("onnxruntime", options, split=split)
+    engine = build_engine(tiny_bundle, tmp_path / "engine", builder, split=split)
+    assert {stage.threads for stage in engine.manifest.stages} == {3}
+    assert set(threads_of(engine).values()) == {3}
+
+
+def test_a_whole_engine_leaves_its_threads_to_onnx_runtime(
     tmp_path: Path, tiny_bundle: ModelBundle
 ) -> None:
-    builder = OnnxRuntimeBuilder(BuildOptions(threads=3, provider="cpu"))
+    builder = OnnxRuntimeBuilder(BuildOptions(provider="cpu"))
     engine = build_engine(tiny_bundle, tmp_path / "engine", builder, split=False)
+    assert [stage.threads for stage in engine.manifest.stages] == [None]
+    assert threads_of(engine) == {"whole": 0}
+
+
+def test_stages_share_the_cores_by_their_work_and_are_opened_so(
+    tmp_path: Path, tiny_bundle_dynamic: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parnet_deploy.engine.base.usable_cores", lambda: 5)
+    builder = make_builder("onnxruntime", BuildOptions(provider="cpu"), split=True)
+    engine = build_engine(tiny_bundle_dynamic, tmp_path / "engine", builder, split=True)
+    told = {stage.name: stage.threads for stage in engine.manifest.stages}
+    assert told["stem"] == told["fusion"] == 5
+    streams = [told["stream1"], told["stream2"], told["stream3"]]
+    # 0.74, 0.59 and 0.33 million operations.
+    assert streams == [2, 2, 1]
+    assert threads_of(engine) == told
+
+
+@pytest.mark.parametrize(
+    ("spin", "split", "expected"),
+    [(None, False, True), (None, True, False), (False, False, False), (True, True, True)],
+)
+def test_threads_of_a_whole_engine_spin_within_a_run_and_those_of_stages_sleep(
+    tmp_path: Path, tiny_bundle: ModelBundle, spin: bool | None, split: bool, expected: bool
+) -> None:
+    options = BuildOptions(provider="cpu", spin=spin)
+    builder = make_builder("onnxruntime", options, split=split)
+    engine = build_engine(tiny_bundle, tmp_path / "engine", builder, split=split)
+    assert engine.manifest.options["intra_op_spinning"] is expected
     with open_runner(engine) as runner:
-        assert runner._session.get_session_options().intra_op_num_threads == 3
+        opened = runner._stages[0].runner if isinstance(runner, SplitRunner) else runner
+        entry = opened._session.get_session_options().get_session_config_entry
+        assert entry("session.intra_op.allow_spinning") == str(int(expected))
+        assert entry("session.force_spinning_stop") == "1"  # between runs they always sleep
 
 
 def test_a_graph_that_does_not_load_is_a_build_error(

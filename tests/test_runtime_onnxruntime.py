@@ -21,6 +21,7 @@ from parnet_deploy.bundle import MODEL_GRAPH, ModelBundle
 from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError, TargetError
 from parnet_deploy.runtime import OnnxRuntimeRunner
 from parnet_deploy.runtime.machine import provider_problem
+from parnet_deploy.runtime.timeline import TimesCompute
 from parnet_deploy.spec import Array
 
 
@@ -96,6 +97,24 @@ def test_any_batch_of_a_dynamic_graph_runs(
         alone = [runner.run({"images": images[i : i + 1]})["logits"] for i in range(4)]
     assert together.shape == (4, 7)
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5, rtol=1e-5)
+
+
+def test_computing_alone_is_a_part_of_a_run(tiny_bundle: ModelBundle, images: Array) -> None:
+    runner = whole(tiny_bundle)
+    assert isinstance(runner, TimesCompute)
+    for given in (images, np.asfortranarray(images)):
+        assert 0 < runner.time_compute({"images": given}) < 60
+    with pytest.raises(RunnerError, match="is expected"):
+        runner.time_compute({"images": images[:, :, :32]})
+    (lie,) = (replace(spec, name="other") for spec in runner.inputs)
+    with (
+        whole(tiny_bundle, inputs=(lie,)) as wrong,
+        pytest.raises(RunnerError, match="ONNX Runtime failed: "),
+    ):
+        wrong.time_compute({"other": images})
+    runner.close()
+    with pytest.raises(RunnerError, match="closed"):
+        runner.time_compute({"images": images})
 
 
 @pytest.mark.parametrize(

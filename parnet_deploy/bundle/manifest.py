@@ -155,6 +155,7 @@ class EngineStage:
         outputs: what it gives.
         kernels: kernels in the plan, where it tells.
         streams: streams those kernels are spread over, where it tells.
+        threads: CPU threads that it runs on; None where that is left to the backend.
     """
 
     name: str
@@ -164,6 +165,7 @@ class EngineStage:
     outputs: tuple[TensorSpec, ...]
     kernels: int | None = None
     streams: int | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 base               BuildOptions, the builder protocol, build_engine
 placement          which stage runs on which device
+cores              how many of a CPU's cores each stage has
 onnxruntime        sessions optimised once and saved
 tensorrt           TensorRT and TensorRT RTX plans
 tensorrt_options   which options a flavour and version has

@@ -22,6 +22,7 @@ from parnet_deploy.bundle import (
     EngineManifest,
     EngineStage,
     ModelBundle,
+    ModelManifest,
     ModelReference,
     open_engine_bundle,
     open_model,
@@ -29,9 +30,11 @@ from parnet_deploy.bundle import (
     staged,
     versions,
 )
+from parnet_deploy.engine.cores import divide_cores
 from parnet_deploy.engine.placement import place
 from parnet_deploy.errors import BundleError, UsageError
-from parnet_deploy.spec import Backend, TensorSpec
+from parnet_deploy.runtime.cpu import usable_cores
+from parnet_deploy.spec import Backend, TensorSpec, count_block, layout
 
 WHOLE = "whole"
 
@@ -46,7 +49,10 @@ class BuildOptions:
     Attributes:
         provider: ONNX Runtime's execution provider; ``auto`` takes the fastest that works here.
         devices: GPUs to spread the stages over; empty means the first.
-        threads: CPU threads of one operator; 0 means one a core.
+        threads: CPU threads of one engine; 0 means one a core, and for stages that run at the
+            same time a share of the cores (`engine.cores`).
+        spin: whether ONNX Runtime's threads spin while they wait within a run, instead of
+            sleeping; None: those of one engine of the whole network do, those of stages do not.
         compute_capabilities: GPUs that a TensorRT RTX plan is for, such as ``"8.6"``; empty means
             the backend's own default.
         tf32: allow TF32 in float32 matrix products and convolutions.
@@ -62,6 +68,7 @@ class BuildOptions:
     provider: ProviderChoice = "auto"
     devices: tuple[int, ...] = ()
     threads: int = 0
+    spin: bool | None = None
     compute_capabilities: tuple[str, ...] = ()
     tf32: bool = False
     optimization_level: int | None = None
@@ -106,6 +113,8 @@ class BuildStage:
         outputs: what it gives.
         batch: images per run it must take.
         device: where it will run: ``cpu`` or ``cuda:0`` ...
+        threads: its share of this machine's cores, where stages run side by side on the CPU; 0
+            where nobody shares them. Threads that were asked for come before it.
     """
 
     name: str
@@ -114,6 +123,7 @@ class BuildStage:
     outputs: tuple[TensorSpec, ...]
     batch: BatchRange
     device: str
+    threads: int = 0
 
 
 class Builder(Protocol):
@@ -220,6 +230,7 @@ def build_stages(
         )
         return (whole,)
     placement = place(manifest.stages, devices)
+    threads = _threads(manifest, placement)
     return tuple(
         BuildStage(
             name=stage.name,
@@ -228,9 +239,20 @@ def build_stages(
             outputs=stage.outputs,
             batch=manifest.batch,
             device=placement[stage.name],
+            threads=threads.get(stage.name, 0),
         )
         for stage in manifest.stages
     )
+
+
+def _threads(manifest: ModelManifest, placement: Mapping[str, str]) -> dict[str, int]:
+    """Shares of this machine's cores for the stages that are placed on its CPU."""
+    on_cpu = [stage for stage in manifest.stages if placement[stage.name] == "cpu"]
+    costs = {
+        block.name: count_block(manifest.spec, block).operations for block in layout(manifest.spec)
+    }
+    work = {stage.name: sum(costs[block] for block in stage.blocks) for stage in on_cpu}
+    return divide_cores(on_cpu, work, usable_cores())
 
 
 def flag(field: str) -> str:

@@ -33,7 +33,7 @@ _OF_TENSORRT = frozenset(
 )
 
 APPLICABLE: Mapping[Backend, frozenset[str]] = {
-    "onnxruntime": frozenset({"provider", "devices", "threads"}),
+    "onnxruntime": frozenset({"provider", "devices", "threads", "spin"}),
     "tensorrt": _OF_TENSORRT,
     "tensorrt-rtx": _OF_TENSORRT | {"compute_capabilities"},
     "openvino": frozenset({"threads"}),
@@ -106,7 +106,7 @@ def make_builder(backend: Backend, options: BuildOptions, *, split: bool) -> Bui
     if backend == "onnxruntime":
         from parnet_deploy.engine.onnxruntime import OnnxRuntimeBuilder
 
-        return OnnxRuntimeBuilder(options)
+        return OnnxRuntimeBuilder(options, split=split)
     if backend == "openvino" or backend == "ncnn":  # noqa: PLR1714  mypy narrows these
         raise UsageError(f"this version of parnet-deploy builds no engines of {backend}")
     from parnet_deploy.engine.tensorrt import TensorRTBuilder

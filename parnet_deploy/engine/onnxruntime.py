@@ -27,8 +27,13 @@ class OnnxRuntimeBuilder:
 
     backend: Backend = "onnxruntime"
 
-    def __init__(self, options: BuildOptions) -> None:
+    def __init__(self, options: BuildOptions, *, split: bool = False) -> None:
         """Settle on a provider.
+
+        Args:
+            options: how to build.
+            split: whether these are stages that run side by side: their threads sleep while they
+                wait, since one that spins takes the core that another stage's needs.
 
         Raises:
             UsageError: GPUs are named, and the provider that was asked for uses none.
@@ -36,6 +41,8 @@ class OnnxRuntimeBuilder:
         """
         self.provider = _provider(options)
         self.threads = options.threads
+        own = self.provider == "cpu" and not split
+        self.spin = own if options.spin is None else options.spin
         self.label = f"onnxruntime-{self.provider}"
         gpus = tuple(f"cuda:{device}" for device in options.devices or (0,))
         self.devices = gpus if self.provider == "cuda" else ("cpu",)
@@ -49,6 +56,7 @@ class OnnxRuntimeBuilder:
         return {
             "graph_optimization_level": "ORT_ENABLE_ALL",
             "intra_op_num_threads": self.threads,
+            "intra_op_spinning": self.spin,
         }
 
     def tools(self) -> Mapping[str, str]:
@@ -58,7 +66,8 @@ class OnnxRuntimeBuilder:
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
         """Optimise one graph and save it. See `Builder.build`."""
         saved = folder / f"{stage.name}.onnx"
-        options = session_options(threads=self.threads, optimise=True)
+        threads = self.threads or stage.threads
+        options = session_options(threads=threads, optimise=True, spin=self.spin)
         options.optimized_model_filepath = str(saved)
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{stage.name}.weights"
@@ -70,7 +79,7 @@ class OnnxRuntimeBuilder:
         try:
             open_session(stage.graph, options, self.provider, device)
             # Opened once as it will be opened later: a file cut short is noticed here.
-            again = session_options(threads=self.threads, optimise=False)
+            again = session_options(threads=threads, optimise=False, spin=self.spin)
             open_session(saved, again, self.provider, device)
         except EngineError as exc:
             raise _build_error(stage, exc) from exc
@@ -80,6 +89,7 @@ class OnnxRuntimeBuilder:
             device=stage.device,
             inputs=stage.inputs,
             outputs=stage.outputs,
+            threads=threads or None,
         )
 
 

@@ -7,9 +7,12 @@ import ctypes
 import io
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError, TargetError
 from parnet_deploy.runtime.base import ClosingRunner
@@ -39,6 +42,7 @@ class OnnxRuntimeRunner(ClosingRunner):
         provider: Provider = "cpu",
         device_id: int = 0,
         threads: int = 0,
+        spin: bool = False,
         optimise: bool = True,
     ) -> None:
         """Load a graph.
@@ -50,6 +54,7 @@ class OnnxRuntimeRunner(ClosingRunner):
             provider: what runs it.
             device_id: which GPU, for ``cuda``.
             threads: threads of one operator; 0 leaves it to ONNX Runtime (one a core).
+            spin: whether threads spin while they wait within a run; see `session_options`.
             optimise: off for a graph that was saved optimised.
 
         Raises:
@@ -58,9 +63,9 @@ class OnnxRuntimeRunner(ClosingRunner):
         """
         self.inputs = inputs
         self.outputs = outputs
-        self._session: Any = open_session(
-            path, session_options(threads=threads, optimise=optimise), provider, device_id
-        )
+        self._device = (provider, device_id)
+        options = session_options(threads=threads, optimise=optimise, spin=spin)
+        self._session: Any = open_session(path, options, provider, device_id)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; the arrays given back are new.
@@ -69,19 +74,53 @@ class OnnxRuntimeRunner(ClosingRunner):
             RunnerError: the arrays do not fit `inputs`, the run failed, or the runner is closed.
         """
         check_feeds(self.inputs, feeds)
-        session = self._session  # it stays open for this run when another thread closes the runner
-        if session is None:
-            raise RunnerError("this runner is closed; open it again")
+        session = self._opened()
         names = [spec.name for spec in self.outputs]
         try:
             results = session.run(names, dict(feeds))
         except Exception as exc:  # its exceptions share no base class
-            raise RunnerError(f"ONNX Runtime failed: {_message(exc)}") from exc
+            raise _run_error(exc) from exc
         return dict(zip(names, results, strict=True))
+
+    def time_compute(self, feeds: Mapping[str, Array]) -> float:
+        """Run once with arrays that lie on the device already. Seconds of the run alone.
+
+        Raises:
+            RunnerError: as `run`.
+        """
+        check_feeds(self.inputs, feeds)
+        session = self._opened()
+        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        try:
+            binding = self._bind(session, arrays)
+            start = time.perf_counter()
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            return time.perf_counter() - start
+        except Exception as exc:  # its exceptions share no base class
+            raise _run_error(exc) from exc
 
     def close(self) -> None:
         """Free the session; a second call does nothing."""
         self._session = None
+
+    def _opened(self) -> Any:
+        """The session, which stays open for a run when another thread closes the runner."""
+        session = self._session
+        if session is None:
+            raise RunnerError("this runner is closed; open it again")
+        return session
+
+    def _bind(self, session: Any, arrays: Mapping[str, Array]) -> Any:
+        """Inputs and outputs in the device's own memory; on the CPU these are the arrays."""
+        binding = session.io_binding()
+        for name, array in arrays.items():
+            value = load_onnxruntime().OrtValue.ortvalue_from_numpy(array, *self._device)
+            binding.bind_ortvalue_input(name, value)
+        for spec in self.outputs:
+            binding.bind_output(spec.name, *self._device)
+        binding.synchronize_inputs()
+        return binding
 
 
 def load_onnxruntime() -> Any:
@@ -104,18 +143,26 @@ def load_onnxruntime() -> Any:
     return onnxruntime
 
 
-def session_options(*, threads: int, optimise: bool) -> Any:
+def session_options(*, threads: int, optimise: bool, spin: bool = False) -> Any:
     """Options of a session that shares the machine with others.
 
-    Idle threads sleep at once instead of spinning: one session's spinning takes the cores that
-    the next stage's session needs.
+    Between runs its threads sleep. ONNX Runtime by itself lets them spin for some 40 ms after each
+    run, in which they take the cores from whoever runs next.
+
+    Args:
+        threads: threads of one operator; 0 leaves it to ONNX Runtime (one a core).
+        optimise: off for a graph that was saved optimised.
+        spin: whether they spin within a run, from one operator to the next, and so start each
+            without having to be woken; otherwise they sleep there, too. Reference:
+            https://onnxruntime.ai/docs/performance/tune-performance/threading.html.
     """
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL  # what goes wrong comes as an exception, too
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # when a run ends
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     return options
@@ -163,6 +210,10 @@ def open_session(path: Path, options: Any, provider: Provider, device_id: int = 
     if session.get_providers()[0] != name:
         raise _fell_back(onnxruntime, name)
     return session
+
+
+def _run_error(exc: Exception) -> RunnerError:
+    return RunnerError(f"ONNX Runtime failed: {_message(exc)}")
 
 
 def _preload_cuda(onnxruntime: Any) -> None:

@@ -103,7 +103,8 @@ def _open_onnxruntime(bundle: EngineBundle, stage: EngineStage) -> Runner:
         outputs=stage.outputs,
         provider=provider,
         device_id=_device_number(stage),
-        threads=int(options.get("intra_op_num_threads", 0)),
+        threads=stage.threads or int(options.get("intra_op_num_threads", 0)),
+        spin=bool(options.get("intra_op_spinning", False)),
         optimise=False,
     )
 
