@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib import resources
 
-import jinja2
 from markupsafe import Markup
 
+from parnet_deploy.pages import frame
 from parnet_deploy.spec import layout
 from parnet_deploy.verify import plots, wording
 from parnet_deploy.verify.judge import block_limit
@@ -21,15 +21,10 @@ def render(verification: Verification) -> str:
     Args:
         verification: what was found.
     """
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    source = (resources.files(__package__) / TEMPLATE).read_text(encoding="utf-8")
+    template = (resources.files(__package__) / TEMPLATE).read_text(encoding="utf-8")
     blocks = [block.name for block in layout(verification.spec)]
-    return environment.from_string(source).render(
+    return frame.render(
+        template,
         v=verification,
         headline=wording.headline(verification),
         summary=wording.summary(verification),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
-from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from parnet_deploy.pages.figure import INK, style, svg
 from parnet_deploy.verify.judge import block_limit
 from parnet_deploy.verify.result import Against, RungResult, Verification
 from parnet_deploy.verify.tolerances import RUNGS
@@ -23,28 +20,11 @@ MARKERS = ("o", "o", "s", "D", "^", "v", "P")
 FLOOR = 1e-17
 """Where an error of 0 stands on a logarithmic axis."""
 
-_INK = "#010203"  # stands for the page's text colour until the SVG is written
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": "#8a8a8a",
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-}
-
 
 def rung_errors(verification: Verification) -> str:
     """Every rung's error, against the rung before it and against the first, and what is allowed."""
     rungs = [rung for rung in verification.rungs if rung.first is not None]
-    with mpl.rc_context(_STYLE):
+    with style():
         figure = Figure(figsize=(8.6, 0.5 + 0.42 * max(2, len(rungs))), layout="constrained")
         axes = figure.subplots()
         for row, rung in enumerate(rungs):
@@ -61,7 +41,7 @@ def rung_errors(verification: Verification) -> str:
             figure.legend(
                 unique.values(), unique.keys(), loc="outside upper center", ncols=len(unique)
             )
-        return _svg(figure, "Relative error of every rung")
+        return svg(figure, "Relative error of every rung")
 
 
 def block_errors(verification: Verification, blocks: Sequence[str]) -> str:
@@ -71,7 +51,7 @@ def block_errors(verification: Verification, blocks: Sequence[str]) -> str:
         verification: what was found.
         blocks: names of the blocks, in the order in which they are computed.
     """
-    with mpl.rc_context(_STYLE):
+    with style():
         figure = Figure(figsize=(8.6, 4.2), layout="constrained")
         axes = figure.subplots()
         for rung in verification.rungs:
@@ -85,7 +65,7 @@ def block_errors(verification: Verification, blocks: Sequence[str]) -> str:
         axes.grid()
         if axes.lines:
             figure.legend(loc="outside upper center", ncols=4)
-        return _svg(figure, "Relative error block by block")
+        return svg(figure, "Relative error block by block")
 
 
 def _draw_rung(axes: Axes, row: int, rung: RungResult) -> None:
@@ -95,7 +75,7 @@ def _draw_rung(axes: Axes, row: int, rung: RungResult) -> None:
         [row],
         marker="|",
         markersize=16,
-        color=_INK,
+        color=INK,
         ls="",
         label="allowed",
     )
@@ -138,19 +118,3 @@ def _draw_blocks(axes: Axes, rung: RungResult, first: Against, blocks: Sequence[
     axes.axhline(
         block_limit(rung.tolerance), color=COLOURS[index], linewidth=0.8, ls=":", alpha=0.7
     )
-
-
-def _svg(figure: Figure, title: str) -> str:
-    buffer = io.StringIO()
-    metadata = {"Date": None, "Title": title}
-    with mpl.rc_context({"svg.hashsalt": title}):  # names in two pictures of one page differ
-        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    # The picture is as wide as the page allows: a size of its own would fix it.
-    head, _, rest = text.partition(">")
-    head = re.sub(r' (?:width|height)="[^"]*"', "", head).replace("<svg", '<svg role="img"', 1)
-    # What nothing refers to needs no name: matplotlib gives both pictures the same ones.
-    used = set(re.findall(r"#([\w-]+)", rest))
-    rest = re.sub(r' id="([^"]*)"', lambda m: m.group(0) if m.group(1) in used else "", rest)
-    return f"{head}>{rest}"
