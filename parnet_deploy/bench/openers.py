@@ -7,7 +7,10 @@ from pathlib import Path
 
 from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.opened import OpenedRunner
+from parnet_deploy.bench.peers.mnn import open_mnn
+from parnet_deploy.bench.peers.ncnn import open_ncnn
 from parnet_deploy.bench.peers.onnxruntime import open_onnxruntime
+from parnet_deploy.bench.peers.openvino import open_openvino
 from parnet_deploy.bench.peers.torch_compile import open_torch_compile
 from parnet_deploy.bench.peers.torch_eager import open_torch
 from parnet_deploy.bundle import EngineBundle, open_engine_bundle, versions
@@ -73,4 +76,7 @@ OPENERS: Mapping[str, Opener] = {
     "torch": open_torch,
     "torch-compile": open_torch_compile,
     "onnxruntime": open_onnxruntime,
+    "openvino": open_openvino,
+    "ncnn": open_ncnn,
+    "mnn": open_mnn,
 }

@@ -7,6 +7,9 @@ torch_model    a network in torch, called on arrays
 torch_eager    torch, operator by operator
 torch_compile  torch.compile
 onnxruntime    ONNX Runtime with its defaults
+openvino       OpenVINO with its hint for latency
+ncnn           ncnn, converted by pnnx
+mnn            MNN
 """
 
 from __future__ import annotations
@@ -14,7 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from parnet_deploy.bench.peers.base import Peer, Preparation
+from parnet_deploy.bench.peers.mnn import MNN
+from parnet_deploy.bench.peers.ncnn import NCNN
 from parnet_deploy.bench.peers.onnxruntime import ONNXRUNTIME, TORCH_ONNX
+from parnet_deploy.bench.peers.openvino import OPENVINO
 from parnet_deploy.bench.peers.torch_compile import TORCH_COMPILE, TORCH_COMPILE_FUSED
 from parnet_deploy.bench.peers.torch_eager import TORCH, TORCH_FUSED
 from parnet_deploy.errors import UsageError
@@ -30,6 +36,9 @@ PEERS: Mapping[str, Peer] = {
         TORCH_COMPILE_FUSED,
         ONNXRUNTIME,
         TORCH_ONNX,
+        OPENVINO,
+        NCNN,
+        MNN,
     )
 }
 """By the names that ``--against`` takes."""

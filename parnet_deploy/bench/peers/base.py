@@ -16,6 +16,9 @@ from parnet_deploy.spec import IMAGES, LOGITS, TensorSpec
 Precision = Literal["fp32", "fp16"]
 Kind = Literal["cpu", "cuda"]
 
+INSTALL = "'parnet-deploy[bench]'"
+"""What to give to ``pip install`` for a peer's packages."""
+
 _MODULES: Mapping[str, str] = {
     "onnx-graphsurgeon": "onnx_graphsurgeon",
     "onnxruntime-gpu": "onnxruntime",
@@ -81,7 +84,6 @@ class Peer:
         title: what its users would call it; it says what is not their default.
         packages: what it needs, by names in the registry.
         prepare: makes a contestant of it, in a process of its own; see `bench.preparing`.
-        install: what to give to ``pip install`` for the packages.
         devices: kinds of devices that it runs on.
         precisions: what it computes in on each of those.
         hindrance: whatever else may be in its way on a device, or None.
@@ -91,7 +93,6 @@ class Peer:
     title: str
     packages: tuple[str, ...]
     prepare: Callable[[Preparation], Contestant]
-    install: str = "'parnet-deploy[bench]'"
     devices: tuple[Kind, ...] = ("cpu", "cuda")
     precisions: Mapping[Kind, tuple[Precision, ...]]
     hindrance: Callable[[str], str | None] = _nothing
@@ -111,7 +112,7 @@ class Peer:
             return f"{self.title} takes part in {known} only on {kind}, not in {precision}"
         if missing := missing_packages(self.packages):
             verb = "is" if len(missing) == 1 else "are"
-            return f"{', '.join(missing)} {verb} not installed: pip install {self.install}"
+            return f"{', '.join(missing)} {verb} not installed: pip install {INSTALL}"
         if number is not None and (lacking := gpu_lacking(number)):
             return lacking
         return self.hindrance(device)

@@ -43,7 +43,7 @@ def unfused_graph(asked: Preparation) -> Path:
         )
         save_with_weights(whole_graph(load_trained(asked), options), folder / GRAPH)
 
-    return _once(asked, f"unfused-b{asked.batch}", write)
+    return kept(asked, f"unfused-b{asked.batch}", write) / GRAPH
 
 
 def torch_graph(asked: Preparation) -> Path:
@@ -62,7 +62,7 @@ def torch_graph(asked: Preparation) -> Path:
         model = load_trained(asked)
         export_with_torch(model, (3, *model.spec.image_size), asked.batch, folder / GRAPH)
 
-    return _once(asked, f"torch-onnx-b{asked.batch}", write)
+    return kept(asked, f"torch-onnx-b{asked.batch}", write) / GRAPH
 
 
 def load_trained(asked: Preparation) -> ParNet:
@@ -75,7 +75,7 @@ def load_trained(asked: Preparation) -> ParNet:
 def torch_exporter() -> str:
     """Which of torch's two exporters is at hand: its default one needs onnxscript."""
     with contextlib.suppress(ImportError):
-        import onnxscript  # type: ignore[import-not-found] # noqa: F401
+        import onnxscript  # noqa: F401
 
         return "dynamo"
     return "TorchScript"
@@ -110,11 +110,27 @@ def export_with_torch(model: Any, shape: tuple[int, int, int], batch: int, path:
         raise ExportError(f"torch.onnx.export failed: {' '.join(str(exc).split())}") from exc
 
 
-def _once(asked: Preparation, name: str, write: Callable[[Path], None]) -> Path:
-    """A folder of the workspace that is written whole, or not at all, and then kept."""
+def one_file(graph: Path, path: Path) -> None:
+    """The same graph with its weights in it: not every converter reads them from another file."""
+    import onnx
+
+    onnx.save(onnx.load(graph), path)
+
+
+def kept(asked: Preparation, name: str, write: Callable[[Path], None]) -> Path:
+    """A folder of the workspace that is written whole, or not at all, and then kept.
+
+    Args:
+        asked: whose workspace.
+        name: the folder's.
+        write: writes into the folder that it is given.
+
+    Raises:
+        BundleError: it cannot be written.
+    """
     final = asked.folder / name
     if final.is_dir():
-        return final / GRAPH
+        return final
     try:
         work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=asked.folder))
         try:
@@ -124,4 +140,4 @@ def _once(asked: Preparation, name: str, write: Callable[[Path], None]) -> Path:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as exc:
         raise BundleError(f"cannot write {final}: {os_reason(exc)}") from exc
-    return final / GRAPH
+    return final
