@@ -73,9 +73,18 @@ def open_bundle(path: Path, *, check: bool = True) -> ModelBundle | EngineBundle
     Raises:
         BundleError: it is missing, damaged, incomplete or of a newer format.
     """
-    if _header(path).get("format") == "parnet-deploy/engine":
+    if is_engine(path):
         return open_engine_bundle(path, check=check)
     return open_model(path, check=check)
+
+
+def is_engine(path: Path) -> bool:
+    """Whether a bundle is an engine; no other file of it than its manifest is looked at.
+
+    Raises:
+        BundleError: it is missing, damaged or of a newer format.
+    """
+    return _header(path).get("format") == "parnet-deploy/engine"
 
 
 def resolve_model(reference: ModelReference, engine: Path) -> Path:

@@ -15,6 +15,7 @@ import typer
 
 from parnet_deploy import __version__
 from parnet_deploy.cli import (
+    bench,
     build_engine,
     doctor,
     ensemble,
@@ -51,6 +52,7 @@ app.command("export")(export.command)
 app.command("build-engine")(build_engine.command)
 app.command("verify")(verify.command)
 app.command("predict")(predict.command)
+app.command("bench")(bench.command)
 app.command("inspect")(inspect.command)
 app.command("variants")(variants.command)
 app.command("doctor")(doctor.command)

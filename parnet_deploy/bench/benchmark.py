@@ -1,0 +1,253 @@
+"""A whole benchmark: who takes part, what is right, the contest, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from parnet_deploy.bench.conditions import conditions, look
+from parnet_deploy.bench.contest import hold_contest
+from parnet_deploy.bench.contestant import Contestant
+from parnet_deploy.bench.floor import floor_on
+from parnet_deploy.bench.images import write_images
+from parnet_deploy.bench.outcomes import outcomes
+from parnet_deploy.bench.peers import Preparation
+from parnet_deploy.bench.preparing import prepare_in_process, reference_in_process
+from parnet_deploy.bench.reference import Question
+from parnet_deploy.bench.result import Absence, BenchResult, Outcome, Settings
+from parnet_deploy.bench.schedules import enter
+from parnet_deploy.bench.wording import sentences
+from parnet_deploy.bundle import EngineBundle, ModelBundle, open_model, resolve_model
+from parnet_deploy.errors import BuildError, BundleError, RunnerError, UsageError
+from parnet_deploy.roofline import PRECISIONS
+from parnet_deploy.runtime.machine import cuda_driver
+from parnet_deploy.spec import ParNetSpec
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What is to be measured.
+
+    Attributes:
+        title: what the result is called.
+        command: what makes it again.
+        engines: engines of this project; the first of each network is the reference of it.
+        against: names of peers.
+        others: contestants that are prepared already.
+        gpus: GPUs that split engines may use; empty means all there are.
+        schedules: whether each engine's model takes part in its backend's other schedules, too.
+        floor: whether the physical floor is computed.
+        settings: how is measured.
+    """
+
+    title: str
+    command: str
+    engines: tuple[EngineBundle, ...]
+    against: tuple[str, ...] = ()
+    others: tuple[Contestant, ...] = ()
+    gpus: tuple[int, ...] = ()
+    schedules: bool = True
+    floor: bool = False
+    settings: Settings
+
+
+def run_benchmark(
+    plan: Plan, workspace: Path, progress: Progress = lambda step: None
+) -> BenchResult:
+    """Measure.
+
+    Args:
+        plan: what.
+        workspace: an empty folder for what is built on the way.
+        progress: called with a line at each step.
+
+    Raises:
+        UsageError: an engine does not take the batch, or a peer's name is unknown.
+        RunnerError: nobody could be measured.
+    """
+    check_batch(plan)
+    entries = _Entries(plan, workspace, progress)
+    for engine in plan.engines:
+        entries.enter_engine(engine)
+    for engine in plan.engines:
+        entries.enter_peers(engine)
+    before = look()
+    contest = hold_contest(
+        [*entries.contestants.values(), *plan.others], plan.settings, workspace, progress=progress
+    )
+    if not contest.records:
+        reasons = "; ".join(f"{absence.name}: {absence.reason}" for absence in contest.absent)
+        raise RunnerError(f"nobody could be measured: {reasons}")
+    measured = outcomes(contest.records, plan.settings.batch, references=entries.references)
+    if plan.floor:
+        measured = tuple(entries.with_floor(outcome) for outcome in measured)
+    result = BenchResult(
+        title=plan.title,
+        command=plan.command,
+        settings=plan.settings,
+        conditions=conditions(before, look()),
+        outcomes=measured,
+        absent=(*entries.absent, *contest.absent),
+    )
+    return replace(result, verdict=sentences(result))
+
+
+def check_batch(plan: Plan) -> None:
+    """Refuse a batch that an engine does not take, before anything is built.
+
+    Raises:
+        UsageError: there is such an engine.
+    """
+    size = plan.settings.batch
+    for engine in plan.engines:
+        takes = engine.manifest.batch
+        if not takes.min <= size <= takes.max:
+            raise UsageError(
+                f"{engine.path} takes {takes.min} to {takes.max} images per run, not {size}; "
+                "export its model with another --batch"
+            )
+
+
+class _Entries:
+    """Contestants as they are entered, and what is right of them."""
+
+    def __init__(self, plan: Plan, workspace: Path, progress: Progress) -> None:
+        self._plan = plan
+        self._workspace = workspace
+        self._progress = progress
+        self._images: dict[str, Path] = {}
+        self._answers: dict[str, Path | None] = {}
+        self._peers: set[tuple[str, str, str]] = set()
+        self._specs: dict[str, ParNetSpec] = {}
+        self.contestants: dict[str, Contestant] = {}
+        self.absent: list[Absence] = []
+        self.references: dict[str, Path] = {}
+
+    def enter_engine(self, engine: EngineBundle) -> None:
+        """An engine, and its siblings in other schedules."""
+        folder = self._folder(engine)
+        entered = enter(
+            engine,
+            self._images_of(engine),
+            folder,
+            self._devices(engine),
+            siblings=self._plan.schedules,
+            progress=self._progress,
+        )
+        self.absent += entered.absent
+        for contestant in entered.contestants:
+            self._add(contestant, engine)
+
+    def enter_peers(self, engine: EngineBundle) -> None:
+        """The peers on an engine's network and device, once for both."""
+        model = _model_of(engine)
+        device, network = engine.manifest.stages[0].device, engine.manifest.spec.name
+        for name in self._plan.against:
+            if (network, device, name) in self._peers:
+                continue
+            self._peers.add((network, device, name))
+            if isinstance(model, str):
+                self.absent.append(Absence(name=name, network=network, reason=model))
+                continue
+            self._progress(f"prepare: {name}")
+            made = prepare_in_process(self._preparation(name, engine, model, device))
+            if isinstance(made, Absence):
+                self.absent.append(made)
+            else:
+                self._add(made, engine)
+
+    def with_floor(self, outcome: Outcome) -> Outcome:
+        """An outcome with the floor of its network on its device, where that is known."""
+        spec = self._specs.get(outcome.contestant.key)
+        if spec is None or outcome.precision not in PRECISIONS:
+            return outcome
+        floor = floor_on(
+            spec,
+            outcome.contestant.devices[0],
+            precision=outcome.precision,
+            batch=self._plan.settings.batch,
+        )
+        return replace(outcome, floor=floor)
+
+    def _preparation(
+        self, name: str, engine: EngineBundle, model: ModelBundle, device: str
+    ) -> Preparation:
+        return Preparation(
+            peer=name,
+            network=engine.manifest.spec.name,
+            model=str(model.path),
+            workspace=str(self._folder(engine) / "peers"),
+            images=str(self._images_of(engine)),
+            device=device,
+            batch=self._plan.settings.batch,
+        )
+
+    def _add(self, contestant: Contestant, engine: EngineBundle) -> None:
+        while contestant.key in self.contestants:
+            contestant = replace(contestant, name=f"{contestant.name}, {engine.path.name}")
+        self.contestants[contestant.key] = contestant
+        if (answers := self._answers_of(engine)) is not None:
+            self.references[contestant.key] = answers
+        self._specs[contestant.key] = engine.manifest.spec
+
+    def _folder(self, engine: EngineBundle) -> Path:
+        """The workspace of an engine's model."""
+        folder = self._workspace / engine.manifest.model.manifest_sha256[:16]
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _images_of(self, engine: EngineBundle) -> Path:
+        path = self._folder(engine) / "images.npz"
+        if not path.exists():
+            settings = self._plan.settings
+            write_images(
+                path, engine.manifest.preprocessing, count=settings.batch, seed=settings.seed
+            )
+        return path
+
+    def _answers_of(self, engine: EngineBundle) -> Path | None:
+        """What is right, or None where it cannot be known."""
+        key = engine.manifest.model.manifest_sha256
+        if key not in self._answers:
+            self._answers[key] = self._ask(engine)
+        return self._answers[key]
+
+    def _ask(self, engine: EngineBundle) -> Path | None:
+        model = _model_of(engine)
+        if isinstance(model, str):
+            self._progress(f"no parity: {model}")
+            return None
+        self._progress(f"reference: {engine.manifest.spec.name} in training form, float64")
+        question = Question(
+            model=str(model.path),
+            images=str(self._images_of(engine)),
+            count=self._plan.settings.batch,
+            answers=str(self._folder(engine) / "reference.npy"),
+        )
+        try:
+            return Path(reference_in_process(question).path)
+        except BuildError as exc:
+            self._progress(f"no parity: {exc}")
+            return None
+
+    def _devices(self, engine: EngineBundle) -> Sequence[str]:
+        own = tuple(dict.fromkeys(stage.device for stage in engine.manifest.stages))
+        if own[0] == "cpu":
+            return own
+        numbers: Sequence[int] = self._plan.gpus or [gpu.index for gpu in cuda_driver().gpus]
+        return tuple(f"cuda:{number}" for number in numbers) or own
+
+
+def _model_of(engine: EngineBundle) -> ModelBundle | str:
+    """The model of an engine, or why it is not at hand."""
+    path = resolve_model(engine.manifest.model, engine.path)
+    try:
+        model = open_model(path, check=False)
+    except BundleError as exc:
+        return str(exc)
+    if model.manifest_sha256 != engine.manifest.model.manifest_sha256:
+        return f"{path} is another model than {engine.path} was built from"
+    return model
