@@ -1,4 +1,4 @@
-"""The frame of building: options, placement, all of a bundle or nothing."""
+"""The frame of building: options, all of a bundle or nothing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from parnet_deploy.bundle import (
     LABELS,
     MANIFEST,
     EngineStage,
-    GraphStage,
     ModelBundle,
     open_engine_bundle,
     open_model,
@@ -32,10 +29,9 @@ from parnet_deploy.engine import (
     make_builder,
 )
 from parnet_deploy.engine import choose as choose_module
-from parnet_deploy.engine.placement import place
 from parnet_deploy.errors import BuildError, BundleError, OutputExistsError, UsageError
 from parnet_deploy.runtime.machine import CudaDriver, Gpu
-from parnet_deploy.spec import Backend, TensorSpec
+from parnet_deploy.spec import Backend
 
 
 class Stamp:
@@ -246,53 +242,6 @@ def test_options_that_do_not_apply_are_refused_and_told_where_they_do(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         make_builder(backend, BuildOptions(**options), split=False)  # type: ignore[arg-type]
-
-
-def graph(name: str, reads: Mapping[str, int], gives: Mapping[str, int]) -> GraphStage:
-    def specs(sizes: Mapping[str, int]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(name=n, shape=("N", s), dtype="float32") for n, s in sizes.items())
-
-    return GraphStage(
-        name=name, file=f"{name}.onnx", blocks=(), inputs=specs(reads), outputs=specs(gives)
-    )
-
-
-def network(sizes: tuple[int, ...], *, stem: bool) -> list[GraphStage]:
-    """Streams whose outputs have those sizes, what joins them, and perhaps a shared stem."""
-    reads = {f"f{i}": 9 for i in range(len(sizes))} if stem else {"images": 9}
-    stages = [graph("stem", {"images": 9}, reads)] if stem else []
-    for index, size in enumerate(sizes, 1):
-        own = {f"f{index - 1}": 9} if stem else reads
-        stages.append(graph(f"stream{index}", own, {f"s{index}": size}))
-    joined = {f"s{index}": size for index, size in enumerate(sizes, 1)}
-    return [*stages, graph("fusion", joined, {"logits": 1})]
-
-
-def test_streams_take_the_devices_in_turn() -> None:
-    placed = place(network((5, 5, 5, 5), stem=True), ("a", "b", "c"))
-    assert [placed[f"stream{n}"] for n in (1, 2, 3, 4)] == ["a", "b", "c", "a"]
-    assert placed["stem"] == "a"
-
-
-def test_what_joins_them_stands_where_most_of_its_bytes_are_made() -> None:
-    assert place(network((1, 2, 7), stem=False), ("a", "b", "c"))["fusion"] == "c"
-    assert place(network((4, 5, 4), stem=False), ("a", "b"))["fusion"] == "a"  # 4 + 4 over 5
-    assert place(network((5, 5, 5), stem=False), ("a", "b", "c"))["fusion"] == "a"
-
-
-@given(
-    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
-    devices=st.integers(1, 6),
-    stem=st.booleans(),
-)
-def test_every_stage_has_one_of_the_devices_and_all_that_can_be_are_used(
-    sizes: list[int], devices: int, stem: bool
-) -> None:
-    stages = network(tuple(sizes), stem=stem)
-    names = [f"cuda:{n}" for n in range(devices)]
-    placed = place(stages, names)
-    assert set(placed) == {stage.name for stage in stages}
-    assert set(placed.values()) == set(names[: len(sizes)])
 
 
 NO_GPU = CudaDriver(problem="there is no NVIDIA driver here")

@@ -2,6 +2,8 @@
 
 base               BuildOptions, the builder protocol, build_engine
 placement          which stage runs on which device
+plan               a placement in a file
+figures            peak figures of the devices here
 cores              how many of a CPU's cores each stage has
 onnxruntime        sessions optimised once and saved
 tensorrt           TensorRT and TensorRT RTX plans

@@ -31,7 +31,7 @@ from parnet_deploy.bundle import (
     versions,
 )
 from parnet_deploy.engine.cores import divide_cores
-from parnet_deploy.engine.placement import place
+from parnet_deploy.engine.placement import check_placement, place
 from parnet_deploy.errors import BundleError, UsageError
 from parnet_deploy.runtime.cpu import usable_cores
 from parnet_deploy.spec import Backend, TensorSpec, count_block, layout
@@ -180,6 +180,7 @@ def build_engine(
     builder: Builder,
     *,
     split: bool,
+    placement: Mapping[str, str] | None = None,
     force: bool = False,
     progress: Progress = lambda step: None,
 ) -> EngineBundle:
@@ -190,6 +191,8 @@ def build_engine(
         final: folder of the engine bundle, which must not exist unless `force` is set.
         builder: what builds.
         split: one engine per stage instead of one of the whole network.
+        placement: a device of the builder's for every stage (``whole`` where not split); None
+            leaves it to `engine.placement`.
         force: replace a bundle that stands there.
         progress: called with a line at each step.
 
@@ -201,12 +204,14 @@ def build_engine(
         BundleError: the model bundle is damaged or has changed since it was opened, or the engine
             bundle cannot be written.
         BuildError: an engine could not be built.
+        UsageError: a placement that does not name every stage once, or a device that the builder
+            does not build for.
     """
     with staged(final, force=force) as work:
         progress(f"check: every file of {model.path} against its manifest")
         _check(model)
         stages = []
-        for stage in build_stages(model, builder.devices, split=split):
+        for stage in build_stages(model, builder.devices, split=split, placement=placement):
             progress(f"build: {stage.name} for {stage.device}")
             stages.append(builder.build(stage, work))
         shutil.copyfile(model.file(LABELS), work / LABELS)
@@ -215,10 +220,17 @@ def build_engine(
 
 
 def build_stages(
-    model: ModelBundle, devices: tuple[str, ...], *, split: bool
+    model: ModelBundle,
+    devices: tuple[str, ...],
+    *,
+    split: bool,
+    placement: Mapping[str, str] | None = None,
 ) -> tuple[BuildStage, ...]:
     """What is to be built of a model, and where each part will run."""
     manifest = model.manifest
+    names = [stage.name for stage in manifest.stages] if split else [WHOLE]
+    if placement is not None:
+        check_placement(placement, names, devices)
     if not split:
         whole = BuildStage(
             name=WHOLE,
@@ -226,10 +238,10 @@ def build_stages(
             inputs=manifest.inputs,
             outputs=manifest.outputs,
             batch=manifest.batch,
-            device=devices[0],
+            device=devices[0] if placement is None else placement[WHOLE],
         )
         return (whole,)
-    placement = place(manifest.stages, devices)
+    placement = placement or place(manifest, devices)
     threads = _threads(manifest, placement)
     return tuple(
         BuildStage(

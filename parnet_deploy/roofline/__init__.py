@@ -5,6 +5,9 @@ devices   Device: a device's peak figures, and the links between devices
 gpus      those of common GPUs, with the vendor's page that each is from
 cpu       those of a CPU, measured
 floor     the least time that they allow a network
+latency   a placement played through: stages, what crosses, and when
+predict   stages as tasks: their times from the roofline, or as measured
+search    the best placement
 """
 
 from parnet_deploy.roofline.costs import (
