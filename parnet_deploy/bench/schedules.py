@@ -19,7 +19,7 @@ from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.result import Absence
 from parnet_deploy.bundle import EngineBundle, EngineManifest, open_model, resolve_model
 from parnet_deploy.engine import BuildOptions, ProviderChoice, build_engine, make_builder
-from parnet_deploy.errors import ParnetDeployError
+from parnet_deploy.errors import BuildError, ParnetDeployError
 
 ScheduleName = Literal["whole-one-stream", "whole", "split-one-device", "split"]
 
@@ -185,7 +185,10 @@ def _build(
     engine: EngineBundle, schedule: Schedule, folder: Path, progress: Progress
 ) -> EngineBundle:
     manifest = engine.manifest
-    model = open_model(resolve_model(manifest.model, engine.path), check=False)
+    path = resolve_model(manifest.model, engine.path)
+    model = open_model(path, check=False)
+    if model.manifest_sha256 != manifest.model.manifest_sha256:
+        raise BuildError(f"{path} is another model than {engine.path} was built from")
     builder = make_builder(
         manifest.backend, build_options(manifest, schedule), split=schedule.split
     )

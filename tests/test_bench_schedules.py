@@ -1,0 +1,145 @@
+"""Schedules: which there are, their names, and siblings that are built as their engine was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from parnet_deploy.bench.schedules import (
+    Schedule,
+    build_options,
+    contestant_name,
+    enter,
+    schedule_of,
+    schedules,
+)
+from parnet_deploy.bundle import EngineBundle, ModelBundle, open_engine_bundle
+from parnet_deploy.engine import BuildOptions, build_engine, make_builder
+
+IMAGES = Path("images.npz")
+
+
+@pytest.fixture
+def engine(tiny_bundle: ModelBundle, tmp_path: Path) -> EngineBundle:
+    builder = make_builder("onnxruntime", BuildOptions(provider="cpu", threads=1), split=False)
+    return build_engine(tiny_bundle, tmp_path / "engine", builder, split=False)
+
+
+def names(found: tuple[Schedule, ...]) -> list[str]:
+    return [schedule.name for schedule in found]
+
+
+def test_a_cpu_has_a_whole_and_a_split_schedule() -> None:
+    found = schedules("onnxruntime", ("cpu",))
+    assert names(found) == ["whole", "split-one-device"]
+    assert [schedule.split for schedule in found] == [False, True]
+
+
+def test_gpus_have_all_four() -> None:
+    found = schedules("tensorrt", ("cuda:0", "cuda:1", "cuda:2"))
+    assert names(found) == ["whole-one-stream", "whole", "split-one-device", "split"]
+    assert [schedule.devices for schedule in found] == [
+        ("cuda:0",),
+        ("cuda:0",),
+        ("cuda:0",),
+        ("cuda:0", "cuda:1", "cuda:2"),
+    ]
+    assert [schedule.aux_streams for schedule in found] == [0, None, None, None]
+    assert names(schedules("tensorrt-rtx", ("cuda:0",))) == names(found)[:3]
+
+
+def test_an_engine_and_its_other_schedules_take_part(engine: EngineBundle, tmp_path: Path) -> None:
+    steps: list[str] = []
+    entered = enter(engine, IMAGES, tmp_path, ("cpu",), siblings=True, progress=steps.append)
+    whole, split = entered.contestants
+    assert (whole.name, split.name) == ("onnxruntime whole", "onnxruntime split")
+    assert whole.path == str(engine.path)
+    assert (whole.settings["schedule"], split.settings["schedule"]) == ("whole", "split-one-device")
+    built = open_engine_bundle(Path(split.path))
+    assert built.manifest.split
+    assert built.manifest.model.manifest_sha256 == engine.manifest.model.manifest_sha256
+    assert built.manifest.options["intra_op_num_threads"] == 1  # as the engine it stands beside
+    assert entered.absent == ()
+    assert steps == ["build: onnxruntime split"]
+
+
+def test_a_split_engine_gets_the_whole_one_beside_it(
+    tiny_bundle_dynamic: ModelBundle, tmp_path: Path
+) -> None:
+    builder = make_builder("onnxruntime", BuildOptions(provider="cpu"), split=True)
+    split = build_engine(tiny_bundle_dynamic, tmp_path / "split", builder, split=True)
+    assert schedule_of(split.manifest).name == "split-one-device"
+    entered = enter(split, IMAGES, tmp_path, ("cpu",), siblings=True)
+    assert [c.name for c in entered.contestants] == [
+        "onnxruntime split, stem shared",
+        "onnxruntime whole",
+    ]
+
+
+def test_without_siblings_only_the_engine_takes_part(engine: EngineBundle, tmp_path: Path) -> None:
+    entered = enter(engine, IMAGES, tmp_path, ("cpu",), siblings=False)
+    assert len(entered.contestants) == 1
+
+
+def test_a_schedule_that_cannot_be_built_is_absent_with_the_reason(
+    engine: EngineBundle, tmp_path: Path
+) -> None:
+    manifest = replace(engine.manifest, model=replace(engine.manifest.model, path="gone"))
+    lost = replace(engine, manifest=manifest)
+    entered = enter(lost, IMAGES, tmp_path, ("cpu",), siblings=True)
+    assert len(entered.contestants) == 1
+    (absence,) = entered.absent
+    assert absence.name == "onnxruntime split"
+    assert "there is no bundle at" in absence.reason
+
+
+def test_a_model_that_was_exported_anew_since_does_not_stand_in(
+    engine: EngineBundle, tmp_path: Path
+) -> None:
+    manifest = replace(
+        engine.manifest, model=replace(engine.manifest.model, manifest_sha256="0" * 64)
+    )
+    entered = enter(replace(engine, manifest=manifest), IMAGES, tmp_path, ("cpu",), siblings=True)
+    (absence,) = entered.absent
+    assert "is another model" in absence.reason
+
+
+def test_options_of_tensorrt_engines_are_kept(engine: EngineBundle) -> None:
+    gpu = ("cuda:0", "cuda:2")
+    manifest = replace(
+        engine.manifest,
+        backend="tensorrt-rtx",
+        split=True,
+        target={"compute_capabilities": ["8.6", "9.0"]},
+        options={"builder_flags": ["TF32"], "builder_optimization_level": 4},
+        stages=tuple(
+            replace(stage, device=device) for device in gpu for stage in engine.manifest.stages
+        ),
+    )
+    assert schedule_of(manifest) == Schedule(name="split", devices=gpu)
+    assert build_options(manifest, Schedule(name="split", devices=gpu)) == BuildOptions(
+        compute_capabilities=("8.6", "9.0"), tf32=True, optimization_level=4, devices=(0, 2)
+    )
+    one = Schedule(name="whole-one-stream", devices=("cuda:0",), aux_streams=0)
+    assert build_options(manifest, one).aux_streams == 0
+    assert contestant_name(manifest, one) == "tensorrt-rtx whole, one stream"
+    assert (
+        contestant_name(replace(manifest, precision="fp16"), Schedule(name="split", devices=gpu))
+        == "tensorrt-rtx fp16 split on cuda:0,2"
+    )
+
+
+def test_a_plan_for_ampere_and_later_is_built_for_that_again(engine: EngineBundle) -> None:
+    manifest = replace(
+        engine.manifest, backend="tensorrt-rtx", target={"compute_capabilities": ["8.0+"]}
+    )
+    whole = Schedule(name="whole", devices=("cuda:0",))
+    assert build_options(manifest, whole).compute_capabilities == ()
+
+
+def test_one_stream_is_told_from_an_engine_with_auxiliary_ones(engine: EngineBundle) -> None:
+    manifest = replace(engine.manifest, options={"max_aux_streams": 0})
+    assert schedule_of(manifest).name == "whole-one-stream"
+    assert schedule_of(engine.manifest).name == "whole"

@@ -1,0 +1,240 @@
+"""``parnet-deploy bench`` as people call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import call
+from conftest import Cli
+
+from parnet_deploy.bench.result import BenchResult
+from parnet_deploy.bundle import EngineBundle, ModelBundle
+from parnet_deploy.engine import BuildOptions, build_engine, make_builder
+from parnet_deploy.spec import decode
+
+QUICK = ("--rounds", 2, "--processes", 1, "--iterations", 4, "--seconds", 0, "--warm-up", 1)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> EngineBundle:
+    folder = tmp_path_factory.mktemp("bench") / "engine"
+    builder = make_builder("onnxruntime", BuildOptions(provider="cpu", threads=1), split=False)
+    return build_engine(tiny_bundle, folder, builder, split=False)
+
+
+def test_an_engine_its_split_sibling_and_a_peer_are_measured(
+    engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "found.json"
+    result = call(
+        capsys,
+        "bench",
+        engine.path,
+        "--against",
+        "onnxruntime",
+        *QUICK,
+        "--floor",
+        "--output",
+        out,
+    )
+    assert result.status == 0, result.err
+    found = decode(out.read_bytes(), BenchResult)
+    outcomes = {outcome.contestant.name: outcome for outcome in found.outcomes}
+    assert set(outcomes) == {
+        "onnxruntime whole",
+        "onnxruntime split",
+        "ONNX Runtime, unfused export",
+    }
+    assert found.absent == ()
+    for name, outcome in outcomes.items():
+        assert [len(latencies) for latencies in outcome.rounds] == [2, 2]
+        assert outcome.parity is not None
+        assert outcome.parity.max_rel < 1e-4
+        assert outcome.parity.same_top1 == outcome.parity.images == 1
+        assert outcome.floor is not None
+        assert outcome.host_memory > 1 << 20
+        assert len(outcome.first_answer) == 1
+        assert name in result.out
+    assert outcomes["onnxruntime whole"].ratio.median == 1.0
+    spans = {span.stage: span for span in outcomes["onnxruntime split"].timeline}
+    assert set(spans) == {"stream1", "stream2", "stream3", "fusion"}
+    assert spans["fusion"].start >= max(spans[f"stream{n}"].end for n in (1, 2, 3))
+    assert found.conditions.versions["parnet-deploy"]
+    assert all(sentence in result.out for sentence in found.verdict)
+    assert f"written: {out}" in result.err
+
+
+def test_json_is_the_whole_result(engine: EngineBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    result = call(capsys, "bench", engine.path, "--no-schedules", *QUICK, "--json")
+    assert result.status == 0, result.err
+    found = decode(result.out, BenchResult)
+    assert [outcome.contestant.name for outcome in found.outcomes] == ["onnxruntime whole"]
+    assert found.settings.rounds == 2
+    assert found.settings.warm_up == 1
+
+
+@pytest.mark.slow
+def test_models_and_variants_are_built_first(
+    tiny_bundle: ModelBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = call(
+        capsys,
+        "bench",
+        tiny_bundle.path,
+        "--variants",
+        "digits",
+        "--backends",
+        "onnxruntime",
+        "--batch",
+        1,
+        "--no-schedules",
+        *QUICK,
+        "--json",
+    )
+    assert result.status == 0, result.err
+    found = decode(result.out, BenchResult)
+    assert found.networks == (tiny_bundle.manifest.spec.name, "digits")
+    assert [outcome.ratio.median for outcome in found.outcomes] == [1.0, 1.0]
+    assert all(o.parity and o.parity.max_rel < 1e-4 for o in found.outcomes)
+
+
+def test_who_cannot_take_part_is_named_with_the_reason(
+    engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its weights are gone: it does not open; the others are measured."""
+    broken = tmp_path / "broken"
+    builder = make_builder("onnxruntime", BuildOptions(provider="cpu", threads=1), split=True)
+    model = engine.path / engine.manifest.model.path
+    from parnet_deploy.bundle import open_model
+
+    build_engine(open_model(model), broken, builder, split=True)
+    (broken / "stream2.onnx").write_bytes(b"")
+    result = call(capsys, "bench", broken, engine.path, "--no-schedules", *QUICK)
+    assert result.status == 1  # what is damaged is not measured around
+    assert "stream2.onnx is damaged" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--variants", "xxl"], 2, "xxl"),
+        (["--variants", "s", "--against", "torch,nobody"], 2, "'nobody'"),
+        (["--variants", "s", "--backends", "cuda"], 2, "--backends is one of"),
+        (["--variants", "s", "--devices", "a"], 2, "--devices"),
+        ([], 2, "there is no engine under engines/"),
+        (["nowhere"], 1, "there is no bundle at nowhere"),
+        (["--variants", "s", "--rounds", "0"], 2, "--rounds"),
+        (["--variants", "s", "--seconds", "-1"], 2, "--seconds"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_built(
+    arguments: list[str],
+    status: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call(capsys, "bench", *arguments)
+    assert result.status == status
+    assert words in result.err
+    assert "export:" not in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_batch_that_an_engine_does_not_take_is_refused(
+    engine: EngineBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = call(capsys, "bench", engine.path, "--batch", 4)
+    assert result.status == 2
+    assert "takes 1 to 1 images per run, not 4" in result.err
+    assert "build:" not in result.err
+
+
+def test_results_that_stand_there_are_kept(
+    engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "found.md").write_text("earlier")
+    result = call(capsys, "bench", engine.path, "--output", tmp_path / "found.md", *QUICK)
+    assert result.status == 1
+    assert "--force" in result.err
+    assert "round" not in result.err
+    assert (tmp_path / "found.md").read_text() == "earlier"
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    return [
+        int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if _parent(stat) == pid
+    ]
+
+
+def _parent(stat: Path) -> int:
+    try:
+        return int(stat.read_text().rsplit(")", 1)[1].split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_when_it_is_ended_its_processes_end_too(
+    engine: EngineBundle, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Also those that are stopped at the moment, which notice nothing by themselves."""
+    program = [sys.executable, "-m", "parnet_deploy", "bench", str(engine.path)]
+    with (tmp_path / "said").open("w+") as said:
+        process = subprocess.Popen(
+            [*program, "--rounds", "200", "--seconds", "100"],
+            stderr=said,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
+        )
+        started: list[int] = []
+        deadline = time.monotonic() + 60
+        while "round 2" not in (tmp_path / "said").read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        started = children(process.pid)
+        process.send_signal(number)
+        status = process.wait(timeout=60)
+    assert len(started) == 2
+    assert status == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    deadline = time.monotonic() + 20
+    while any(map(running, started)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(running, started))
+    if number != signal.SIGKILL:
+        assert not list(tmp_path.glob("parnet-deploy-bench-*"))
+
+
+def running(pid: int) -> bool:
+    """A process that has not ended; one that nobody has asked about yet (a zombie) has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_help_names_the_peers(cli: Cli) -> None:
+    done = cli("bench", "--help")
+    assert done.returncode == 0
+    assert all(peer in done.stdout.replace("-\n", "-") for peer in ("torch-compile", "openvino"))
+
+
+def test_the_settings_are_those_of_the_options() -> None:
+    """So that a default is told in one place."""
+    import inspect
+
+    from parnet_deploy.bench.result import Settings
+    from parnet_deploy.cli.bench import command
+
+    defaults = {n: p.default for n, p in inspect.signature(command).parameters.items()}
+    plain = json.loads(json.dumps({name: getattr(Settings(), name) for name in Settings.__slots__}))
+    assert {name: defaults[name] for name in plain} == plain
