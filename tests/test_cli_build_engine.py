@@ -112,9 +112,10 @@ def test_on_a_terminal_it_asks_until_the_answer_is_one(models: Path, tmp_path: P
         (("--tf32", *CPU), ("--tf32 does not apply to onnxruntime", "tensorrt")),
         (("--devices", "0,x", *CPU), ("--devices takes whole numbers",)),
         (("--backend", "tensorrt-rtx", "--compute-capability", "8.6,ampere"), ("'ampere'",)),
-        (("--backend", "openvino"), ("openvino", "onnxruntime")),
+        (("--backend", "tflite"), ("tflite", "onnxruntime", "openvino", "ncnn")),
+        (("--spin", "--backend", "openvino"), ("--spin does not apply to openvino", "onnxruntime")),
     ],
-    ids=["tf32", "devices", "capability", "backend"],
+    ids=["tf32", "devices", "capability", "backend", "spin"],
 )
 def test_options_that_cannot_be_are_wrong_usage(
     cli: Cli, models: Path, tmp_path: Path, options: tuple[str, ...], parts: tuple[str, ...]

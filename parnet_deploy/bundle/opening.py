@@ -113,9 +113,17 @@ def _build_flags(manifest: EngineManifest) -> list[str]:
     flags: list[str] = []
     if (provider := manifest.target.get("provider")) in ("cpu", "cuda"):
         flags += ["--provider", str(provider)]
-    if threads := manifest.options.get("intra_op_num_threads"):
-        flags += ["--threads", str(threads)]
+    for name in _THREADS:
+        if threads := manifest.options.get(name):
+            flags += ["--threads", str(threads)]
+    own = provider == "cpu" and not manifest.split
+    if (spin := manifest.options.get("intra_op_spinning", own)) != own:
+        flags += ["--spin" if spin else "--no-spin"]
     return flags + ["--tf32"] * ("TF32" in manifest.options.get("builder_flags", ()))
+
+
+_THREADS = ("intra_op_num_threads", "INFERENCE_NUM_THREADS", "num_threads")
+"""What ONNX Runtime, OpenVINO and ncnn call the number of threads."""
 
 
 def find_bundles(folder: Path) -> list[Path]:

@@ -46,7 +46,7 @@ from parnet_deploy.spec import Backend
 MODELS = Path("models")
 ENGINES = Path("engines")
 
-BackendChoice = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+BackendChoice = Literal["auto", "onnxruntime", "openvino", "ncnn", "tensorrt", "tensorrt-rtx"]
 
 ModelPath = Annotated[
     Path | None,
@@ -65,7 +65,19 @@ Output = Annotated[
     Path | None, typer.Option(help="Folder of the engine; without it, engines/NAME-TARGET.")
 ]
 Threads = Annotated[
-    int, typer.Option(help="onnxruntime: CPU threads per engine; 0: one a core.", min=0)
+    int,
+    typer.Option(
+        help="onnxruntime, openvino, ncnn: CPU threads per engine; 0: all cores, which stages "
+        "that run at the same time share.",
+        min=0,
+    ),
+]
+Spin = Annotated[
+    bool | None,
+    typer.Option(
+        "--spin/--no-spin",
+        help="onnxruntime: threads spin while they wait within a run. None: a whole engine's do.",
+    ),
 ]
 ProviderName = Annotated[
     ProviderChoice, typer.Option("--provider", help="onnxruntime: what runs the engine.")
@@ -121,6 +133,7 @@ def command(
     devices: Devices = None,
     output: Output = None,
     threads: Threads = 0,
+    spin: Spin = None,
     provider: ProviderName = "auto",
     compute_capability: Capabilities = None,
     tf32: Tf32 = False,
@@ -139,6 +152,7 @@ def command(
         provider=provider,
         devices=parse_numbers("--devices")(devices) if devices is not None else (),
         threads=threads,
+        spin=spin,
         compute_capabilities=_split(compute_capability or []),
         tf32=tf32,
         optimization_level=optimization_level,

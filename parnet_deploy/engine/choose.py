@@ -43,7 +43,7 @@ APPLICABLE: Mapping[Backend, frozenset[str]] = {
 
 
 class Choice(NamedTuple):
-    """A backend, and a line about each one that was looked at, the fastest first."""
+    """A backend, and a line about each one that was looked at; the last is about the one taken."""
 
     backend: Backend
     reasons: tuple[str, ...]
@@ -61,11 +61,26 @@ _TENSORRT = (
 )
 
 
+class _OnCpu(NamedTuple):
+    backend: Backend
+    package: str | None  # None: what is always there
+
+
+_CPU_ORDER = (
+    _OnCpu("onnxruntime", None),
+    _OnCpu("openvino", "openvino"),
+    _OnCpu("ncnn", "ncnn"),
+)
+"""Backends on the CPU in the order in which they are preferred; an extra is named like its package.
+docs/engines.md says what each is for."""
+
+
 def choose_backend() -> Choice:
     """The fastest backend whose engines run here: TensorRT, TensorRT RTX, CUDA, the CPU.
 
     Returns:
-        The backend and, for it and every faster one, the reason.
+        The backend and the reason, and why it is none of the others. Where a GPU is used, nothing
+        is said of backends on the CPU.
     """
     reasons = []
     for kind in _TENSORRT:
@@ -77,10 +92,26 @@ def choose_backend() -> Choice:
     problem = provider_problem("cuda")
     if problem is None:
         reasons.append("onnxruntime on cuda: taken, the fastest that works here")
-    else:
-        reasons.append(f"onnxruntime on cuda: not taken, {problem}")
-        reasons.append("onnxruntime on cpu: taken, it works on every machine")
-    return Choice("onnxruntime", tuple(reasons))
+        return Choice("onnxruntime", tuple(reasons))
+    reasons.append(f"onnxruntime on cuda: not taken, {problem}")
+    on_cpu = _choose_on_cpu()
+    return Choice(on_cpu.backend, (*reasons, *on_cpu.reasons))
+
+
+def _choose_on_cpu() -> Choice:
+    """The first of `_CPU_ORDER` that works here. Those behind it are not tried."""
+    problems: dict[_OnCpu, str | None] = {}
+    for kind in _CPU_ORDER:
+        problems[kind] = _cpu_problem(kind, tried=None not in problems.values())
+    taken = next(kind for kind, problem in problems.items() if problem is None)
+    before = f"{taken.backend} on cpu comes before it"
+    others = (
+        f"{kind.backend}: not taken, {problem or before}"
+        for kind, problem in problems.items()
+        if kind is not taken
+    )
+    why = "it works on every machine" if taken.package is None else "the first that works here"
+    return Choice(taken.backend, (*others, f"{taken.backend} on cpu: taken, {why}"))
 
 
 def make_builder(backend: Backend, options: BuildOptions, *, split: bool) -> Builder:
@@ -107,8 +138,14 @@ def make_builder(backend: Backend, options: BuildOptions, *, split: bool) -> Bui
         from parnet_deploy.engine.onnxruntime import OnnxRuntimeBuilder
 
         return OnnxRuntimeBuilder(options, split=split)
-    if backend == "openvino" or backend == "ncnn":  # noqa: PLR1714  mypy narrows these
-        raise UsageError(f"this version of parnet-deploy builds no engines of {backend}")
+    if backend == "openvino":
+        from parnet_deploy.engine.openvino import OpenVinoBuilder
+
+        return OpenVinoBuilder(options, split=split)
+    if backend == "ncnn":
+        from parnet_deploy.engine.ncnn import NcnnBuilder
+
+        return NcnnBuilder(options)
     from parnet_deploy.engine.tensorrt import TensorRTBuilder
 
     return TensorRTBuilder(backend, options)
@@ -123,11 +160,24 @@ def _check_applicable(backend: Backend, options: BuildOptions) -> None:
         )
 
 
+def _cpu_problem(kind: _OnCpu, *, tried: bool) -> str | None:
+    """Why engines of a backend cannot be built and run on this CPU, or None."""
+    if kind.package is None:
+        return None
+    if installed(kind.package) is None:
+        return _not_installed(kind.package, kind.package)
+    return import_problem(kind.package) if tried else None
+
+
+def _not_installed(package: str, extra: str) -> str:
+    return f"{package} is not installed (pip install 'parnet-deploy[{extra}]')"
+
+
 def _tensorrt_problem(kind: _TensorRT) -> str | None:
     """Why engines of one flavour of TensorRT cannot be built and run here, or None."""
     package = kind.module.replace("_", "-")
     if installed(package) is None:
-        return f"{package} is not installed (pip install 'parnet-deploy[{kind.extra}]')"
+        return _not_installed(package, kind.extra)
     driver = cuda_driver()
     unfit = (
         driver.problem

@@ -268,8 +268,15 @@ def try_python(code: str, *arguments: str, seconds: float = TRIAL_SECONDS) -> st
 
 @functools.cache
 def import_problem(module: str) -> str | None:
-    """Why a module cannot be imported, or None where it can; tried once, in another process."""
-    return try_python("import importlib, sys; importlib.import_module(sys.argv[1])", module)
+    """Why a module cannot be imported, or None where it can; tried once, in another process.
+
+    OpenVINO is tried without what would report that it was imported.
+    """
+    return try_python(
+        "import importlib, sys; sys.modules['openvino_telemetry'] = None; "
+        "importlib.import_module(sys.argv[1])",
+        module,
+    )
 
 
 _PROVIDER_TRIAL = """

@@ -82,9 +82,11 @@ def _open_stage(bundle: EngineBundle, stage: EngineStage) -> Runner:
     try:
         if backend == "onnxruntime":
             return _open_onnxruntime(bundle, stage)
-        if backend == "tensorrt" or backend == "tensorrt-rtx":  # noqa: PLR1714  mypy narrows these
-            return _open_tensorrt(backend, bundle, stage)
-        raise EngineError(f"this version of parnet-deploy runs no engines of {backend}")
+        if backend == "openvino":
+            return _open_openvino(bundle, stage)
+        if backend == "ncnn":
+            return _open_ncnn(bundle, stage)
+        return _open_tensorrt(backend, bundle, stage)
     except EngineError as exc:
         raise type(exc)(
             f"{bundle.path} cannot run here: {exc}; build it again: {rebuild_command(bundle)}"
@@ -103,10 +105,40 @@ def _open_onnxruntime(bundle: EngineBundle, stage: EngineStage) -> Runner:
         outputs=stage.outputs,
         provider=provider,
         device_id=_device_number(stage),
-        threads=stage.threads or int(options.get("intra_op_num_threads", 0)),
+        threads=_threads(bundle, stage, "intra_op_num_threads"),
         spin=bool(options.get("intra_op_spinning", False)),
         optimise=False,
     )
+
+
+def _open_openvino(bundle: EngineBundle, stage: EngineStage) -> Runner:
+    from parnet_deploy.runtime.openvino import OpenVinoRunner, check_openvino_target
+
+    check_openvino_target(bundle.manifest.target)
+    return OpenVinoRunner(
+        bundle.file(stage.file),
+        inputs=stage.inputs,
+        outputs=stage.outputs,
+        threads=_threads(bundle, stage, "INFERENCE_NUM_THREADS"),
+        pin=bundle.manifest.options.get("ENABLE_CPU_PINNING"),
+    )
+
+
+def _open_ncnn(bundle: EngineBundle, stage: EngineStage) -> Runner:
+    from parnet_deploy.runtime.ncnn import NcnnRunner, check_ncnn_target
+
+    check_ncnn_target(bundle.manifest.target)
+    return NcnnRunner(
+        bundle.file(stage.file),
+        inputs=stage.inputs,
+        outputs=stage.outputs,
+        threads=_threads(bundle, stage, "num_threads"),
+    )
+
+
+def _threads(bundle: EngineBundle, stage: EngineStage, option: str) -> int:
+    """A stage's own threads, else the whole bundle's, by the backend's name of them; else 0."""
+    return stage.threads or int(bundle.manifest.options.get(option, 0))
 
 
 def _open_tensorrt(backend: TensorRTBackend, bundle: EngineBundle, stage: EngineStage) -> Runner:
