@@ -15,6 +15,7 @@ from parnet_deploy.roofline import Device, Link, block_costs, floor, gpu_kind, r
 from parnet_deploy.roofline.latency import Load, Schedule, Task, Work, lower_bound, simulate
 from parnet_deploy.roofline.predict import (
     Assumptions,
+    measured_load,
     reached_efficiency,
     stage_load,
     whole,
@@ -320,12 +321,19 @@ def test_measured_stages_tell_the_efficiency_again(
     cut = stages(spec, mode)
     assumed = Assumptions(efficiency=efficiency)
     costs = block_costs(spec)
-    quick = replace(gpu, launch=0.0)
-    seconds = {
-        stage.name: stage_load([costs[name] for name in stage.blocks], quick, assumed).seconds
+    loads = {
+        stage.name: stage_load([costs[name] for name in stage.blocks], gpu, assumed)
         for stage in cut
     }
-    assert reached_efficiency(spec, cut, quick, assumed, seconds) == pytest.approx(efficiency)
+    assert reached_efficiency(spec, cut, gpu, assumed, loads) == pytest.approx(efficiency)
+
+
+def test_a_measured_stage_is_idle_while_its_kernels_start() -> None:
+    blocks = list(block_costs(variant("s").spec).values())
+    starts = H200.launch * sum(block.kernels for block in blocks)
+    assert measured_load(2 * starts, blocks, H200).share == pytest.approx(0.5)
+    assert measured_load(starts, blocks, H200).share == pytest.approx(0.1), "and does something"
+    assert measured_load(1.0, blocks, device()) == Load(seconds=1.0, share=1.0)
 
 
 def test_a_measured_stage_counts_on_every_device() -> None:

@@ -22,6 +22,7 @@ from parnet_deploy.cli import (
     evaluate,
     export,
     inspect,
+    plan,
     predict,
     train,
     variants,
@@ -53,6 +54,7 @@ app.command("build-engine")(build_engine.command)
 app.command("verify")(verify.command)
 app.command("predict")(predict.command)
 app.command("bench")(bench.command)
+app.command("plan")(plan.command)
 app.command("inspect")(inspect.command)
 app.command("variants")(variants.command)
 app.command("doctor")(doctor.command)

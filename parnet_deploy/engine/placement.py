@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from parnet_deploy.bundle import ModelManifest
 from parnet_deploy.engine.figures import figures_of
 from parnet_deploy.errors import ParnetDeployError, UsageError
 from parnet_deploy.roofline import GPUS, PRECISIONS, Device, Precision
+from parnet_deploy.roofline.options import streams_of
 from parnet_deploy.roofline.predict import Assumptions, work_of
 from parnet_deploy.roofline.search import best_placement
-from parnet_deploy.spec import StageSpec, stages
+from parnet_deploy.spec import stages
 
 STAND_IN = GPUS["rtx 3090"]
 """Whose figures a GPU is given that is not here or not in the table: the paper's."""
@@ -32,6 +34,24 @@ def parse_placement(text: str) -> dict[str, str]:
             )
         placement[stage] = device
     return placement
+
+
+def gpu_numbers(placement: Mapping[str, str]) -> tuple[int, ...]:
+    """The GPUs of a placement, in the order of the stages; none where it is on the CPU.
+
+    Raises:
+        UsageError: a device is neither ``cpu`` nor ``cuda:N``, or some are one and some the other.
+    """
+    devices = tuple(dict.fromkeys(placement.values()))
+    if devices == ("cpu",):
+        return ()
+    matches = [re.fullmatch(r"cuda:(\d+)", device) for device in devices]
+    if not all(matches):
+        raise UsageError(
+            f"the stages of one engine are all on cpu, or on GPUs such as cuda:0; "
+            f"not on {', '.join(devices)}"
+        )
+    return tuple(int(match[1]) for match in matches if match)
 
 
 def check_placement(
@@ -80,11 +100,6 @@ def place(manifest: ModelManifest, devices: Sequence[str]) -> dict[str, str]:
     assumed = Assumptions(precision=_precision(manifest, figures), batch=manifest.batch.opt)
     work = work_of(manifest.spec, cut, figures, assumed)
     return dict(best_placement(work, spread=streams_of(cut)).placement)
-
-
-def streams_of(cut: Sequence[StageSpec]) -> list[str]:
-    """The stages that run side by side."""
-    return [stage.name for stage in cut if stage.name.startswith("stream")]
 
 
 def _figures(device: str) -> Device:

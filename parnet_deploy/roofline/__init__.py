@@ -8,6 +8,7 @@ floor     the least time that they allow a network
 latency   a placement played through: stages, what crosses, and when
 predict   stages as tasks: their times from the roofline, or as measured
 search    the best placement
+options   whole or split, on one device or several, and which is proposed
 """
 
 from parnet_deploy.roofline.costs import (

@@ -15,6 +15,9 @@ from parnet_deploy.spec import IMAGES, LOGITS, ParNetSpec, StageSpec, layout
 EFFICIENCY = 0.5
 """Part of a device's peak rates that kernels reach: assumed, until stages are measured."""
 
+_MOST_IDLE = 0.9
+"""Of a measured stage: more than that is not from launches."""
+
 WHOLE = "whole"
 
 
@@ -110,26 +113,29 @@ def work_of(
     )
 
 
+def measured_load(seconds: float, costs: Iterable[BlockCost], device: Device) -> Load:
+    """The load of a stage that was timed alone on the whole device: its launches leave it idle."""
+    launching = device.launch * sum(block.kernels for block in costs)
+    return Load(seconds=seconds, share=1 - min(launching / seconds, _MOST_IDLE))
+
+
 def reached_efficiency(
     spec: ParNetSpec,
     stages: Sequence[StageSpec],
     device: Device,
     assumed: Assumptions,
-    measured: Mapping[str, float],
+    measured: Mapping[str, Load],
 ) -> float:
-    """What part of the peak rates the measured stages reach, their launches left out.
+    """What part of the peak rates the measured stages reach while they keep the device busy.
 
     Args:
         spec: the network.
         stages: its stages.
         device: what they were measured on.
         assumed: precision and batch.
-        measured: seconds of each stage alone.
+        measured: the load of each stage.
     """
     costs = block_costs(spec, precision=assumed.precision, batch=assumed.batch)
-    blocks = [costs[name] for stage in stages for name in stage.blocks]
-    layers = (layer for block in blocks for layer in block.layers)
-    working = roofline_seconds(layers, device, assumed.precision)
-    taken = sum(measured[stage.name] for stage in stages)
-    launches = device.launch * sum(block.kernels for block in blocks)
-    return working / max(taken - launches, 0.1 * taken)
+    layers = (layer for stage in stages for name in stage.blocks for layer in costs[name].layers)
+    least = roofline_seconds(layers, device, assumed.precision)
+    return least / sum(measured[stage.name].work for stage in stages)
