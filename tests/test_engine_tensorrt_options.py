@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.cuda import FakeDevice
 from doubles.scenario import Scenario
 from doubles.tensorrt import VERSIONS, make_api
 
@@ -17,6 +16,8 @@ from parnet_deploy.engine import BuildOptions, BuildStage, build_stages
 from parnet_deploy.engine.tensorrt import TensorRTBuilder
 from parnet_deploy.engine.tensorrt_inspect import count_layers
 from parnet_deploy.errors import BuildError, BundleError, EngineError, UsageError
+from parnet_deploy.runtime.cuda import CudaDevice
+from parnet_deploy.runtime.cuda_simulated import SimulatedDriver
 from parnet_deploy.runtime.machine import Gpu
 
 A10 = Gpu(index=0, name="NVIDIA A10", compute_capability="8.6", memory=1 << 34)
@@ -32,18 +33,16 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def scenario() -> Scenario:
-    scenario = Scenario()
-    scenario.device.make_current()
+    scenario = Scenario(driver=SimulatedDriver(3))
+    scenario.open_device(0)
     return scenario
 
 
 @pytest.fixture
 def make(kind: str, scenario: Scenario) -> Make:
-    def use(index: int) -> FakeDevice:
+    def use(index: int) -> CudaDevice:
         scenario.log.append(f"use {index}")
-        scenario.device = FakeDevice(name=f"cuda:{index}")
-        scenario.device.make_current()
-        return scenario.device
+        return scenario.open_device(index)
 
     def builder(options: BuildOptions | None = None, **changes: Any) -> TensorRTBuilder:
         return TensorRTBuilder(
@@ -121,7 +120,7 @@ def test_tensorrt_builds_for_the_gpu_it_finds(
     assert isinstance(built, EngineStage)
     assert (built.kernels, built.streams) == (2, 2)
     assert scenario.log[0] == "use 0"
-    assert scenario.device.closed == 1
+    assert scenario.driver.live() == {"context": 1}  # the fixture's
     assert builder.label == "tensorrt-sm86"
     assert builder.target() == {
         "flavour": "tensorrt",
@@ -330,7 +329,7 @@ def test_a_builder_that_cannot_be_made_is_a_build_error(
         BuildOptions(),
         api=api,
         find=lambda index: A10,
-        use_gpu=lambda index: scenario.device,
+        use_gpu=scenario.open_device,
     )
     with pytest.raises(BuildError, match=r"cannot build 'whole' .*: it gave no reason"):
         builder.build(stage, tmp_path)

@@ -1,244 +1,473 @@
-"""CudaDevice on doubles of cuda-core and the driver, which are compared with the real modules."""
+"""CudaDevice on the simulated driver, which is compared with the real one; the rules it keeps."""
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+import inspect
+import re
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError
-from parnet_deploy.runtime.cuda import CudaDevice
-
-
-@dataclass
-class Cuda:
-    """The driver and cuda-core; `fail` names the call that fails."""
-
-    fail: str = ""
-    calls: list[str] = field(default_factory=list)
-    kept: list[Any] = field(default_factory=list)
-
-    def call(self, name: str, what: str | None = None) -> None:
-        self.calls.append(what or name)
-        if self.fail == name:
-            raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS:\n  an illegal memory access")
-
-    def load(self, name: str) -> Any:
-        return {"cuda.core": self.core, "cuda.bindings.driver": self.driver}[name]
-
-    @property
-    def core(self) -> Any:
-        return SimpleNamespace(
-            Device=lambda index: Device(self, index),
-            LegacyPinnedMemoryResource=lambda: SimpleNamespace(allocate=self.buffer),
-        )
-
-    @property
-    def driver(self) -> Any:
-        success = SimpleNamespace(name="CUDA_SUCCESS")
-        failed = SimpleNamespace(name="CUDA_ERROR_INVALID_VALUE")
-
-        def copy(name: str) -> Any:
-            def run(target: int, source: int, nbytes: int, stream: int) -> tuple[Any]:
-                self.calls.append(f"{name} on {stream}")
-                if self.fail == name:
-                    return (failed,)
-                ctypes.memmove(target, source, nbytes)
-                return (success,)
-
-            return run
-
-        return SimpleNamespace(
-            CUresult=SimpleNamespace(CUDA_SUCCESS=success),
-            cuMemcpyHtoDAsync=copy("cuMemcpyHtoDAsync"),
-            cuMemcpyDtoHAsync=copy("cuMemcpyDtoHAsync"),
-        )
-
-    def buffer(self, nbytes: int, *, stream: Any = None) -> Any:
-        self.call("allocate")
-        memory = (ctypes.c_uint8 * nbytes)()
-        self.kept.append(memory)
-        return SimpleNamespace(
-            handle=ctypes.addressof(memory), close=lambda: self.call("free", f"free {nbytes}")
-        )
-
-
-@dataclass
-class Device:
-    cuda: Cuda
-    index: int
-
-    def set_current(self) -> None:
-        self.cuda.call("set_current", f"current {self.index}")
-
-    def create_stream(self) -> Any:
-        self.cuda.call("create_stream")
-        return Stream(self.cuda)
-
-    def allocate(self, nbytes: int, *, stream: Any) -> Any:
-        assert isinstance(stream, Stream)
-        return self.cuda.buffer(nbytes)
-
-
-@dataclass
-class Stream:
-    cuda: Cuda
-    handle: int = 7
-
-    def sync(self) -> None:
-        self.cuda.call("sync")
-
-    def close(self) -> None:
-        self.cuda.call("close stream")
-
-    def create_graph_builder(self) -> Any:
-        return Builder(self.cuda)
-
-
-@dataclass
-class Builder:
-    cuda: Cuda
-
-    @property
-    def stream(self) -> Stream:
-        return Stream(self.cuda, handle=8)
-
-    def begin_building(self, mode: str) -> None:
-        self.cuda.call("begin_building", f"begin {mode}")
-
-    def end_building(self) -> None:
-        self.cuda.call("end_building")
-
-    def complete(self) -> Any:
-        self.cuda.call("complete")
-        return SimpleNamespace(launch=lambda stream: self.cuda.call("launch"))
-
-    def close(self) -> None:
-        self.cuda.call("close builder")
+from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError, TargetError
+from parnet_deploy.runtime import cuda_simulated_handles as handles
+from parnet_deploy.runtime.cuda import CudaDevice, load_driver
+from parnet_deploy.runtime.cuda_simulated import SimulatedDriver
+from parnet_deploy.runtime.cuda_simulated_handles import CUresult, Fault
+from parnet_deploy.runtime.cuda_simulated_work import GARBAGE, MisuseError, SimulatedFaultError
+from parnet_deploy.runtime.machine import cuda_driver
 
 
 @pytest.fixture
-def cuda() -> Cuda:
-    return Cuda()
+def driver() -> SimulatedDriver:
+    return SimulatedDriver(2)
 
 
 @pytest.fixture
-def device(cuda: Cuda) -> CudaDevice:
-    return CudaDevice(1, load=cuda.load)
+def device(driver: SimulatedDriver) -> CudaDevice:
+    return CudaDevice(1, driver=driver)
 
 
-def test_bytes_go_there_and_back_on_its_own_stream(device: CudaDevice, cuda: Cuda) -> None:
-    host, back, memory = device.host_memory(8), device.host_memory(8), device.device_memory(8)
+def kernel(driver: SimulatedDriver, stream: Any, address: int, value: int) -> None:
+    """Put a kernel on a stream that sets 8 bytes."""
+
+    def run() -> None:
+        driver.memory.at(address, 8).data[:8] = value
+
+    driver.kernel(stream, run, label=f"set {value}", reads=[], writes=[(address, 8)])
+
+
+# -- what CudaDevice does
+
+
+def test_bytes_go_there_and_back_when_they_are_waited_for(device: CudaDevice) -> None:
+    host, back = device.host_memory(8), device.host_memory(8)
+    memory, stream, event = device.memory(8), device.stream(), device.event()
     host.array[...] = np.arange(8)
-    back.array[...] = 0
-    device.upload(host, memory, 8)
-    device.download(memory, back, 5)
-    device.synchronize()
-    assert back.array.tolist() == [0, 1, 2, 3, 4, 0, 0, 0]
-    assert cuda.calls[0] == "current 1"
-    assert cuda.calls[-3:] == ["cuMemcpyHtoDAsync on 7", "cuMemcpyDtoHAsync on 7", "sync"]
+    device.upload(host.address, memory, 8, stream)
+    device.download(memory, back.address, 5, stream)
+    device.mark(event, stream)
+    assert back.array.tolist() == [GARBAGE] * 8
+    device.synchronize(event)
+    assert back.array.tolist() == [0, 1, 2, 3, 4, GARBAGE, GARBAGE, GARBAGE]
 
 
-def test_work_is_recorded_on_the_recording_stream(device: CudaDevice, cuda: Cuda) -> None:
-    cuda.calls.clear()
-    streams = []
-    graph = device.record(lambda: streams.append(device.stream))
-    assert streams == [8]
-    assert device.stream == 7
-    assert cuda.calls == ["begin thread_local", "end_building", "complete", "close builder"]
-    device.launch(graph)
-    assert cuda.calls[-1] == "launch"
+def test_bytes_go_from_gpu_to_gpu(driver: SimulatedDriver) -> None:
+    first, second = (CudaDevice(index, driver=driver) for index in (0, 1))
+    source, target = first.memory(8), second.memory(8)
+    assert first.reaches(second)
+    assert first.reaches(second), "access that is there already is no error"
+    first.make_current()
+    stream, event = first.stream(), first.event()
+    kernel(driver, stream, source, 7)
+    first.send(second, source, target, 8, stream)
+    first.mark(event, stream)
+    first.synchronize(event)
+    assert driver.memory.at(target, 8).data.tolist() == [7] * 8
 
 
-def test_what_fails_while_recording_is_what_is_told(device: CudaDevice, cuda: Cuda) -> None:
+def test_gpus_that_do_not_reach_each_other_say_so() -> None:
+    driver = SimulatedDriver(2, peers=False)
+    first, second = (CudaDevice(index, driver=driver) for index in (0, 1))
+    assert not first.reaches(second)
+    source, target, stream = first.memory(8), second.memory(8), first.stream()
+    kernel(driver, stream, source, 1)
+    with pytest.raises(MisuseError, match="'send' on cuda:0 does not reach 8 bytes of cuda:1"):
+        first.send(second, source, target, 8, stream)
+
+
+def test_peers_that_are_too_many_are_not_reached(driver: SimulatedDriver) -> None:
+    driver.faults["cuCtxEnablePeerAccess"] = Fault(code=CUresult.CUDA_ERROR_INVALID_VALUE)
+    first, second = (CudaDevice(index, driver=driver) for index in (0, 1))
+    assert not first.reaches(second)
+
+
+def test_what_is_recorded_runs_when_it_is_launched(
+    device: CudaDevice, driver: SimulatedDriver
+) -> None:
+    memory, stream, event = device.memory(8), device.stream(), device.event()
+    graph = device.record(stream, lambda: kernel(driver, stream, memory, 3))
+    device.mark(event, stream)
+    device.synchronize(event)
+    assert driver.memory.at(memory, 8).data[0] == GARBAGE
+    for _ in range(2):
+        driver.memory.at(memory, 8).data[...] = 0
+        device.launch(graph, stream)
+        device.mark(event, stream)
+        device.synchronize(event)
+        assert driver.memory.at(memory, 8).data.tolist() == [3] * 8
+    assert driver.live()["executable graph"] == 1
+    assert "graph" not in driver.live(), "its description is freed at once"
+    device.drop(graph)
+    assert "executable graph" not in driver.live()
+
+
+def test_what_fails_while_recording_is_what_is_told(
+    device: CudaDevice, driver: SimulatedDriver
+) -> None:
+    stream = device.stream()
+
     def work() -> None:
-        cuda.fail = "end_building"  # a broken recording cannot be ended either
+        driver.faults["cuStreamEndCapture"] = Fault(code=CUresult.CUDA_ERROR_INVALID_VALUE)
         raise RunnerError("TensorRT did not start")
 
     with pytest.raises(RunnerError, match=r"^TensorRT did not start$"):
-        device.record(work)
-    assert device.stream == 7
-    assert cuda.calls[-1] == "close builder"
+        device.record(stream, work)
 
 
-@pytest.mark.parametrize("call", ["begin_building", "end_building", "complete"])
-def test_a_recording_that_fails_is_closed(device: CudaDevice, cuda: Cuda, call: str) -> None:
-    cuda.fail = call
-    with pytest.raises(RunnerError, match="cuda:1: its work cannot be recorded as a CUDA graph"):
-        device.record(lambda: None)
-    assert device.stream == 7
-    assert cuda.calls[-1] == "close builder"
+def test_a_recording_that_broke_leaves_nothing_behind(
+    device: CudaDevice, driver: SimulatedDriver
+) -> None:
+    stream = device.stream()
+    before = driver.live()
+
+    def work() -> None:
+        raise RunnerError("no")
+
+    for _ in range(3):
+        with pytest.raises(RunnerError, match="no"):
+            device.record(stream, work)
+        assert driver.live() == before
+        assert not driver.recording(stream)
 
 
-def test_every_error_names_the_gpu_and_the_reason(device: CudaDevice, cuda: Cuda) -> None:
-    host, memory = device.host_memory(8), device.device_memory(8)
-    graph = device.record(lambda: None)
-    reason = "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access"
-    for call, use, words in (
-        ("allocate", lambda: device.host_memory(4), "4 bytes of page-locked memory cannot be"),
-        ("allocate", lambda: device.device_memory(4), "4 bytes of its memory cannot be"),
-        ("set_current", device.make_current, "it cannot be made current"),
-        ("launch", lambda: device.launch(graph), "a CUDA graph cannot be launched"),
-        ("sync", device.synchronize, "its work failed"),
-    ):
-        cuda.fail = call
-        with pytest.raises(RunnerError) as error:
-            use()
-        assert str(error.value).startswith(f"cuda:1: {words}")
-        assert str(error.value).endswith(reason)
-    for call, copy in (
-        ("cuMemcpyHtoDAsync", lambda: device.upload(host, memory, 8)),
-        ("cuMemcpyDtoHAsync", lambda: device.download(memory, host, 8)),
-    ):
-        cuda.fail = call
-        with pytest.raises(RunnerError, match=r"cuda:1: copying .* CUDA_ERROR_INVALID_VALUE"):
-            copy()
+@pytest.mark.parametrize(
+    "call", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate"]
+)
+def test_a_recording_that_is_refused_is_an_error(
+    device: CudaDevice, driver: SimulatedDriver, call: str
+) -> None:
+    stream = device.stream()
+    driver.faults[call] = Fault(code=CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)
+    with pytest.raises(RunnerError, match="its work cannot be recorded as a CUDA graph: CUDA_ERR"):
+        device.record(stream, lambda: None)
+    assert "graph" not in driver.live()
 
 
-@pytest.mark.parametrize("failed", [False, True])
-def test_close_frees_everything_once(device: CudaDevice, cuda: Cuda, failed: bool) -> None:
+def test_times_are_those_between_timed_events(device: CudaDevice, driver: SimulatedDriver) -> None:
+    memory, stream = device.memory(8), device.stream()
+    events = [device.event(timed=True) for _ in range(3)]
+    device.mark(events[0], stream)
+    for event in events[1:]:
+        kernel(driver, stream, memory, 1)
+        device.mark(event, stream)
+    with pytest.raises(RunnerError, match="CUDA_ERROR_NOT_READY"):
+        device.seconds(events[0], events[2])
+    device.synchronize(events[2])
+    one, two = (device.seconds(events[0], event) for event in events[1:])
+    assert two == pytest.approx(2 * one)
+    assert one > 0
+    with pytest.raises(RunnerError, match="CUDA_ERROR_INVALID_HANDLE"):
+        device.seconds(events[0], device.event())
+
+
+Use = Callable[[CudaDevice, Any], object]
+
+USES: dict[str, tuple[str, Use]] = {
+    "cuCtxSetCurrent": ("it cannot be made current", lambda d, s: d.make_current()),
+    "cuStreamCreate": ("a stream cannot be made", lambda d, s: d.stream()),
+    "cuEventCreate": ("an event cannot be made", lambda d, s: d.event()),
+    "cuMemAlloc": ("4 bytes of its memory cannot be allocated", lambda d, s: d.memory(4)),
+    "cuMemHostAlloc": ("4 bytes of page-locked memory cannot", lambda d, s: d.host_memory(4)),
+    "cuMemcpyHtoDAsync": (
+        "copying to it failed",
+        lambda d, s: d.upload(d.host_memory(4).address, d.memory(4), 4, s),
+    ),
+    "cuMemcpyDtoHAsync": (
+        "copying from it failed",
+        lambda d, s: d.download(d.memory(4), d.host_memory(4).address, 4, s),
+    ),
+    "cuMemcpyPeerAsync": (
+        "copying to cuda:1 failed",
+        lambda d, s: d.send(d, d.memory(4), d.memory(4), 4, s),
+    ),
+    "cuDeviceCanAccessPeer": ("its way to cuda:1 cannot be", lambda d, s: d.reaches(d)),
+    "cuEventRecord": ("its work cannot be marked", lambda d, s: d.mark(d.event(), s)),
+    "cuStreamWaitEvent": ("its work cannot be put in order", lambda d, s: d.wait(s, d.event())),
+    "cuEventSynchronize": ("its work failed", lambda d, s: d.synchronize(d.event())),
+    "cuEventElapsedTime": ("its clock cannot", lambda d, s: d.seconds(d.event(), d.event())),
+    "cuGraphLaunch": (
+        "a CUDA graph cannot be launched",
+        lambda d, s: d.launch(d.record(s, lambda: None), s),
+    ),
+}
+
+
+@pytest.mark.parametrize("call", USES)
+def test_every_error_says_what_failed_and_why(
+    device: CudaDevice, driver: SimulatedDriver, call: str
+) -> None:
+    words, use = USES[call]
+    stream = device.stream()
+    driver.faults[call] = Fault(code=CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
+    with pytest.raises(RunnerError, match=rf"^{words}.*: CUDA_ERROR_ILLEGAL_ADDRESS$"):
+        use(device, stream)
+
+
+def test_close_waits_and_frees_everything_once(device: CudaDevice, driver: SimulatedDriver) -> None:
+    memory, stream = device.memory(8), device.stream()
     device.host_memory(3)
-    device.device_memory(5)
-    cuda.fail = "free" if failed else ""
+    device.event()
+    kernel(driver, stream, memory, 1)
     device.close()
+    assert driver.live() == {}
+    assert driver.calls["cuStreamSynchronize"] == 1
+    calls = driver.calls.total()
     device.close()
-    assert cuda.calls[-3:] == ["free 3", "free 5", "close stream"]
-    assert cuda.calls.count("close stream") == 1
+    assert driver.calls.total() == calls
 
 
-@pytest.mark.parametrize("call", ["set_current", "create_stream"])
-def test_a_gpu_that_refuses_is_an_engine_error(cuda: Cuda, call: str) -> None:
-    cuda.fail = call
-    with pytest.raises(EngineError, match="cuda:0.*: CUDA_ERROR_ILLEGAL"):  # noqa: RUF043
-        CudaDevice(0, load=cuda.load)
+def test_a_lost_gpu_is_closed_without_an_error(device: CudaDevice, driver: SimulatedDriver) -> None:
+    memory, stream, event = device.memory(8), device.stream(), device.event()
+
+    def lost() -> None:
+        raise SimulatedFaultError
+
+    driver.kernel(stream, lost, label="lost", reads=[], writes=[(memory, 8)])
+    device.mark(event, stream)
+    with pytest.raises(RunnerError, match="its work failed: CUDA_ERROR_ILLEGAL_ADDRESS"):
+        device.synchronize(event)
+    with pytest.raises(RunnerError, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
+        device.stream()
+    device.close()
 
 
-def test_without_cuda_core_it_says_what_to_install() -> None:
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [("cuInit", "CUDA does not start"), ("cuDevicePrimaryCtxRetain", "it gives no context")],
+)
+def test_a_gpu_that_refuses_is_a_target_error(
+    driver: SimulatedDriver, call: str, words: str
+) -> None:
+    driver.faults[call] = Fault(code=CUresult.CUDA_ERROR_OUT_OF_MEMORY)
+    with pytest.raises(TargetError, match=f"^cuda:0 cannot be used: {words}: CUDA_ERROR_OUT_OF"):
+        CudaDevice(0, driver=driver)
+    assert driver.live() == {}
+
+
+def test_no_gpu_and_no_such_gpu(driver: SimulatedDriver) -> None:
+    with pytest.raises(EngineError, match=r"cuda:0 cannot be used: .*CUDA_ERROR_NO_DEVICE"):
+        CudaDevice(0, driver=SimulatedDriver(0))
+    with pytest.raises(EngineError, match=r"cuda:2 cannot be used: .*CUDA_ERROR_INVALID_DEVICE"):
+        CudaDevice(2, driver=driver)
+
+
+def test_without_cuda_core_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> None:
         raise ModuleNotFoundError(f"No module named '{name}'")
 
-    with pytest.raises(MissingDependencyError, match=r"cuda\.core.*install parnet-deploy\[tensor"):
-        CudaDevice(0, load=load)
+    monkeypatch.setattr(importlib, "import_module", load)
+    with pytest.raises(MissingDependencyError, match=r"cuda\.bindings.*install parnet-deploy\[te"):
+        CudaDevice(0)
 
 
-def test_the_real_modules_have_what_is_called() -> None:
-    core = importlib.import_module("cuda.core")
-    graph = importlib.import_module("cuda.core.graph")
-    driver = importlib.import_module("cuda.bindings.driver")
-    for kind, names in {
-        core.Device: ("set_current", "create_stream", "allocate"),
-        core.LegacyPinnedMemoryResource: ("allocate",),
-        core.Buffer: ("handle", "close"),
-        core.Stream: ("handle", "sync", "close", "create_graph_builder"),
-        graph.GraphBuilder: ("begin_building", "end_building", "complete", "close", "stream"),
-        graph.Graph: ("launch", "close"),
-        driver: ("cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "CUresult"),
-    }.items():
-        missing = [name for name in names if not hasattr(kind, name)]
-        assert not missing, (kind, missing)
-    assert driver.CUresult.CUDA_SUCCESS.name == "CUDA_SUCCESS"
+# -- the double is like the real driver
+
+
+def parameters(function: Any) -> list[str]:
+    """Names of a real function's parameters, which its docstring begins with."""
+    first = inspect.getdoc(function).splitlines()[0]  # type: ignore[union-attr]
+    inside = re.sub(r"\[[^\]]*\]", "", first[first.index("(") + 1 : first.rindex(")")])
+    names = [part.split(":")[0].split("=")[0].split()[-1] for part in inside.split(",") if part]
+    return [name for name in names if name != "self"]
+
+
+def test_the_double_has_the_drivers_functions_with_their_parameters() -> None:
+    real = load_driver()
+    functions = [name for name in dir(SimulatedDriver) if re.match("cu[A-Z]", name)]
+    assert len(functions) > 20
+    for name in functions:
+        double = list(inspect.signature(getattr(SimulatedDriver, name)).parameters)[1:]
+        assert parameters(getattr(real, name)) == double, name
+
+
+def test_the_double_has_the_drivers_numbers() -> None:
+    real = load_driver()
+    for name in ("CUresult", "CUstream_flags", "CUevent_flags", "CUstreamCaptureMode"):
+        for member in getattr(handles, name):
+            assert int(getattr(getattr(real, name), member.name)) == member.value, member
+    assert real.CUresult.CUDA_SUCCESS.name == "CUDA_SUCCESS"
+    assert SimulatedDriver.CU_MEMHOSTALLOC_PORTABLE == real.CU_MEMHOSTALLOC_PORTABLE
+
+
+def test_the_real_drivers_handles_are_numbers() -> None:
+    real = load_driver()
+    for kind in (real.CUstream, real.CUevent, real.CUcontext, real.CUdeviceptr, real.CUgraphExec):
+        assert int(kind(7)) == 7
+
+
+def test_without_the_drivers_library_it_is_one_error() -> None:
+    if cuda_driver().cuda is not None:
+        pytest.skip("there is a driver here")
+    with pytest.raises(TargetError, match="cuda:0 cannot be used: CUDA does not start: "):
+        CudaDevice(0)
+
+
+# -- the rules that the double keeps
+
+
+def test_reading_without_waiting_for_the_writer_is_misuse(
+    device: CudaDevice, driver: SimulatedDriver
+) -> None:
+    host, memory = device.host_memory(8), device.memory(8)
+    one, other, event = device.stream(), device.stream(), device.event()
+    kernel(driver, one, memory, 1)
+    with pytest.raises(MisuseError, match=r"'download' reads .* does not wait for 'set 1'"):
+        device.download(memory, host.address, 8, other)
+    device.mark(event, one)
+    device.wait(other, event)
+    device.download(memory, host.address, 8, other)
+
+
+def test_writing_beside_a_reader_is_misuse(device: CudaDevice, driver: SimulatedDriver) -> None:
+    host, memory = device.host_memory(8), device.memory(8)
+    one, other = device.stream(), device.stream()
+    kernel(driver, one, memory, 1)
+    device.download(memory, host.address, 8, one)
+    with pytest.raises(MisuseError, match=r"'set 2' writes .* does not wait for 'set 1'"):
+        kernel(driver, other, memory, 2)
+
+
+def test_an_event_stands_for_what_was_there_when_it_was_marked(
+    device: CudaDevice, driver: SimulatedDriver
+) -> None:
+    host, memory = device.host_memory(8), device.memory(8)
+    one, other, event = device.stream(), device.stream(), device.event()
+    device.mark(event, one)
+    kernel(driver, one, memory, 1)
+    device.wait(other, event)
+    with pytest.raises(MisuseError, match="does not wait for 'set 1'"):
+        device.download(memory, host.address, 8, other)
+
+
+def test_a_launched_graph_waits_for_its_stream_only(
+    device: CudaDevice, driver: SimulatedDriver
+) -> None:
+    host, memory = device.host_memory(8), device.memory(8)
+    one, other = device.stream(), device.stream()
+    graph = device.record(one, lambda: device.download(memory, host.address, 8, one))
+    kernel(driver, other, memory, 1)
+    with pytest.raises(MisuseError, match="does not wait for 'set 1'"):
+        device.launch(graph, one)
+
+
+def test_memory_that_nobody_wrote_is_not_read(device: CudaDevice) -> None:
+    host, memory, stream = device.host_memory(8), device.memory(8), device.stream()
+    with pytest.raises(MisuseError, match="which nobody wrote"):
+        device.download(memory, host.address, 8, stream)
+
+
+def test_memory_that_is_too_small_or_freed_is_not_used(
+    device: CudaDevice, driver: SimulatedDriver
+) -> None:
+    host, memory, stream = device.host_memory(9), device.memory(8), device.stream()
+    with pytest.raises(MisuseError, match="9 bytes were to be used of 8 bytes"):
+        device.upload(host.address, memory, 9, stream)
+    event = device.event()
+    device.upload(host.address, memory, 8, stream)
+    device.mark(event, stream)
+    driver.cuMemFree(memory)
+    with pytest.raises(MisuseError, match="which was freed"):
+        device.synchronize(event)
+
+
+def test_another_gpu_must_be_made_current_first(driver: SimulatedDriver) -> None:
+    first, second = (CudaDevice(index, driver=driver) for index in (0, 1))
+    stream, event = first.stream(), first.event()
+    second.make_current()
+    with pytest.raises(MisuseError, match="a stream of cuda:0 is not current"):
+        first.mark(event, stream)
+    with pytest.raises(MisuseError, match="cuda:0 was to be used and is not current"):
+        driver.check_current(0)
+
+
+def test_a_thread_that_made_no_gpu_current_is_refused(device: CudaDevice) -> None:
+    stream, event = device.stream(), device.event()
+    errors: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            device.mark(event, stream)
+        except RunnerError as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert "CUDA_ERROR_INVALID_CONTEXT" in str(errors[0])
+
+
+def recorded(device: CudaDevice, stream: Any, work: Callable[[], None]) -> str:
+    """The driver's status for a recording."""
+    with pytest.raises(RunnerError) as caught:
+        device.record(stream, work)
+    return str(caught.value)
+
+
+def test_what_may_not_be_recorded(device: CudaDevice, driver: SimulatedDriver) -> None:
+    one, other = device.stream(), device.stream()
+    marked, memory = device.event(), device.memory(8)
+    device.mark(marked, other)
+    assert "ISOLATION" in recorded(device, one, lambda: device.wait(one, marked))
+    assert "UNSUPPORTED" in recorded(device, one, lambda: device.memory(8) and None)
+    second = CudaDevice(0, driver=driver)
+    target = second.memory(8)
+    device.make_current()
+
+    def mark_and_wait() -> None:
+        device.mark(marked, one)
+        device.synchronize(marked)
+
+    assert "UNSUPPORTED" in recorded(
+        device, one, lambda: device.send(second, memory, target, 8, one)
+    )
+    assert "CAPTURED_EVENT" in recorded(device, one, mark_and_wait)
+
+
+def test_streams_of_a_recording_must_join(device: CudaDevice, driver: SimulatedDriver) -> None:
+    one, other, memory = device.stream(), device.stream(), device.memory(8)
+    fork, join = device.event(), device.event()
+
+    def forked() -> None:
+        device.mark(fork, one)
+        device.wait(other, fork)
+        kernel(driver, other, memory, 1)
+
+    def joined() -> None:
+        forked()
+        device.mark(join, other)
+        device.wait(one, join)
+
+    assert "UNJOINED" in recorded(device, one, forked)
+    device.launch(device.record(one, joined), one)
+    with pytest.raises(RunnerError, match="CUDA_ERROR_CAPTURED_EVENT"):
+        device.wait(other, join)  # it stood in a recording, and has not been marked since
+
+
+def test_a_handle_that_was_freed_is_misuse(device: CudaDevice, driver: SimulatedDriver) -> None:
+    stream, event = device.stream(), device.event()
+    driver.cuEventDestroy(event)
+    with pytest.raises(MisuseError, match=r"an? event was used that is not there any more"):
+        device.mark(event, stream)
+
+
+def test_waiting_for_a_gpu_that_is_lost_is_misuse(driver: SimulatedDriver) -> None:
+    first, second = (CudaDevice(index, driver=driver) for index in (0, 1))
+    memory, stream = first.memory(8), first.stream()
+    made, waiting = first.event(), second.event()
+    other = second.stream()
+
+    def lost() -> None:
+        raise SimulatedFaultError
+
+    first.make_current()
+    driver.kernel(stream, lost, label="lost", reads=[], writes=[(memory, 8)])
+    first.mark(made, stream)
+    second.make_current()
+    second.wait(other, made)
+    second.mark(waiting, other)
+    with pytest.raises(MisuseError, match="this waits for ever"):
+        second.synchronize(waiting)

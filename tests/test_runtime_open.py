@@ -95,7 +95,7 @@ def test_a_gpu_engine_on_a_machine_without_one_is_refused(
 ) -> None:
     stages = tuple(replace(stage, device="cuda:0") for stage in engines["whole"].manifest.stages)
     bundle = retargeted(changed(engines["whole"], stages=stages), provider="cuda")
-    with pytest.raises(TargetError, match=r"CUDAExecutionProvider.*build it again"):
+    with pytest.raises(TargetError, match=r"it needs an NVIDIA GPU .*build it again"):
         open_runner(bundle)
 
 
@@ -218,21 +218,21 @@ def test_the_command_that_rebuilds_keeps_what_decides_the_numbers(
     assert "--tf32" not in rebuild_command(strict)
 
 
-class PlanRunner(FunctionRunner):
-    """Takes the place of TensorRTRunner and keeps what it was given."""
-
-    made: list[dict[str, Any]]
-
-    def __init__(self, path: Path, **given: Any) -> None:
-        super().__init__(dict, inputs=given["inputs"], outputs=given["outputs"])
-        self.made.append({"path": path, **given})
-
-
 @pytest.fixture
 def plans(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    PlanRunner.made = []
-    monkeypatch.setattr("parnet_deploy.runtime.tensorrt.TensorRTRunner", PlanRunner)
-    return PlanRunner.made
+    """What stages on GPUs were given; a runner that does nothing takes the place of theirs."""
+    made: list[dict[str, Any]] = []
+
+    def stage(path: Path, **given: Any) -> None:
+        made.append({"path": path, **given})
+
+    def runner(stages: list[Any], **given: Any) -> FunctionRunner:
+        return FunctionRunner(dict, **given)
+
+    monkeypatch.setattr("parnet_deploy.runtime.tensorrt.tensorrt_stage", stage)
+    monkeypatch.setattr("parnet_deploy.runtime.onnxruntime_cuda.onnxruntime_stage", stage)
+    monkeypatch.setattr("parnet_deploy.runtime.cuda_runner.CudaRunner", runner)
+    return made
 
 
 def as_plans(bundle: EngineBundle, *, weights: str = "included") -> EngineBundle:
@@ -247,15 +247,38 @@ def test_plans_open_each_on_its_gpu_with_the_target_to_check(
     engines: dict[str, EngineBundle], plans: list[dict[str, Any]]
 ) -> None:
     bundle = as_plans(engines["split"])
-    with open_runner(bundle):
-        pass
+    with open_runner(bundle) as runner:
+        assert runner.inputs == bundle.manifest.inputs
+        assert runner.outputs == bundle.manifest.outputs
     assert [plan["device"] for plan in plans] == [0, 1, 2, 3]
     for plan, stage in zip(plans, bundle.manifest.stages, strict=True):
         assert plan["path"] == bundle.path / stage.file
         assert (plan["inputs"], plan["outputs"]) == (stage.inputs, stage.outputs)
+        assert plan["name"] == stage.name
         assert plan["backend"] == "tensorrt-rtx"
         assert plan["target"] == bundle.manifest.target
         assert plan["weights"] is None
+
+
+@pytest.mark.parametrize("name", ["whole", "split"])
+def test_graphs_for_the_cuda_provider_open_each_on_its_gpu(
+    engines: dict[str, EngineBundle], plans: list[dict[str, Any]], name: str
+) -> None:
+    stages = tuple(
+        replace(stage, device=f"cuda:{index}")
+        for index, stage in enumerate(engines[name].manifest.stages)
+    )
+    version = engines[name].manifest.target["onnxruntime"]
+    target = {"onnxruntime": version, "provider": "cuda"}
+    bundle = changed(engines[name], stages=stages, target=target)
+    with open_runner(bundle):
+        pass
+    assert [plan["device"] for plan in plans] == list(range(len(stages)))
+    for plan, stage in zip(plans, stages, strict=True):
+        assert plan["path"] == bundle.path / stage.file
+        assert plan["batch"] == bundle.manifest.batch
+    with pytest.raises(TargetError, match=r"ONNX Runtime 1\.2\.3.*build it again"):
+        open_runner(changed(bundle, target={**target, "onnxruntime": "1.2.3"}))
 
 
 @pytest.mark.parametrize("name", ["whole", "split"])

@@ -1,4 +1,4 @@
-"""TensorRTRunner with doubles of a GPU and of TensorRT: the order of calls, refusals, failures."""
+"""TensorRT plans on a simulated GPU, with doubles of TensorRT: order, refusals, failures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from doubles import tensorrt_build, tensorrt_run
-from doubles.cuda import FakeDevice
 from doubles.scenario import Scenario, make_plan
 from doubles.tensorrt import VERSIONS, make_api
 from hypothesis import given
@@ -18,8 +17,11 @@ from hypothesis import strategies as st
 
 from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError, TargetError
 from parnet_deploy.runtime.cuda import find_gpu
+from parnet_deploy.runtime.cuda_runner import CudaRunner
+from parnet_deploy.runtime.cuda_simulated_handles import CUresult, Fault
+from parnet_deploy.runtime.cuda_simulated_work import SimulatedFaultError
 from parnet_deploy.runtime.machine import CudaDriver, Gpu
-from parnet_deploy.runtime.tensorrt import TensorRTRunner
+from parnet_deploy.runtime.tensorrt import tensorrt_stage
 from parnet_deploy.runtime.tensorrt_api import load_api, message_log
 from parnet_deploy.runtime.tensorrt_target import PlanTarget
 from parnet_deploy.spec import Array, TensorSpec
@@ -30,7 +32,7 @@ Y = TensorSpec(name="y", shape=("N", 3), dtype="float32")
 Z = TensorSpec(name="z", shape=("N", 1), dtype="float32")
 RTX_3090 = Gpu(index=0, name="NVIDIA GeForce RTX 3090", compute_capability="8.6", memory=1 << 34)
 
-Make = Callable[..., TensorRTRunner]
+Make = Callable[..., CudaRunner]
 
 
 def double_and_sum(feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -53,23 +55,31 @@ def scenario() -> Scenario:
 def make(kind: str, scenario: Scenario, tmp_path: Path) -> Make:
     """Opens a plan of batch 1 to 4 with doubles."""
 
-    def opened(plan: bytes | None = None, **changes: Any) -> TensorRTRunner:
+    def opened(plan: bytes | None = None, **changes: Any) -> CudaRunner:
         path = tmp_path / "whole.plan"
         path.write_bytes(make_plan((X, MASK), (Y, Z), (1, 2, 4)) if plan is None else plan)
-        return TensorRTRunner(
-            path,
-            **{
-                "backend": "tensorrt-rtx" if kind == "rtx" else "tensorrt",
-                "inputs": (X, MASK),
-                "outputs": (Y, Z),
-                "api": make_api(kind, scenario),
-                "find": lambda index: RTX_3090,
-                "open_device": lambda index: scenario.device,
-                **changes,
-            },
-        )
+        return open_plan(path, scenario, kind, **changes)
 
     return opened
+
+
+def open_plan(path: Path, scenario: Scenario, kind: str = "11", **changes: Any) -> CudaRunner:
+    """A plan as a runner."""
+    stage = tensorrt_stage(
+        path,
+        **{
+            "name": "whole",
+            "backend": "tensorrt-rtx" if kind == "rtx" else "tensorrt",
+            "inputs": (X, MASK),
+            "outputs": (Y, Z),
+            "api": make_api(kind, scenario),
+            "find": lambda index: RTX_3090,
+            **changes,
+        },
+    )
+    return CudaRunner(
+        [stage], inputs=stage.inputs, outputs=stage.outputs, open_device=scenario.open_device
+    )
 
 
 def target(kind: str, **changes: Any) -> dict[str, Any]:
@@ -116,20 +126,12 @@ def plan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(batches=st.lists(st.integers(1, 4), min_size=1, max_size=12))
 def test_any_sequence_of_batches_is_answered(plan_file: Path, batches: list[int]) -> None:
     scenario = Scenario(function=double_and_sum)
-    runner = TensorRTRunner(
-        plan_file,
-        backend="tensorrt",
-        inputs=(X, MASK),
-        outputs=(Y, Z),
-        api=make_api("11", scenario),
-        find=lambda index: RTX_3090,
-        open_device=lambda index: scenario.device,
-    )
+    runner = open_plan(plan_file, scenario)
     for seed, batch in enumerate(batches):
         feeds = feeds_of(batch, seed)
         check_answer(runner.run(feeds), feeds)
     runner.close()
-    assert not any(graph.open for graph in scenario.device.graphs)
+    assert scenario.driver.live() == {}
 
 
 def test_answers_belong_to_the_caller(make: Make) -> None:
@@ -164,12 +166,11 @@ def test_a_fixed_batch_needs_no_profile(make: Make) -> None:
 
 def test_memory_is_allocated_once(make: Make, scenario: Scenario) -> None:
     with make() as runner:
-        allocated = scenario.device.events.count("device_memory")
-        assert allocated == 4
+        calls = scenario.driver.calls
+        assert (calls["cuMemAlloc"], calls["cuMemHostAlloc"]) == (4, 4)
         for batch in (1, 4, 2, 2, 2):
             runner.run(feeds_of(batch))
-        assert scenario.device.events.count("device_memory") == allocated
-        assert scenario.device.events.count("host_memory") == allocated
+        assert (calls["cuMemAlloc"], calls["cuMemHostAlloc"]) == (4, 4)
 
 
 def test_shapes_are_set_when_they_change(make: Make, scenario: Scenario) -> None:
@@ -181,17 +182,17 @@ def test_shapes_are_set_when_they_change(make: Make, scenario: Scenario) -> None
 
 
 def test_the_second_run_of_a_shape_is_recorded_and_replayed(make: Make, scenario: Scenario) -> None:
-    device = scenario.device
+    driver = scenario.driver
     with make() as runner:
         runner.run(feeds_of(2))
-        assert device.graphs == []
+        assert driver.calls["cuStreamBeginCapture"] == 0
         for seed in range(3):
             check_answer(runner.run(feeds_of(2, seed)), feeds_of(2, seed))
-        assert len(device.graphs) == 1
-        assert device.events.count("launch") == 3
-        assert device.events.count("upload") == 2 * 2  # one plain run, one recording
+        assert driver.calls["cuGraphInstantiate"] == 1
+        assert driver.calls["cuGraphLaunch"] == 3
+        assert driver.calls["cuMemcpyHtoDAsync"] == 2 * 2  # one plain run, one recording
         runner.run(feeds_of(3))
-        assert not device.graphs[0].open
+        assert "executable graph" not in driver.live()
 
 
 @pytest.mark.parametrize("kind", ["rtx"], indirect=True)
@@ -200,7 +201,7 @@ def test_what_cannot_be_recorded_runs_plainly(make: Make, scenario: Scenario) ->
     with make() as runner:
         for seed in range(4):
             check_answer(runner.run(feeds_of(2, seed)), feeds_of(2, seed))
-    assert scenario.device.graphs == []
+    assert scenario.driver.calls["cuStreamBeginCapture"] == 0
 
 
 def test_threads_take_turns(make: Make) -> None:
@@ -216,8 +217,7 @@ def test_close_frees_everything_once(make: Make, scenario: Scenario) -> None:
     runner.run(feeds_of(1))
     runner.close()
     runner.close()
-    assert scenario.device.closed == 1
-    assert scenario.device.events[-1] == "graph closed"
+    assert scenario.driver.live() == {}
     with pytest.raises(RunnerError, match="it is closed; open the engine again"):
         runner.run(feeds_of(1))
 
@@ -227,7 +227,7 @@ def test_close_frees_everything_once(make: Make, scenario: Scenario) -> None:
 
 def test_a_batch_out_of_range_is_refused_and_does_no_harm(make: Make) -> None:
     with make() as runner:
-        with pytest.raises(RunnerError, match="a batch of 5 was given, and the plan takes 1 to 4"):
+        with pytest.raises(RunnerError, match=r"a batch of 5 was given, .* takes 1 to 4"):
             runner.run(feeds_of(5))
         with pytest.raises(RunnerError, match="different batches"):
             runner.run({"x": feeds_of(2)["x"], "mask": feeds_of(1)["mask"]})
@@ -239,45 +239,35 @@ def test_a_batch_out_of_range_is_refused_and_does_no_harm(make: Make) -> None:
 # -- failures
 
 
-@pytest.mark.parametrize("call", ["upload", "download", "synchronize"])
-def test_a_failing_gpu_gives_an_error_and_never_an_old_answer(
-    make: Make, scenario: Scenario, call: str
-) -> None:
+def test_a_lost_gpu_gives_an_error_and_never_an_old_answer(make: Make, scenario: Scenario) -> None:
     runner = make()
     runner.run(feeds_of(1, 1))
-    scenario.device.fail = call
-    with pytest.raises(RunnerError, match=r"cuda:0.*CUDA_ERROR_ILLEGAL_ADDRESS"):
+
+    def lost(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        raise SimulatedFaultError
+
+    scenario.function = lost
+    with pytest.raises(RunnerError, match=r"'whole' on cuda:0 failed: .*CUDA_ERROR_ILLEGAL_ADDR"):
         runner.run(feeds_of(2, 2))
-    scenario.device.fail = ""
     with pytest.raises(RunnerError, match="it failed before; open the engine again"):
         runner.run(feeds_of(1, 1))
     runner.close()
-    assert scenario.device.closed == 1
 
 
 def test_what_fails_to_be_recorded_runs_plainly(make: Make, scenario: Scenario) -> None:
+    code = CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
     with make() as runner:
-        scenario.device.fail = "record"
+        scenario.driver.faults["cuStreamBeginCapture"] = Fault(code=code)
         for seed in range(4):
             check_answer(runner.run(feeds_of(2, seed)), feeds_of(2, seed))
-    assert scenario.device.events.count("record") == 1
-    assert scenario.device.events.count("launch") == 0
-
-
-def test_a_failing_graph_gives_an_error(make: Make, scenario: Scenario) -> None:
-    runner = make()
-    runner.run(feeds_of(1, 1))
-    scenario.device.fail = "launch"
-    with pytest.raises(RunnerError, match="cuda:0: launch failed"):
-        runner.run(feeds_of(1, 2))
-    runner.close()
-    assert not any(graph.open for graph in scenario.device.graphs)
+    assert scenario.driver.calls["cuStreamBeginCapture"] == 1
+    assert scenario.driver.calls["cuGraphLaunch"] == 0
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ("execute_async_v3", "cuda:0: TensorRT did not start"),
+        ("execute_async_v3", "stage 'whole' on cuda:0 failed: TensorRT did not start"),
         ("set_input_shape", r"TensorRT refused x\[2, 3\]"),
     ],
 )
@@ -292,21 +282,12 @@ def test_a_refusing_context_gives_an_error(
             runner.run(feeds_of(2))
 
 
-def test_an_exception_of_the_bindings_names_the_gpu(make: Make, scenario: Scenario) -> None:
-    def broken(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        raise ValueError("bad kernel")
-
-    scenario.function = broken
-    with make() as runner, pytest.raises(RunnerError, match="cuda:0: TensorRT failed: bad kernel"):
-        runner.run(feeds_of(2))
-
-
-@pytest.mark.parametrize("call", ["host_memory", "device_memory"])
+@pytest.mark.parametrize("call", ["cuMemHostAlloc", "cuMemAlloc"])
 def test_too_little_memory_is_an_engine_error(make: Make, scenario: Scenario, call: str) -> None:
-    scenario.device.fail = call
-    with pytest.raises(EngineError, match=f"cuda:0: {call} failed"):
+    scenario.driver.faults[call] = Fault(code=CUresult.CUDA_ERROR_OUT_OF_MEMORY, after=1)
+    with pytest.raises(EngineError, match=r"cuda:0 .*bytes of .*CUDA_ERROR_OUT_OF_MEMORY"):
         make()
-    assert scenario.device.closed == 1
+    assert scenario.driver.live() == {}
 
 
 @pytest.mark.parametrize("call", ["create_execution_context", "set_tensor_address"])
@@ -314,9 +295,9 @@ def test_a_plan_that_cannot_be_prepared_is_an_engine_error(
     make: Make, scenario: Scenario, call: str
 ) -> None:
     scenario.refuses.add(call)
-    with pytest.raises(EngineError, match=r"working memory|refused the memory"):
+    with pytest.raises(EngineError, match=r"'whole' on cuda:0 .*(working memory|refused)"):
         make()
-    assert scenario.device.closed == 1
+    assert scenario.driver.live() == {}
 
 
 # -- what is refused before it is loaded
@@ -333,7 +314,7 @@ def test_another_gpu_is_refused_before_the_plan_is_read(
         "NVIDIA GeForce RTX 3090, compute capability 8.6"
     )
     assert scenario.log == []
-    assert scenario.device.events == []
+    assert scenario.driver.calls.total() == 0
 
 
 def test_another_model_of_gpu_is_refused(make: Make, kind: str) -> None:
@@ -389,7 +370,7 @@ def test_a_target_of_another_kind_is_refused(make: Make) -> None:
 def test_a_corrupt_plan_is_refused(make: Make, scenario: Scenario, kind: str) -> None:
     with pytest.raises(EngineError, match=r"whole\.plan does not load: magic tag does not match"):
         make(b"\0" * 100, target=target(kind))
-    assert scenario.device.closed == 1
+    assert scenario.driver.live() == {}
 
 
 @pytest.mark.parametrize("kind", ["rtx"], indirect=True)
@@ -400,20 +381,9 @@ def test_rtx_says_why_a_plan_is_not_valid(make: Make, scenario: Scenario) -> Non
     assert scenario.log == []
 
 
-def test_a_missing_plan_is_refused(make: Make, scenario: Scenario, tmp_path: Path) -> None:
-    make().close()
-    scenario.device = FakeDevice()
-    (tmp_path / "whole.plan").unlink()
+def test_a_missing_plan_is_refused(scenario: Scenario, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"cannot read .*whole\.plan: No such file"):
-        TensorRTRunner(
-            tmp_path / "whole.plan",
-            backend="tensorrt",
-            inputs=(X,),
-            outputs=(Y,),
-            api=make_api("11", scenario),
-            find=lambda index: RTX_3090,
-            open_device=lambda index: scenario.device,
-        )
+        open_plan(tmp_path / "whole.plan", scenario)
 
 
 @pytest.mark.parametrize(
@@ -451,7 +421,6 @@ def test_stripped_weights_that_are_not_there_or_do_not_fit(
     needs = target(kind, weights="stripped")
     with pytest.raises(EngineError, match="has no weights, and the model"):
         make(plan, target=needs)
-    scenario.device = FakeDevice()
     scenario.refuses.add("refit_from_file")
     with pytest.raises(EngineError, match=r"do not fit .*missing: stem1\.conv\.weight"):
         make(plan, target=needs, weights=tmp_path / "model.onnx")

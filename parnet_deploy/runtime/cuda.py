@@ -1,8 +1,8 @@
-"""One GPU as a runner uses it: memory, one stream, graphs. Every call of the driver is here.
+"""One GPU as runners use it: memory, streams, events, graphs. Every call of CUDA's driver is here.
 
-Memory, streams and graphs are cuda-core's, copies are the driver's own. Reference:
-https://nvidia.github.io/cuda-python/cuda-core/latest/. Tests put a double in the place of
-`CudaDevice`.
+The calls are those of ``cuda.bindings.driver``, which comes with cuda-core; tests put
+`parnet_deploy.runtime.cuda_simulated.SimulatedDriver` in its place. Reference:
+https://docs.nvidia.com/cuda/cuda-driver-api/.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -19,89 +19,31 @@ from parnet_deploy.errors import MissingDependencyError, RunnerError, TargetErro
 from parnet_deploy.runtime.machine import CudaDriver, Gpu, cuda_driver
 from parnet_deploy.spec import Array
 
+Stream = Any
+"""A stream's handle; ``int()`` of it is what TensorRT and ONNX Runtime take."""
 
-class DeviceMemory(Protocol):
-    """Memory on the GPU.
+Event = Any
+"""An event's handle."""
+
+Graph = Any
+"""The handle of work that was recorded, to be launched as one."""
+
+_MILLISECOND = 1e-3
+
+
+class HostMemory:
+    """Page-locked memory of the host, which every GPU copies from and to by itself.
 
     Attributes:
-        address: where it lies, for kernels.
-        nbytes: its size.
-    """
-
-    address: int
-    nbytes: int
-
-
-class HostMemory(Protocol):
-    """Page-locked memory of the host, which the GPU copies from and to by itself.
-
-    Attributes:
+        address: where it lies.
         array: its bytes, as uint8 of shape (nbytes,).
     """
 
-    array: Array
-
-
-class Graph(Protocol):
-    """Work that was recorded, to be launched as one."""
-
-    def close(self) -> None:
-        """Free it; a second call does nothing."""
-        ...
-
-
-class Device(Protocol):
-    """What a runner needs of a GPU. Calls come from one thread at a time, but not always the same.
-
-    Work is put on one stream, in order, and runs some time before `synchronize` returns.
-
-    Attributes:
-        name: ``cuda:0`` ..., for messages.
-        stream: handle of the stream work goes to at the moment.
-    """
-
-    name: str
-
-    @property
-    def stream(self) -> int:
-        """Handle of the stream that work goes to: while recording, the one that records."""
-        ...
-
-    def make_current(self) -> None:
-        """Let this thread's calls of CUDA, TensorRT's among them, go to this GPU."""
-        ...
-
-    def host_memory(self, nbytes: int) -> HostMemory:
-        """Allocate page-locked memory."""
-        ...
-
-    def device_memory(self, nbytes: int) -> DeviceMemory:
-        """Allocate memory on the GPU."""
-        ...
-
-    def upload(self, source: HostMemory, target: DeviceMemory, nbytes: int) -> None:
-        """Put a copy of the first `nbytes` to the GPU on the stream."""
-        ...
-
-    def download(self, source: DeviceMemory, target: HostMemory, nbytes: int) -> None:
-        """Put a copy of the first `nbytes` from the GPU on the stream."""
-        ...
-
-    def record(self, work: Callable[[], None]) -> Graph:
-        """Record what `work` puts on the stream instead of running it."""
-        ...
-
-    def launch(self, graph: Graph) -> None:
-        """Put recorded work on the stream."""
-        ...
-
-    def synchronize(self) -> None:
-        """Wait for everything on the stream."""
-        ...
-
-    def close(self) -> None:
-        """Free all memory and the stream; a second call does nothing."""
-        ...
+    def __init__(self, address: int, nbytes: int) -> None:
+        """Memory at an address, which must outlive this object."""
+        self.address = address
+        memory: Any = (ctypes.c_uint8 * nbytes).from_address(address)
+        self.array: Array = np.frombuffer(memory, dtype=np.uint8)
 
 
 def find_gpu(index: int, driver: CudaDriver | None = None) -> Gpu:
@@ -123,156 +65,206 @@ def find_gpu(index: int, driver: CudaDriver | None = None) -> Gpu:
     raise TargetError(f"it needs the GPU cuda:{index}, and there are only {len(driver.gpus)} here")
 
 
-class _Device:
-    """Memory on the GPU, cuda-core's buffer."""
+def load_driver() -> Any:
+    """The module ``cuda.bindings.driver``.
 
-    def __init__(self, buffer: Any, nbytes: int) -> None:
-        self.buffer = buffer
-        self.address = int(buffer.handle)
-        self.nbytes = nbytes
-
-
-class _Host:
-    """Page-locked memory, cuda-core's buffer."""
-
-    def __init__(self, buffer: Any, nbytes: int) -> None:
-        self.buffer = buffer
-        self.address = int(buffer.handle)
-        memory: Any = (ctypes.c_uint8 * nbytes).from_address(self.address)
-        self.array: Array = np.frombuffer(memory, dtype=np.uint8)
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        return importlib.import_module("cuda.bindings.driver")
+    except ImportError as exc:
+        raise MissingDependencyError(
+            f"running engines on a GPU needs cuda-core ({exc}); "
+            "install parnet-deploy[tensorrt] or parnet-deploy[rtx]"
+        ) from exc
 
 
 class CudaDevice:
-    """A `Device` on a real GPU."""
+    """A GPU, and everything that was made on it, which `close` frees.
 
-    def __init__(
-        self, index: int = 0, *, load: Callable[[str], Any] = importlib.import_module
-    ) -> None:
-        """Take a GPU and make a stream on it.
+    It is used through its primary context, as TensorRT and ONNX Runtime use it. Where something is
+    made the GPU becomes current; a thread calls `make_current` before it puts anything on a stream,
+    and again after it turned to another GPU. Every method but `drain`, `drop` and `close` raises
+    RunnerError where the driver refuses; the message leaves out which GPU.
+
+    Attributes:
+        index: its number.
+        name: ``cuda:0`` ...
+    """
+
+    def __init__(self, index: int = 0, *, driver: Any = None) -> None:
+        """Take a GPU and make it current.
 
         Args:
             index: which GPU.
-            load: imports a module by its name.
+            driver: the driver's functions; loaded where None.
 
         Raises:
             MissingDependencyError: cuda-core is not installed.
             TargetError: CUDA refuses.
         """
-        try:
-            self._core, self._driver = load("cuda.core"), load("cuda.bindings.driver")
-        except ImportError as exc:
-            raise MissingDependencyError(
-                f"running TensorRT engines needs cuda-core ({exc}); "
-                "install parnet-deploy[tensorrt] or parnet-deploy[rtx]"
-            ) from exc
+        self._driver = driver or load_driver()
+        self.index = index
         self.name = f"cuda:{index}"
-        self._index = index
-        self._capturing: Any = None
-        self._buffers: list[Any] = []
+        self._streams: list[Stream] = []
+        self._freeing: list[tuple[Callable[..., Any], Any]] = []
         try:
+            self._call("CUDA does not start", "cuInit", 0)
+            self._number = self._call("there is no such GPU", "cuDeviceGet", index)
+            self._context = self._call(
+                "it gives no context", "cuDevicePrimaryCtxRetain", self._number
+            )
+            self._freeing.append((self._driver.cuDevicePrimaryCtxRelease, self._number))
             self.make_current()
-            self._stream: Any = self._core.Device(index).create_stream()
         except RunnerError as exc:
-            raise TargetError(str(exc)) from exc
-        except Exception as exc:
-            raise TargetError(f"{self.name} cannot be used: {_one_line(exc)}") from exc
-
-    @property
-    def stream(self) -> int:
-        """Handle of the stream that work goes to: while recording, the one that records."""
-        return int((self._capturing or self._stream).handle)
+            self.close()
+            raise TargetError(f"{self.name} cannot be used: {exc}") from exc
 
     def make_current(self) -> None:
         """Let this thread's calls of CUDA, TensorRT's among them, go to this GPU."""
-        with self._mapped("it cannot be made current"):
-            self._core.Device(self._index).set_current()
+        self._call("it cannot be made current", "cuCtxSetCurrent", self._context)
 
-    def host_memory(self, nbytes: int) -> _Host:
-        """Allocate page-locked memory."""
-        with self._mapped(f"{nbytes} bytes of page-locked memory cannot be allocated"):
-            buffer = self._core.LegacyPinnedMemoryResource().allocate(nbytes)
-        self._buffers.append(buffer)
-        return _Host(buffer, nbytes)
+    # -- what is made once
 
-    def device_memory(self, nbytes: int) -> _Device:
-        """Allocate memory on the GPU."""
-        with self._mapped(f"{nbytes} bytes of its memory cannot be allocated"):
-            buffer = self._core.Device(self._index).allocate(nbytes, stream=self._stream)
-        self._buffers.append(buffer)
-        return _Device(buffer, nbytes)
+    def stream(self) -> Stream:
+        """Make a stream: work on it runs in order, and beside that on other streams."""
+        self.make_current()
+        kind = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING
+        made = self._call("a stream cannot be made", "cuStreamCreate", int(kind))
+        self._streams.append(made)
+        self._freeing.append((self._driver.cuStreamDestroy, made))
+        return made
 
-    def upload(self, source: Any, target: Any, nbytes: int) -> None:
-        """Put a copy of the first `nbytes` to the GPU on the stream."""
-        copy = self._driver.cuMemcpyHtoDAsync
-        self._check(copy(target.address, source.address, nbytes, self.stream), "copying to it")
+    def event(self, *, timed: bool = False) -> Event:
+        """Make an event; one that is `timed` tells when what it marks was done."""
+        self.make_current()
+        flags = self._driver.CUevent_flags
+        kind = flags.CU_EVENT_DEFAULT if timed else flags.CU_EVENT_DISABLE_TIMING
+        made = self._call("an event cannot be made", "cuEventCreate", int(kind))
+        self._freeing.append((self._driver.cuEventDestroy, made))
+        return made
 
-    def download(self, source: Any, target: Any, nbytes: int) -> None:
-        """Put a copy of the first `nbytes` from the GPU on the stream."""
-        copy = self._driver.cuMemcpyDtoHAsync
-        self._check(copy(target.address, source.address, nbytes, self.stream), "copying from it")
+    def memory(self, nbytes: int) -> int:
+        """Allocate memory on the GPU and give its address."""
+        self.make_current()
+        what = f"{nbytes} bytes of its memory cannot be allocated"
+        made = int(self._call(what, "cuMemAlloc", nbytes))
+        self._freeing.append((self._driver.cuMemFree, made))
+        return made
 
-    def record(self, work: Callable[[], None]) -> Any:
-        """Record what `work` puts on the stream instead of running it.
+    def host_memory(self, nbytes: int) -> HostMemory:
+        """Allocate page-locked memory, for this and every other GPU."""
+        self.make_current()
+        portable = self._driver.CU_MEMHOSTALLOC_PORTABLE
+        what = f"{nbytes} bytes of page-locked memory cannot be allocated"
+        address = int(self._call(what, "cuMemHostAlloc", nbytes, portable))
+        self._freeing.append((self._driver.cuMemFreeHost, address))
+        return HostMemory(address, nbytes)
 
-        Raises:
-            RunnerError: it holds something that cannot be recorded.
+    def reaches(self, peer: CudaDevice) -> bool:
+        """Whether its copies go straight to the memory of another GPU; lets them, if they can."""
+        what = f"its way to {peer.name} cannot be asked for"
+        if not self._call(what, "cuDeviceCanAccessPeer", self._number, peer._number):
+            return False
+        self.make_current()
+        status = self._driver.cuCtxEnablePeerAccess(peer._context, 0)[0]
+        codes = self._driver.CUresult
+        return status in (codes.CUDA_SUCCESS, codes.CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED)
+
+    # -- what is put on a stream
+
+    def upload(self, source: int, target: int, nbytes: int, stream: Stream) -> None:
+        """Copy from page-locked memory to the GPU."""
+        self._call("copying to it failed", "cuMemcpyHtoDAsync", target, source, nbytes, stream)
+
+    def download(self, source: int, target: int, nbytes: int, stream: Stream) -> None:
+        """Copy from the GPU to page-locked memory."""
+        self._call("copying from it failed", "cuMemcpyDtoHAsync", target, source, nbytes, stream)
+
+    def send(self, peer: CudaDevice, source: int, target: int, nbytes: int, stream: Stream) -> None:
+        """Copy from this GPU to another one. It cannot be recorded in a graph."""
+        ends = (target, peer._context, source, self._context)
+        self._call(f"copying to {peer.name} failed", "cuMemcpyPeerAsync", *ends, nbytes, stream)
+
+    def mark(self, event: Event, stream: Stream) -> None:
+        """Let an event stand for all that is on a stream of this GPU so far."""
+        self._call("its work cannot be marked", "cuEventRecord", event, stream)
+
+    def wait(self, stream: Stream, event: Event) -> None:
+        """Let what is put on a stream from now on wait for an event, of this or another GPU."""
+        self._call("its work cannot be put in order", "cuStreamWaitEvent", stream, event, 0)
+
+    def record(self, stream: Stream, work: Callable[[], None]) -> Graph:
+        """Record what `work` puts on a stream, and on others that wait for it, instead of running.
+
+        Every other stream that takes part waits for an event of this one first, and this one waits
+        for all of them in the end. Other threads may use the GPU meanwhile.
         """
-        with self._mapped("its work cannot be recorded as a CUDA graph"):
-            builder = self._stream.create_graph_builder()
-            try:
-                builder.begin_building("thread_local")
-                self._capturing = builder.stream
-                self._do(work, builder)
-                builder.end_building()
-                return builder.complete()
-            finally:
-                self._capturing = None
-                builder.close()
-
-    def launch(self, graph: Any) -> None:
-        """Put recorded work on the stream."""
-        with self._mapped("a CUDA graph cannot be launched"):
-            graph.launch(self._stream)
-
-    def synchronize(self) -> None:
-        """Wait for everything on the stream."""
-        with self._mapped("its work failed"):
-            self._stream.sync()
-
-    def close(self) -> None:
-        """Free all memory and the stream; a second call does nothing."""
-        buffers, self._buffers = self._buffers, []
-        stream, self._stream = self._stream, None
-        for resource in (*buffers, stream):
-            # After a failed kernel every call fails; the driver frees the rest with the process.
-            with contextlib.suppress(Exception):
-                if resource is not None:
-                    resource.close()
-
-    @staticmethod
-    def _do(work: Callable[[], None], builder: Any) -> None:
-        """Work that is recorded; if it fails, its error counts and not that of the recording."""
+        local = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        what = "its work cannot be recorded as a CUDA graph"
+        self._call(what, "cuStreamBeginCapture", stream, local)
         try:
             work()
-        except BaseException:
-            with contextlib.suppress(Exception):
-                builder.end_building()
+        except BaseException:  # its error counts, and not that of a recording that broke
+            with contextlib.suppress(RunnerError):
+                self._discard(self._call(what, "cuStreamEndCapture", stream))
             raise
-
-    def _check(self, result: tuple[Any, ...], what: str) -> None:
-        status = result[0]
-        if status != self._driver.CUresult.CUDA_SUCCESS:
-            raise RunnerError(f"{self.name}: {what} failed: {status.name}")
-
-    @contextlib.contextmanager
-    def _mapped(self, what: str) -> Iterator[None]:
+        graph = self._call(what, "cuStreamEndCapture", stream)
         try:
-            yield
-        except RunnerError:
-            raise
-        except Exception as exc:
-            raise RunnerError(f"{self.name}: {what}: {_one_line(exc)}") from exc
+            return self._call(what, "cuGraphInstantiate", graph, 0)
+        finally:
+            self._discard(graph)
 
+    def launch(self, graph: Graph, stream: Stream) -> None:
+        """Put recorded work on a stream."""
+        self._call("a CUDA graph cannot be launched", "cuGraphLaunch", graph, stream)
 
-def _one_line(exc: Exception) -> str:
-    return " ".join(str(exc).split()) or type(exc).__name__
+    # -- what is asked afterwards
+
+    def synchronize(self, event: Event) -> None:
+        """Wait until what an event stands for is done."""
+        self._call("its work failed", "cuEventSynchronize", event)
+
+    def seconds(self, start: Event, end: Event) -> float:
+        """Time between two timed events of this GPU that are done."""
+        milliseconds = self._call("its clock cannot be read", "cuEventElapsedTime", start, end)
+        return float(milliseconds) * _MILLISECOND
+
+    def drop(self, graph: Graph) -> None:
+        """Free recorded work. A GPU that failed keeps it to the end of the process."""
+        with contextlib.suppress(RunnerError):
+            self._call("a CUDA graph cannot be freed", "cuGraphExecDestroy", graph)
+
+    def drain(self) -> None:
+        """Wait for everything on its streams, whether it fails or not."""
+        with contextlib.suppress(RunnerError):
+            self.make_current()
+        for stream in self._streams:
+            self._driver.cuStreamSynchronize(stream)
+
+    def close(self) -> None:
+        """Wait for all work and free everything in the reverse order; a second call does nothing.
+
+        After a failed kernel every call of the driver fails; it frees the rest with the process.
+        """
+        freeing, self._freeing = self._freeing, []
+        if freeing:
+            self.drain()
+        self._streams.clear()
+        for free, handle in reversed(freeing):
+            free(handle)
+
+    def _discard(self, graph: Any) -> None:
+        """Free the description of a graph, which is not needed once it is instantiated."""
+        self._driver.cuGraphDestroy(graph)
+
+    def _call(self, what: str, function: str, *arguments: Any) -> Any:
+        """Call the driver. Its functions give a status, and a value where there is one."""
+        try:
+            status, *value = getattr(self._driver, function)(*arguments)
+        except RuntimeError as exc:  # how cuda-bindings tell that the driver's library is missing
+            raise RunnerError(f"{what}: {' '.join(str(exc).split())}") from exc
+        if status != self._driver.CUresult.CUDA_SUCCESS:
+            raise RunnerError(f"{what}: {status.name}")
+        return value[0] if value else None

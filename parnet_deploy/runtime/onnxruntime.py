@@ -79,7 +79,7 @@ class OnnxRuntimeRunner(ClosingRunner):
         try:
             results = session.run(names, dict(feeds))
         except Exception as exc:  # its exceptions share no base class
-            raise _run_error(exc) from exc
+            raise run_error(exc) from exc
         return dict(zip(names, results, strict=True))
 
     def time_compute(self, feeds: Mapping[str, Array]) -> float:
@@ -98,7 +98,7 @@ class OnnxRuntimeRunner(ClosingRunner):
             binding.synchronize_outputs()
             return time.perf_counter() - start
         except Exception as exc:  # its exceptions share no base class
-            raise _run_error(exc) from exc
+            raise run_error(exc) from exc
 
     def close(self) -> None:
         """Free the session; a second call does nothing."""
@@ -168,7 +168,13 @@ def session_options(*, threads: int, optimise: bool, spin: bool = False) -> Any:
     return options
 
 
-def open_session(path: Path, options: Any, provider: Provider, device_id: int = 0) -> Any:
+def open_session(
+    path: Path,
+    options: Any,
+    provider: Provider,
+    device_id: int = 0,
+    more: Mapping[str, str] | None = None,
+) -> Any:
     """A session on exactly that provider.
 
     ONNX Runtime by itself goes on on the CPU when a GPU cannot be used: for the whole graph, for
@@ -179,6 +185,7 @@ def open_session(path: Path, options: Any, provider: Provider, device_id: int = 
         options: what `session_options` gave.
         provider: what runs it.
         device_id: which GPU, for ``cuda``.
+        more: further options of the provider, for ``cuda``.
 
     Raises:
         TargetError: the provider is not available, or fell back to the CPU.
@@ -195,7 +202,7 @@ def open_session(path: Path, options: Any, provider: Provider, device_id: int = 
         )
     settings: dict[str, str] = {}
     if provider == "cuda":
-        settings = {"device_id": str(device_id), "use_tf32": "0"}
+        settings = {"device_id": str(device_id), "use_tf32": "0", **(more or {})}
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         _preload_cuda(onnxruntime)
     try:
@@ -212,7 +219,8 @@ def open_session(path: Path, options: Any, provider: Provider, device_id: int = 
     return session
 
 
-def _run_error(exc: Exception) -> RunnerError:
+def run_error(exc: Exception) -> RunnerError:
+    """What an exception of a run is here."""
     return RunnerError(f"ONNX Runtime failed: {_message(exc)}")
 
 

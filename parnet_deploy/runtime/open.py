@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parnet_deploy.bundle import (
     MODEL_GRAPH,
@@ -22,7 +23,9 @@ from parnet_deploy.runtime.split import SplitRunner, StageRunner
 from parnet_deploy.runtime.target import check_target
 
 if TYPE_CHECKING:
-    from parnet_deploy.runtime.tensorrt_api import TensorRTBackend
+    from parnet_deploy.runtime.cuda_stage import CudaStage
+
+_TENSORRT = ("tensorrt", "tensorrt-rtx")
 
 
 def open_runner(bundle: EngineBundle) -> Runner:
@@ -42,6 +45,9 @@ def open_runner(bundle: EngineBundle) -> Runner:
     """
     manifest = bundle.manifest
     _check_stages(bundle)
+    if manifest.target.get("provider") == "cuda" or manifest.backend in _TENSORRT:
+        with _way_out(bundle):
+            return _open_on_gpus(bundle)
     stages = []
     with contextlib.ExitStack() as opened:  # what is open is closed when the next does not open
         for stage in manifest.stages:
@@ -79,14 +85,19 @@ def _check_stages(bundle: EngineBundle) -> None:
 
 def _open_stage(bundle: EngineBundle, stage: EngineStage) -> Runner:
     backend = bundle.manifest.backend
-    try:
-        if backend == "onnxruntime":
-            return _open_onnxruntime(bundle, stage)
+    with _way_out(bundle):
         if backend == "openvino":
             return _open_openvino(bundle, stage)
         if backend == "ncnn":
             return _open_ncnn(bundle, stage)
-        return _open_tensorrt(backend, bundle, stage)
+        return _open_onnxruntime(bundle, stage)
+
+
+@contextlib.contextmanager
+def _way_out(bundle: EngineBundle) -> Iterator[None]:
+    """Errors of an engine say which it is, and how to build it again."""
+    try:
+        yield
     except EngineError as exc:
         raise type(exc)(
             f"{bundle.path} cannot run here: {exc}; build it again: {rebuild_command(bundle)}"
@@ -141,19 +152,36 @@ def _threads(bundle: EngineBundle, stage: EngineStage, option: str) -> int:
     return stage.threads or int(bundle.manifest.options.get(option, 0))
 
 
-def _open_tensorrt(backend: TensorRTBackend, bundle: EngineBundle, stage: EngineStage) -> Runner:
-    from parnet_deploy.runtime.tensorrt import TensorRTRunner
+def _open_on_gpus(bundle: EngineBundle) -> Runner:
+    """All stages as one runner, which brings values from GPU to GPU by itself."""
+    from parnet_deploy.runtime.cuda_runner import CudaRunner
 
-    target = bundle.manifest.target
-    stripped = target.get("weights") == "stripped"
-    return TensorRTRunner(
+    manifest = bundle.manifest
+    stages = [_gpu_stage(bundle, stage) for stage in manifest.stages]
+    return CudaRunner(stages, inputs=manifest.inputs, outputs=manifest.outputs)
+
+
+def _gpu_stage(bundle: EngineBundle, stage: EngineStage) -> CudaStage:
+    from parnet_deploy.runtime.onnxruntime_cuda import onnxruntime_stage
+    from parnet_deploy.runtime.tensorrt import tensorrt_stage
+
+    manifest = bundle.manifest
+    given: dict[str, Any] = {
+        "name": stage.name,
+        "inputs": stage.inputs,
+        "outputs": stage.outputs,
+        "device": _device_number(stage),
+    }
+    if manifest.backend == "onnxruntime":
+        check_target(manifest.target, "cuda")
+        return onnxruntime_stage(bundle.file(stage.file), batch=manifest.batch, **given)
+    stripped = manifest.target.get("weights") == "stripped"
+    return tensorrt_stage(
         bundle.file(stage.file),
-        backend=backend,
-        inputs=stage.inputs,
-        outputs=stage.outputs,
-        device=_device_number(stage),
-        target=target,
+        backend="tensorrt" if manifest.backend == "tensorrt" else "tensorrt-rtx",
+        target=manifest.target,
         weights=_source_graph(bundle, stage) if stripped else None,
+        **given,
     )
 
 

@@ -1,4 +1,4 @@
-"""A plan, loaded: TensorRT's runtime, engine and execution context as one thing."""
+"""A plan, loaded: TensorRT's runtime and engine as one thing, and its execution contexts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import EngineError, RunnerError
+from parnet_deploy.runtime.cuda import Stream
 from parnet_deploy.runtime.tensorrt_api import message_log
 from parnet_deploy.runtime.tensorrt_target import PlanTarget
-from parnet_deploy.spec import Array, TensorSpec
+from parnet_deploy.spec import TensorSpec
 
 _DTYPES = {
     "FLOAT": "float32",
@@ -27,110 +28,98 @@ _DTYPES = {
 
 @dataclass(kw_only=True, slots=True)
 class Plan:
-    """A loaded plan. Its parts are kept in the order in which TensorRT needs them to live.
+    """A loaded plan: a `cuda_stage.Program`.
+
+    Its parts are kept in the order in which TensorRT needs them to live.
 
     Attributes:
+        inputs: what it reads.
         batch: images per run that it takes.
     """
 
     log: Any
     runtime: Any
     engine: Any
-    context: Any
+    inputs: tuple[TensorSpec, ...]
     batch: BatchRange
-    api: Any
 
-    def check_tensors(
-        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
-    ) -> None:
-        """Compare the plan's own inputs and outputs with those it is said to have.
+    def execution(self, stream: Stream, addresses: Mapping[str, int]) -> PlanExecution:
+        """Get ready to run, in a context with working memory of its own.
 
         Raises:
-            EngineError: they differ.
+            EngineError: there is too little memory.
+            RunnerError: TensorRT refuses the memory of its inputs and outputs.
         """
-        mode = self.api.TensorIOMode
-        said = {(spec.name, mode.INPUT, spec.dtype, _axes(spec.shape)) for spec in inputs}
-        said |= {(spec.name, mode.OUTPUT, spec.dtype, _axes(spec.shape)) for spec in outputs}
-        found = {self._tensor(self.engine.get_tensor_name(i)) for i in self._tensor_numbers()}
-        if said != found:
-            raise EngineError(
-                f"the plan does not have the inputs and outputs of its manifest: it has "
-                f"{_words(found)}, and {_words(said)} are needed"
-            )
+        context = self.engine.create_execution_context()
+        if context is None:
+            raise EngineError(f"there is no working memory for it: {self.log.last_errors()}")
+        for name, address in addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise RunnerError(
+                    f"TensorRT refused the memory of '{name}': {self.log.last_errors()}"
+                )
+        return PlanExecution(plan=self, context=context, stream=int(stream))
 
-    def batch_of(self, feeds: Mapping[str, Array]) -> int:
-        """How many images are fed.
 
-        Raises:
-            RunnerError: the inputs differ in it, or it is not one that the plan takes.
-        """
-        sizes = {int(array.shape[0]) for array in feeds.values()}
-        if len(sizes) != 1:
-            raise RunnerError(f"the inputs are of different batches: {sorted(sizes)}")
-        size = sizes.pop()
-        if not self.batch.min <= size <= self.batch.max:
-            raise RunnerError(
-                f"a batch of {size} was given, and the plan takes {self.batch.min} to "
-                f"{self.batch.max}; build it with another --batch at export"
-            )
-        return size
+@dataclass(kw_only=True, slots=True)
+class PlanExecution:
+    """A plan in an execution context: a `cuda_stage.Execution`. The plan must outlive it."""
 
-    def set_address(self, name: str, address: int) -> None:
-        """Where a tensor lies on the GPU.
+    plan: Plan
+    context: Any
+    stream: int
+
+    def set_batch(self, batch: int) -> None:
+        """Set the shapes of the runs to come.
 
         Raises:
             RunnerError: TensorRT refuses.
         """
-        if not self.context.set_tensor_address(name, address):
-            raise RunnerError(f"TensorRT refused the memory of '{name}': {self.last_errors()}")
-
-    def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Shapes of all inputs of the runs to come.
-
-        Raises:
-            RunnerError: TensorRT refuses.
-        """
-        for name, shape in shapes.items():
-            if not self.context.set_input_shape(name, shape):
-                raise RunnerError(f"TensorRT refused {name}{list(shape)}: {self.last_errors()}")
+        for spec in self.plan.inputs:
+            shape = spec.concrete(batch)
+            if not self.context.set_input_shape(spec.name, shape):
+                reason = self.plan.log.last_errors()
+                raise RunnerError(f"TensorRT refused {spec.name}{list(shape)}: {reason}")
         if missing := self.context.infer_shapes():
             raise RunnerError(f"TensorRT lacks the shapes of {list(missing)}")
 
-    def enqueue(self, stream: int) -> bool:
-        """Put one run on a stream. False where it could not be started."""
-        return bool(self.context.execute_async_v3(stream))
+    def enqueue(self) -> None:
+        """Put one run on the stream.
 
-    def recordable(self, stream: int) -> bool:
+        Raises:
+            RunnerError: it could not be started.
+        """
+        if not self.context.execute_async_v3(self.stream):
+            raise RunnerError(f"TensorRT did not start: {self.plan.log.last_errors()}")
+
+    def recordable(self) -> bool:
         """Whether a run can be recorded as a CUDA graph; only TensorRT RTX can tell it is not."""
         ask = getattr(self.context, "is_stream_capturable", None)
-        return ask is None or bool(ask(stream))
-
-    def last_errors(self) -> str:
-        """What TensorRT last complained of, in one line."""
-        return str(self.log.last_errors())
-
-    def _tensor_numbers(self) -> range:
-        return range(self.engine.num_io_tensors)
-
-    def _tensor(self, name: str) -> tuple[str, Any, str, tuple[int, ...]]:
-        dtype = self.engine.get_tensor_dtype(name).name
-        shape = tuple(int(size) for size in self.engine.get_tensor_shape(name))
-        return name, self.engine.get_tensor_mode(name), _DTYPES.get(dtype, dtype), shape
+        return ask is None or bool(ask(self.stream))
 
 
 def load_plan(
-    api: Any, path: Path, *, needs: PlanTarget | None = None, weights: Path | None = None
+    api: Any,
+    path: Path,
+    *,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    needs: PlanTarget | None = None,
+    weights: Path | None = None,
 ) -> Plan:
     """Load a plan onto the current GPU.
 
     Args:
         api: TensorRT's module.
         path: the plan.
+        inputs: what it is said to read.
+        outputs: what it is said to give.
         needs: what its manifest says of it.
         weights: the ONNX file it was built from, where its weights were stripped.
 
     Raises:
-        EngineError: it cannot be read, is damaged or of another version, or lacks its weights.
+        EngineError: it cannot be read, is damaged or of another version, lacks its weights, or is
+            not one of these inputs and outputs.
     """
     log = message_log(api)
     try:
@@ -150,11 +139,31 @@ def load_plan(
         raise EngineError(f"{path} does not load: {log.last_errors()}")
     if needs is not None and needs.weights == "stripped":
         _refit(api, log, engine, path, weights)
-    context = engine.create_execution_context()
-    if context is None:
-        raise EngineError(f"{path} loads, but not its working memory: {log.last_errors()}")
+    _check_tensors(api, engine, inputs, outputs)
     batch = _batch(api, engine)
-    return Plan(log=log, runtime=runtime, engine=engine, context=context, batch=batch, api=api)
+    return Plan(log=log, runtime=runtime, engine=engine, inputs=inputs, batch=batch)
+
+
+def _check_tensors(
+    api: Any, engine: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> None:
+    """Compare the plan's own inputs and outputs with those it is said to have."""
+    mode = api.TensorIOMode
+    said = {(spec.name, mode.INPUT, spec.dtype, _axes(spec.shape)) for spec in inputs}
+    said |= {(spec.name, mode.OUTPUT, spec.dtype, _axes(spec.shape)) for spec in outputs}
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    found = {_tensor(engine, name) for name in names}
+    if said != found:
+        raise EngineError(
+            f"the plan does not have the inputs and outputs of its manifest: it has "
+            f"{_words(found)}, and {_words(said)} are needed"
+        )
+
+
+def _tensor(engine: Any, name: str) -> tuple[str, Any, str, tuple[int, ...]]:
+    dtype = engine.get_tensor_dtype(name).name
+    shape = tuple(int(size) for size in engine.get_tensor_shape(name))
+    return name, engine.get_tensor_mode(name), _DTYPES.get(dtype, dtype), shape
 
 
 def _check_validity(api: Any, runtime: Any, data: bytes, path: Path) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from doubles.cuda import FakeDevice
+from parnet_deploy.runtime.cuda import CudaDevice
+from parnet_deploy.runtime.cuda_simulated import SimulatedDriver
 from parnet_deploy.spec import Array, TensorSpec
 
 Function = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -20,7 +21,7 @@ class Scenario:
     """What the doubles do, and what was done to them.
 
     Attributes:
-        device: the GPU that engines compute on.
+        driver: the GPUs that engines compute on.
         function: what engines compute.
         parser_errors: (node, operator, text) of each error that the parser reports.
         refuses: names of calls that answer with failure.
@@ -30,7 +31,7 @@ class Scenario:
         log: calls worth checking, in order.
     """
 
-    device: FakeDevice = field(default_factory=FakeDevice)
+    driver: SimulatedDriver = field(default_factory=SimulatedDriver)
     function: Function = dict
     parser_errors: tuple[tuple[str, str, str], ...] = ()
     refuses: set[str] = field(default_factory=set)
@@ -38,6 +39,10 @@ class Scenario:
     config: Any = None
     refitted: str = ""
     log: list[str] = field(default_factory=list)
+
+    def open_device(self, index: int) -> CudaDevice:
+        """One of the GPUs."""
+        return CudaDevice(index, driver=self.driver)
 
 
 def make_plan(

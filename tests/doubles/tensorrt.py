@@ -2,7 +2,7 @@
 
 They have the names that parnet-deploy uses, with the differences between the versions; a test
 compares those of `tensorrt_rtx` with the real module. A plan is JSON. An engine computes with a
-Python function on the memory of a `FakeDevice`, as late as a GPU.
+Python function on a `SimulatedDriver`, as late as a GPU.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from typing import Any
 
 import onnx
 
-from doubles.cuda import MisuseError
 from doubles.scenario import Scenario, make_plan
+from parnet_deploy.runtime.cuda_simulated_work import MisuseError
 from parnet_deploy.spec import TensorSpec
 
 

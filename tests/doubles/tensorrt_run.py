@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from doubles.cuda import RECORDING, STREAM, MisuseError
 from doubles.scenario import Scenario
+from parnet_deploy.runtime.cuda_simulated_work import MisuseError
 from parnet_deploy.spec import Array
 
 
@@ -24,14 +23,14 @@ class FakeRuntime:
     engine_host_code_allowed: bool = False
 
     def deserialize_cuda_engine(self, data: bytes) -> FakeEngine | None:
-        self.scenario.device.check_current()
+        self.device = self.scenario.driver.current()
         self.scenario.log.append(f"deserialize, host code allowed: {self.engine_host_code_allowed}")
         try:
             plan = json.loads(bytes(data))
         except ValueError:
             self.log.log(self.api.ILogger.Severity.ERROR, "magic tag does not match")
             return None
-        return FakeEngine(self.api, self.scenario, plan, self.rtx)
+        return FakeEngine(self.api, self.scenario, plan, self.rtx, self.device)
 
 
 class RtxRuntime(FakeRuntime):
@@ -51,8 +50,10 @@ class RtxRuntime(FakeRuntime):
 class FakeEngine:
     num_aux_streams = 1
 
-    def __init__(self, api: Any, scenario: Scenario, plan: dict[str, Any], rtx: bool) -> None:
-        self.api, self.scenario, self.rtx = api, scenario, rtx
+    def __init__(
+        self, api: Any, scenario: Scenario, plan: dict[str, Any], rtx: bool, device: int
+    ) -> None:
+        self.api, self.scenario, self.rtx, self.device = api, scenario, rtx, device
         self.tensors = {tensor["name"]: tensor for tensor in plan["tensors"]}
         self.batch = plan["batch"]
         self.weightless = plan["stripped"]
@@ -118,35 +119,48 @@ class FakeContext:
         ]
 
     def execute_async_v3(self, stream: int) -> bool:
-        device = self.scenario.device
-        device.check_current()
-        if stream != (RECORDING if device.recording else STREAM):
-            raise MisuseError(f"stream {stream} is not the one of this run")
+        driver = self.scenario.driver
+        driver.check_current(self.engine.device)
+        if type(stream) is not int:
+            raise MisuseError("TensorRT takes a stream's number")
         if missing := self.engine.tensors.keys() - self.addresses.keys():
             raise MisuseError(f"no address for {sorted(missing)}")
         if missing := self.infer_shapes():
             raise MisuseError(f"no shape for {missing}")
-        if device.recording and not self.warm:
+        if driver.recording(stream) and not self.warm:
             raise MisuseError("the first run of a shape cannot be recorded")
         if "execute_async_v3" in self.scenario.refuses:
             return False
         self.warm = True
-        shapes = dict(self.shapes)
-        device.put(lambda: self._compute(shapes))
+        batch = next(iter(self.shapes.values()))[0]
+        spans: dict[str, list[tuple[int, int]]] = {"INPUT": [], "OUTPUT": []}
+        for name, tensor in self.engine.tensors.items():
+            nbytes = self._view_size(name, batch)[0]
+            spans[tensor["mode"]].append((self.addresses[name], nbytes))
+        driver.kernel(
+            stream,
+            lambda: self._compute(batch),
+            label="engine",
+            reads=spans["INPUT"],
+            writes=spans["OUTPUT"],
+        )
         return True
 
-    def _compute(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        def view(name: str, shape: tuple[int, ...]) -> Array:
-            dtype = {"FLOAT": np.float32, "UINT8": np.uint8}[self.engine.tensors[name]["dtype"]]
-            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            memory = self.scenario.device.at(self.addresses[name])
-            if size > memory.nbytes:
-                raise MisuseError(f"the memory of {name} is too small")
-            return memory[:size].view(dtype).reshape(shape)
+    def _view_size(self, name: str, batch: int) -> tuple[int, Any, tuple[int, ...]]:
+        tensor = self.engine.tensors[name]
+        dtype = np.dtype({"FLOAT": np.float32, "UINT8": np.uint8}[tensor["dtype"]])
+        shape = tuple(batch if size < 0 else size for size in tensor["shape"])
+        return int(np.prod(shape)) * dtype.itemsize, dtype, shape
 
-        feeds = {name: view(name, shape).copy() for name, shape in shapes.items()}
+    def _view(self, name: str, batch: int) -> Array:
+        nbytes, dtype, shape = self._view_size(name, batch)
+        block = self.scenario.driver.memory.at(self.addresses[name], nbytes)
+        return block.data[:nbytes].view(dtype).reshape(shape)
+
+    def _compute(self, batch: int) -> None:
+        feeds = {name: self._view(name, batch).copy() for name in self.shapes}
         for name, value in self.scenario.function(feeds).items():
-            view(name, value.shape)[...] = value
+            self._view(name, batch)[...] = value
 
 
 class RtxContext(FakeContext):
