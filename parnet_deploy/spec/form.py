@@ -66,5 +66,5 @@ _DEFAULTS: dict[Backend, DeployForm] = {
     "tensorrt-rtx": DeployForm(),
     "onnxruntime": DeployForm(squeeze="gemm"),
     "openvino": DeployForm(squeeze="gemm"),
-    "ncnn": DeployForm(squeeze="gemm"),
+    "ncnn": DeployForm(identity_bn="fold", squeeze="gemm"),
 }
