@@ -19,7 +19,11 @@ from parnet_deploy.runtime.machine import CudaDriver, Gpu, installed
 RTX_3090 = Gpu(index=0, name="NVIDIA GeForce RTX 3090", compute_capability="8.6", memory=24 * 2**30)
 CPU_TASKS = {
     "predict, ONNX Runtime on the CPU",
+    "predict, OpenVINO on the CPU",
+    "predict, ncnn on the CPU",
     "build-engine --backend onnxruntime",
+    "build-engine --backend openvino",
+    "build-engine --backend ncnn",
 }
 WITHOUT_GPU = CPU_TASKS | {
     "build-engine --backend tensorrt-rtx",
@@ -93,6 +97,10 @@ def test_with_nothing_nothing_works_and_each_says_what_to_install() -> None:
     assert "pip install 'parnet-deploy[rtx]'" in remedies["build-engine --backend tensorrt-rtx"]
     assert any("parnet-deploy[tensorrt]" in r for r in remedies["build-engine --backend tensorrt"])
     assert remedies["predict, ONNX Runtime on the CPU"] == ["pip install parnet-deploy"]
+    for backend, title in {"openvino": "OpenVINO", "ncnn": "ncnn"}.items():
+        install = f"pip install 'parnet-deploy[{backend}]'"
+        assert remedies[f"predict, {title} on the CPU"] == [install]
+        assert install in remedies[f"build-engine --backend {backend}"]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +111,9 @@ def test_with_nothing_nothing_works_and_each_says_what_to_install() -> None:
         ("jinja2", {"verify"}),
         ("scikit-learn", {"train"}),
         ("timm", {"train"}),
+        ("openvino", {"predict, OpenVINO on the CPU", "build-engine --backend openvino"}),
+        ("ncnn", {"predict, ncnn on the CPU", "build-engine --backend ncnn"}),
+        ("onnx", {"export", "verify", "build-engine --backend ncnn"}),
         ("tensorrt", {"predict, TensorRT", "build-engine --backend tensorrt"}),
         ("tensorrt-rtx", {"predict, TensorRT RTX", "build-engine --backend tensorrt-rtx"}),
         ("cuda-core", {"predict, TensorRT", "predict, TensorRT RTX"}),

@@ -230,7 +230,11 @@ def test_options_that_cannot_be_are_refused(options: dict[str, object], message:
         ("onnxruntime", {"timing_cache": Path("x")}, "--timing-cache does not apply"),
         ("onnxruntime", {"compute_capabilities": ("8.6",)}, "it is for --backend tensorrt-rtx$"),
         ("tensorrt", {"compute_capabilities": ("8.6",)}, "it is for --backend tensorrt-rtx$"),
-        ("tensorrt", {"threads": 2}, "--threads .*is for --backend onnxruntime or openvino or ncnn$"),
+        (
+            "tensorrt",
+            {"threads": 2},
+            "--threads .*is for --backend onnxruntime or openvino or ncnn$",
+        ),
         ("openvino", {"spin": False}, "--spin does not apply to openvino.* --backend onnxruntime$"),
         ("openvino", {"devices": (0,)}, "--devices does not apply to openvino"),
         ("tensorrt-rtx", {"provider": "cuda"}, "--provider does not apply to tensorrt-rtx"),
@@ -309,6 +313,11 @@ def test_auto_takes_the_fastest_that_works_and_says_why_not_the_others(
         assert taken == "tensorrt" or f"{name} is not installed (pip install" in told
     for problem in broken.values():
         assert problem in told
+    for name in ("openvino", "ncnn"):
+        missing = (
+            f"{name}: not taken, {name} is not installed (pip install 'parnet-deploy[{name}]')"
+        )
+        assert (missing in choice.reasons) == (taken == "onnxruntime on cpu")
     unfit = {
         NO_GPU: "there is no NVIDIA driver",
         OLD_DRIVER: "the driver serves CUDA 12.4, tensorrt-rtx needs CUDA 13",
@@ -319,3 +328,37 @@ def test_auto_takes_the_fastest_that_works_and_says_why_not_the_others(
         assert builds + unfit[driver] in told
     if driver is OLD_DRIVER:
         assert "tensorrt: not taken, the driver serves CUDA 12.4, tensorrt needs CUDA 13" in told
+
+
+ORDER = tuple(kind.backend for kind in choose_module._CPU_ORDER)
+
+
+@pytest.mark.parametrize("order", [ORDER, ("openvino", "onnxruntime", "ncnn"), ORDER[::-1]])
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_first_on_the_cpu_that_loads_is_taken_and_the_others_are_told(
+    monkeypatch: pytest.MonkeyPatch, order: tuple[Backend, ...], broken: bool
+) -> None:
+    tried = []
+
+    def import_problem(module: str) -> str | None:
+        tried.append(module)
+        return "libtbb.so.12 is missing" if broken else None
+
+    kinds = {kind.backend: kind for kind in choose_module._CPU_ORDER}
+    monkeypatch.setattr(choose_module, "_CPU_ORDER", tuple(kinds[name] for name in order))
+    monkeypatch.setattr(choose_module, "installed", {"openvino": "2026.4.1", "ncnn": "1.0"}.get)
+    monkeypatch.setattr(choose_module, "import_problem", import_problem)
+    monkeypatch.setattr(choose_module, "cuda_driver", lambda: NO_GPU)
+    monkeypatch.setattr(choose_module, "provider_problem", lambda name: "no GPU")
+    choice = choose_backend()
+    expected = "onnxruntime" if broken else order[0]
+    assert choice.backend == expected
+    before = order[: order.index(expected)]
+    assert tried == [name for name in (*before, expected) if name != "onnxruntime"]
+    assert [reason.partition(",")[0] for reason in choice.reasons[3:]] == [
+        *(f"{name}: not taken" for name in order if name != expected),
+        f"{expected} on cpu: taken",
+    ]
+    for name in order:
+        behind = f"{name}: not taken, {expected} on cpu comes before it"
+        assert (behind in choice.reasons) == (name not in (*before, expected))

@@ -39,6 +39,8 @@ PACKAGES: Mapping[str, bool] = {
     "jinja2": False,
     "scikit-learn": True,
     "polygraphy": False,
+    "openvino": True,
+    "ncnn": True,
     "tensorrt": True,
     "tensorrt-rtx": True,
     "cuda-core": True,
@@ -151,8 +153,12 @@ def judge(machine: Machine) -> tuple[Task, ...]:
     on_cpu, on_cuda = tuple(need.provider("cpu")), tuple(need.provider("cuda"))
     rtx = tuple(need.packages(("tensorrt-rtx",), "rtx"))
     tensorrt = (*need.packages(("tensorrt",), "tensorrt"), *need.gpu("tensorrt"))
+    openvino = tuple(need.packages(("openvino",), "openvino"))
+    ncnn = tuple(need.packages(("ncnn",), "ncnn"))
     tasks = {
         PREDICT: on_cpu,
+        "predict, OpenVINO on the CPU": openvino,
+        "predict, ncnn on the CPU": ncnn,
         "predict, ONNX Runtime on the GPU": on_cuda,
         "predict, TensorRT": (*tensorrt, *need.packages(("cuda-core",), "tensorrt")),
         "predict, TensorRT RTX": (
@@ -160,6 +166,8 @@ def judge(machine: Machine) -> tuple[Task, ...]:
             *need.gpu("tensorrt-rtx"),
         ),
         "build-engine --backend onnxruntime": on_cpu,
+        "build-engine --backend openvino": openvino,
+        "build-engine --backend ncnn": (*ncnn, *need.packages(("onnx",), "export")),
         "build-engine --backend tensorrt": tensorrt,
         "build-engine --backend tensorrt-rtx": rtx,
     }

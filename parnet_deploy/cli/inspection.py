@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,9 @@ from parnet_deploy.bundle import (
     resolve_model,
 )
 from parnet_deploy.engine.plan_text import read_plan_text
-from parnet_deploy.errors import BundleError
+from parnet_deploy.errors import BundleError, EngineError, MissingDependencyError
+from parnet_deploy.runtime.ncnn_param import FLAG_BYTES, read_param
+from parnet_deploy.runtime.openvino import load_openvino, read_model
 from parnet_deploy.spec import Counts, ParNetSpec, StemMode, TensorSpec, count, layout, stages
 
 WHOLE = "whole"
@@ -30,6 +32,10 @@ WHOLE = "whole"
 _NO_ONNX = (
     "onnx is not installed: with it, the layers and weights of ONNX graphs are shown "
     "(pip install 'parnet-deploy[export]')"
+)
+_NO_OPENVINO = (
+    "openvino is not installed: with it, the layers and weights of OpenVINO's files are shown "
+    "(pip install 'parnet-deploy[openvino]')"
 )
 _SILENT_PLAN = (
     "a plan of TensorRT does not name its kernels and precisions without TensorRT and its GPU: "
@@ -39,11 +45,11 @@ _SILENT_PLAN = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """An ONNX node, or a kernel of a plan.
+    """An ONNX node, a layer of OpenVINO or ncnn, or a kernel of a plan.
 
     Attributes:
         name: its name.
-        kind: operator, with its domain where that is not ONNX's own, or kind of kernel.
+        kind: operator, with its domain where that is not ONNX's own, or kind of layer or kernel.
         stream: the stream in which a kernel runs.
         makes: names of the values that a node makes, or of the nodes that a kernel computes.
     """
@@ -262,9 +268,10 @@ def _look_into(
     seen, unknown = [], []
     for part in parts:
         path = folder / part.file
-        found = _read_graph(path, part) if path.suffix == ".onnx" else _read_plan(path, part)
+        read, silent = _READERS.get(path.suffix, (_read_plan, _SILENT_PLAN))
+        found = read(path, part)
         if found.layers is None:
-            unknown.append(_NO_ONNX if path.suffix == ".onnx" else _SILENT_PLAN)
+            unknown.append(silent)
         seen.append(found if layers else replace(found, layers=None))
     return tuple(seen), tuple(dict.fromkeys(unknown))
 
@@ -295,6 +302,48 @@ def _read_graph(path: Path, part: Part) -> Part:
     return replace(part, kinds=_kinds(layers), weights=dict(weights), layers=layers)
 
 
+def _read_ir(path: Path, part: Part) -> Part:
+    """A part with its OpenVINO model's layers and weights, which need OpenVINO to be read."""
+    try:
+        load_openvino()
+    except MissingDependencyError:
+        return part
+    try:
+        operators = read_model(path).get_ordered_ops()
+    except EngineError as exc:
+        raise BundleError(f"{path} cannot be read as a model of OpenVINO: {exc}") from exc
+    layers = tuple(
+        Layer(
+            name=op.get_friendly_name(),
+            kind=op.get_type_name(),
+            stream=None,
+            makes=tuple(sorted(name for port in op.outputs() for name in port.get_names())),
+        )
+        for op in operators
+        if op.get_type_name() not in ("Parameter", "Constant", "Result")
+    )
+    weights: Counter[str] = Counter()
+    for op in operators:
+        if op.get_type_name() == "Constant":
+            weights[op.get_element_type().to_dtype().name] += math.prod(op.get_output_shape(0))
+    return replace(part, kinds=_kinds(layers), weights=dict(weights), layers=layers)
+
+
+def _read_param(path: Path, part: Part) -> Part:
+    """A part with its ncnn layers and weights, which stand in a text."""
+    try:
+        found = read_param(path.read_text(encoding="utf-8"))
+        numbers = sum(one.weight_bytes - FLAG_BYTES * one.flagged for one in found) // 4
+    except (EngineError, OSError, UnicodeDecodeError) as exc:
+        raise BundleError(f"{path} cannot be read as layers of ncnn: {exc}") from exc
+    layers = tuple(
+        Layer(name=one.name, kind=one.kind, stream=None, makes=one.tops)
+        for one in found
+        if one.kind != "Input"
+    )
+    return replace(part, kinds=_kinds(layers), weights={"float32": numbers}, layers=layers)
+
+
 def _read_plan(path: Path, part: Part) -> Part:
     """A part with its plan's kernels, where the plan names them."""
     text = read_plan_text(path)
@@ -317,3 +366,11 @@ def _read_plan(path: Path, part: Part) -> Part:
 def _kinds(layers: Iterable[Layer]) -> dict[str, int]:
     """How many of each kind, the most frequent first."""
     return dict(Counter(layer.kind for layer in layers).most_common())
+
+
+_READERS: Mapping[str, tuple[Callable[[Path, Part], Part], str]] = {
+    ".onnx": (_read_graph, _NO_ONNX),
+    ".xml": (_read_ir, _NO_OPENVINO),
+    ".param": (_read_param, ""),
+}
+"""By a file's ending: what reads it, and what is said where that cannot tell; others are plans."""

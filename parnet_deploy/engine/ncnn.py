@@ -50,13 +50,14 @@ class NcnnBuilder:
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
         """Convert one graph, and let it answer once. See `Builder.build`."""
         param, weights = folder / f"{stage.name}.param", folder / f"{stage.name}.bin"
+        threads = self.threads or stage.threads
         layers, outputs = convert(stage.graph, stage.inputs, stage.outputs)
         try:
             layers.write(outputs, param, weights)
         except OSError as exc:
             raise BundleError(f"'{stage.name}' could not be written: {os_reason(exc)}") from exc
         try:
-            self._try(param, stage)
+            self._try(param, stage, threads)
         except (EngineError, RunnerError) as exc:
             raise BuildError(
                 f"'{stage.name}' could not be built for {stage.device}: {exc}"
@@ -67,14 +68,16 @@ class NcnnBuilder:
             device=stage.device,
             inputs=stage.inputs,
             outputs=stage.outputs,
+            threads=threads or None,
         )
 
-    def _try(self, param: Path, stage: BuildStage) -> None:
+    @staticmethod
+    def _try(param: Path, stage: BuildStage, threads: int) -> None:
         """Open it as it will be opened later, and let it answer: layers that do not fit show."""
         feeds = {
             spec.name: np.zeros(spec.concrete(stage.batch.min), spec.dtype) for spec in stage.inputs
         }
         with NcnnRunner(
-            param, inputs=stage.inputs, outputs=stage.outputs, threads=self.threads
+            param, inputs=stage.inputs, outputs=stage.outputs, threads=threads
         ) as runner:
             runner.run(feeds)
