@@ -20,7 +20,7 @@ from parnet_deploy.errors import (
 )
 from parnet_deploy.runtime.base import ClosingRunner
 from parnet_deploy.runtime.cpu import usable_cores
-from parnet_deploy.runtime.ncnn_param import MAGIC, NcnnLayer, read_param
+from parnet_deploy.runtime.ncnn_param import MAGIC, NcnnLayer, Param, read_param
 from parnet_deploy.spec import Array, TensorSpec, check_feeds
 
 if TYPE_CHECKING:
@@ -175,15 +175,19 @@ def _read_layers(path: Path) -> tuple[NcnnLayer, ...]:
 def _check_blobs(
     layers: tuple[NcnnLayer, ...], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> None:
-    read = {layer.tops[0] for layer in layers if layer.kind == "Input"}
+    """Its inputs and outputs are those it is said to have: ncnn itself does not look."""
+    read = {layer.tops[0]: _input_shape(layer) for layer in layers if layer.kind == "Input"}
+    wanted = {spec.name: spec.shape[1:] for spec in inputs}
+    if read != wanted:
+        raise EngineError(f"it reads {read} for each image, and {wanted} is expected")
     made = {blob for layer in layers for blob in layer.tops}
-    missing = {spec.name for spec in outputs} - made
-    if read != {spec.name for spec in inputs} or missing:
-        raise EngineError(
-            f"it reads {sorted(read)} and gives no {sorted(missing)}; expected are the inputs "
-            f"{sorted(spec.name for spec in inputs)} and outputs "
-            f"{sorted(spec.name for spec in outputs)}"
-        )
+    if missing := [spec.name for spec in outputs if spec.name not in made]:
+        raise EngineError(f"it does not give {missing}")
+
+
+def _input_shape(layer: NcnnLayer) -> tuple[Param, ...]:
+    """Channels, height and width; or channels alone."""
+    return tuple(value for _, value in sorted(layer.params.items(), reverse=True))
 
 
 def _check_size(layers: tuple[NcnnLayer, ...], weights: Path) -> None:
