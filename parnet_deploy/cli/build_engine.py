@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,6 +33,7 @@ from parnet_deploy.cli.console import (
     warn,
 )
 from parnet_deploy.cli.options import parse_numbers
+from parnet_deploy.cli.placing import settle_placing
 from parnet_deploy.engine import (
     BuildOptions,
     ProviderChoice,
@@ -60,6 +61,13 @@ BackendName = Annotated[
 ]
 Devices = Annotated[
     str | None, typer.Option(help="GPUs, such as 0,1,2: stages are spread over them.")
+]
+Place = Annotated[
+    str | None,
+    typer.Option(help="A device for every stage: stream1=cuda:0,stream2=cuda:1,fusion=cuda:0."),
+]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", help="What 'plan --output' wrote: whole or split, where.")
 ]
 Output = Annotated[
     Path | None, typer.Option(help="Folder of the engine; without it, engines/NAME-TARGET.")
@@ -131,6 +139,8 @@ def command(
     split_streams: SplitStreams = False,
     backend: BackendName = "auto",
     devices: Devices = None,
+    place: Place = None,
+    plan: PlanFile = None,
     output: Output = None,
     threads: Threads = 0,
     spin: Spin = None,
@@ -164,19 +174,30 @@ def command(
         timing_cache=timing_cache,
     )
     model = open_model(bundle or _only_model(), check=False)  # build_engine checks every file
+    placing = settle_placing(
+        model.manifest, split=split_streams, devices=options.devices, place=place, plan=plan
+    )
+    options = replace(options, devices=placing.devices)
     chosen, reasons = _settle(backend)
-    builder = make_builder(chosen, options, split=split_streams)
-    name = f"{Path(os.path.abspath(model.path)).name}-{builder.label}"
-    final = output or ENGINES / (name + "-split" * split_streams)
+    builder = make_builder(chosen, options, split=placing.split)
+    final = output or _default_folder(model, builder.label, split=placing.split)
     _refuse_own_model(model, final)
     engine = build_engine(
-        model, final, builder, split=split_streams, force=force, progress=progress
+        model,
+        final,
+        builder,
+        split=placing.split,
+        placement=placing.placement,
+        force=force,
+        progress=progress,
     )
     warn(engine.manifest.warnings)
-    if as_json:
-        print_json(Report(path=str(engine.path), reasons=reasons, manifest=engine.manifest))
-    else:
-        _print_summary(engine)
+    _print(engine, reasons, as_json=as_json)
+
+
+def _default_folder(model: ModelBundle, label: str, *, split: bool) -> Path:
+    name = Path(os.path.abspath(model.path)).name
+    return ENGINES / (f"{name}-{label}" + "-split" * split)
 
 
 def _split(values: Sequence[str]) -> tuple[str, ...]:
@@ -224,6 +245,13 @@ def _refuse_own_model(model: ModelBundle, final: Path) -> None:
     """--force replaces a bundle, but never the one that is being read."""
     if final.resolve() == model.path.resolve():
         raise OutputExistsError(f"{final} is the model itself; choose another --output")
+
+
+def _print(engine: EngineBundle, reasons: tuple[str, ...], *, as_json: bool) -> None:
+    if as_json:
+        print_json(Report(path=str(engine.path), reasons=reasons, manifest=engine.manifest))
+    else:
+        _print_summary(engine)
 
 
 def _print_summary(engine: EngineBundle) -> None:
