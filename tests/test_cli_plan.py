@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import Result, call, one_sentence
 from conftest import Cli, export_tiny
@@ -21,9 +23,12 @@ from parnet_deploy.bundle import (
 from parnet_deploy.cli import planning
 from parnet_deploy.cli.plan_words import human_seconds
 from parnet_deploy.engine import BuildOptions, build_engine, figures, make_builder
+from parnet_deploy.engine.choose import Choice
 from parnet_deploy.engine.plan import read_plan
+from parnet_deploy.errors import BuildError
+from parnet_deploy.runtime import FunctionRunner
 from parnet_deploy.runtime.machine import CudaDriver, Gpu
-from parnet_deploy.spec import encode, variant
+from parnet_deploy.spec import Array, check_feeds, encode, variant
 
 CPU = ("--backend", "onnxruntime", "--provider", "cpu", "--threads", "1")
 
@@ -352,6 +357,61 @@ def test_an_engine_is_measured_where_it_runs(
     one_sentence(elsewhere, 2, "runs on cpu", "plans for cuda:0", "leave out --devices")
     mixed = plan(split_engine, "--measure", "--devices", "0,1")
     one_sentence(mixed, 2, "these are H200, L4", "devices of one kind")
+
+
+class OnGpu(FunctionRunner):
+    """A runner that computes for 2 ms, whatever its copies take."""
+
+    def time_compute(self, feeds: Mapping[str, Array]) -> float:
+        check_feeds(self.inputs, feeds)
+        return 2e-3
+
+
+def test_stages_on_gpus_are_timed_without_their_copies(
+    plan: Plan, split_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 ms each on two H200s: two streams share one, then what joins them, and the copies."""
+
+    def opened(bundle: EngineBundle) -> OnGpu:
+        outputs = bundle.manifest.outputs
+        zeros = {spec.name: np.zeros(spec.concrete(1), spec.dtype) for spec in outputs}
+        return OnGpu(lambda feeds: zeros, inputs=bundle.manifest.inputs, outputs=outputs)
+
+    with_gpus(monkeypatch, "NVIDIA H200", "NVIDIA H200")
+    monkeypatch.setattr("parnet_deploy.bench.stage_times.open_runner", opened)
+    moved = tmp_path / "moved" / "split"
+    shutil.copytree(split_engine, moved)
+    bundle = open_engine_bundle(moved, check=False)
+    numbers = {"stream1": 0, "stream2": 0, "stream3": 1, "fusion": 1}
+    stages = tuple(
+        replace(stage, device=f"cuda:{numbers[stage.name]}") for stage in bundle.manifest.stages
+    )
+    there = replace(bundle, manifest=replace(bundle.manifest, stages=stages))
+    monkeypatch.setattr("parnet_deploy.cli.plan.open_bundle", lambda path, check: there)
+    result = plan(moved, "--measure", "--runs", "20", "--json")
+    assert result.status == 0, result.err
+    report = json.loads(result.out)
+    (split,) = report["measured"]
+    assert split["predicted"] == pytest.approx(2 * 2e-3 + 2e-3, rel=0.05)
+    assert list(report["devices"]) == ["cuda:0", "cuda:1"]
+
+
+def test_engines_for_gpus_are_of_the_fastest_backend_and_placed_as_planned(
+    plan: Plan, tiny_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gpus(monkeypatch, "NVIDIA H200", "NVIDIA H200")
+    asked: list[tuple[str, BuildOptions, bool]] = []
+
+    def refuse(backend: str, options: BuildOptions, *, split: bool) -> None:
+        asked.append((backend, options, split))
+        raise BuildError("there is no GPU here, after all")
+
+    choice = Choice("onnxruntime", ("taken",))
+    monkeypatch.setattr("parnet_deploy.cli.plan_measuring.choose_backend", lambda: choice)
+    monkeypatch.setattr("parnet_deploy.cli.plan_measuring.make_builder", refuse)
+    result = plan(tiny_bundle.path, "--measure", "--devices", "1")
+    one_sentence(result, 1, "there is no GPU here, after all")
+    assert asked == [("onnxruntime", BuildOptions(provider="cuda", devices=(1,)), True)]
 
 
 def test_what_varies_is_told(tmp_path: Path, split_engine: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +20,8 @@ from parnet_deploy.roofline import (
     gpu_kind,
     roofline_seconds,
 )
+from parnet_deploy.roofline.options import options
+from parnet_deploy.roofline.predict import Assumptions
 from parnet_deploy.spec import ParNetSpec, variant
 
 COLUMNS: list[tuple[str, Precision]] = [
@@ -47,6 +51,40 @@ def test_the_table_to_the_microsecond(name: str) -> None:
         assert 1e6 * found.roofline == pytest.approx(roofline, abs=1), (kind, precision)
         assert 1e6 * found.total == pytest.approx(both, abs=1), (kind, precision)
         assert 1e6 * found.launches == pytest.approx(36)
+
+
+def documented(heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading of docs/placement.md."""
+    document = (Path(__file__).parents[1] / "docs" / "placement.md").read_text(encoding="utf-8")
+    section = document.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_documents_table_is_what_is_computed() -> None:
+    rows = documented("The floor")
+    assert [row[0] for row in rows] == ["S", "M", "L", "XL"]
+    for name, *cells in rows:
+        spec = variant(name).spec
+        bounds = [floor(spec, gpu_kind(kind), precision=p) for kind, p in COLUMNS]
+        assert cells == [f"{1e6 * b.roofline:.0f} / {1e6 * b.total:.0f}" for b in bounds]
+
+
+def test_the_documents_predictions_are_what_is_computed() -> None:
+    devices = {f"cuda:{n}": gpu_kind("RTX 3090") for n in range(3)}
+    found = options(variant("l").spec, devices, Assumptions())
+    whole = found[0].latency
+    ways = {
+        "whole": "whole, on one",
+        "split-one-device": "split, on one",
+        "split": "split, on three",
+    }
+    stems = {None: "", "replicate": ", stem replicated", "share": ", stem shared"}
+    computed = {
+        ways[o.way] + stems[o.stem]: [f"{1e6 * o.latency:.0f} us", f"{o.latency / whole:.2f}"]
+        for o in found
+    }
+    assert {name: cells for name, *cells in documented("The model")} == computed
 
 
 @given(spec=specs(), batch=st.integers(1, 8))
