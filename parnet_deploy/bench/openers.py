@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from parnet_deploy.bench.contestant import Contestant
+from parnet_deploy.bench.graph_engine import open_graph
 from parnet_deploy.bench.opened import OpenedRunner
 from parnet_deploy.bench.peers.mnn import open_mnn
 from parnet_deploy.bench.peers.ncnn import open_ncnn
@@ -73,6 +74,7 @@ def _kernels(bundle: EngineBundle) -> int | None:
 
 OPENERS: Mapping[str, Opener] = {
     "engine": open_engine,
+    "graph": open_graph,
     "torch": open_torch,
     "torch-compile": open_torch_compile,
     "onnxruntime": open_onnxruntime,

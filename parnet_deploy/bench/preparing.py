@@ -19,6 +19,12 @@ from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.peers import Preparation, find_peer
 from parnet_deploy.bench.reference import Answers, Question, answer_question
 from parnet_deploy.bench.result import Absence
+from parnet_deploy.bench.timm_networks import (
+    TIMM_NETWORKS,
+    TimmRequest,
+    timm_contestant,
+    timm_problem,
+)
 from parnet_deploy.errors import BuildError, ParnetDeployError, SpecError
 from parnet_deploy.spec import decode, encode
 
@@ -59,6 +65,27 @@ def prepare_in_process(asked: Preparation, *, seconds: float = SECONDS) -> Conte
     return Absence(name=peer.title, network=asked.network, reason=reason)
 
 
+def timm_in_process(asked: TimmRequest, *, seconds: float = SECONDS) -> Contestant | Absence:
+    """Prepare one of timm's networks in a process of its own.
+
+    Args:
+        asked: which network, and what builds its engine.
+        seconds: how long it may take.
+
+    Returns:
+        The contestant, or why it cannot take part. Its settings name, as ``reference``, a file
+        with what is right.
+    """
+    reason = timm_problem(asked)
+    if reason is None:
+        try:
+            return _ask("timm", asked, Contestant, seconds)
+        except BuildError as exc:
+            reason = str(exc)
+    title = f"{TIMM_NETWORKS[asked.name].title}, {asked.backend}"
+    return Absence(name=title, network=asked.name, reason=reason)
+
+
 def reference_in_process(question: Question, *, seconds: float = SECONDS) -> Answers:
     """Compute the training form's answers in float64, in a process of its own.
 
@@ -77,12 +104,17 @@ def _prepare_peer(data: bytes) -> Contestant:
     return find_peer(asked.peer).prepare(asked)
 
 
+def _prepare_timm(data: bytes) -> Contestant:
+    return timm_contestant(decode(data, TimmRequest))
+
+
 def _reference(data: bytes) -> Answers:
     return answer_question(decode(data, Question))
 
 
 TASKS: Mapping[str, Callable[[bytes], object]] = {
     "peer": _prepare_peer,
+    "timm": _prepare_timm,
     "reference": _reference,
 }
 

@@ -10,6 +10,7 @@ onnxruntime    ONNX Runtime with its defaults
 openvino       OpenVINO with its hint for latency
 ncnn           ncnn, converted by pnnx
 mnn            MNN
+tensorrt       TensorRT and TensorRT RTX
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from parnet_deploy.bench.peers.mnn import MNN
 from parnet_deploy.bench.peers.ncnn import NCNN
 from parnet_deploy.bench.peers.onnxruntime import ONNXRUNTIME, TORCH_ONNX
 from parnet_deploy.bench.peers.openvino import OPENVINO
+from parnet_deploy.bench.peers.tensorrt import TENSORRT, TENSORRT_RTX
 from parnet_deploy.bench.peers.torch_compile import TORCH_COMPILE, TORCH_COMPILE_FUSED
 from parnet_deploy.bench.peers.torch_eager import TORCH, TORCH_FUSED
 from parnet_deploy.errors import UsageError
@@ -39,6 +41,8 @@ PEERS: Mapping[str, Peer] = {
         OPENVINO,
         NCNN,
         MNN,
+        TENSORRT,
+        TENSORRT_RTX,
     )
 }
 """By the names that ``--against`` takes."""

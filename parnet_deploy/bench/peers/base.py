@@ -16,9 +16,6 @@ from parnet_deploy.spec import IMAGES, LOGITS, TensorSpec
 Precision = Literal["fp32", "fp16"]
 Kind = Literal["cpu", "cuda"]
 
-INSTALL = "'parnet-deploy[bench]'"
-"""What to give to ``pip install`` for a peer's packages."""
-
 _MODULES: Mapping[str, str] = {
     "onnx-graphsurgeon": "onnx_graphsurgeon",
     "onnxruntime-gpu": "onnxruntime",
@@ -84,6 +81,7 @@ class Peer:
         title: what its users would call it; it says what is not their default.
         packages: what it needs, by names in the registry.
         prepare: makes a contestant of it, in a process of its own; see `bench.preparing`.
+        extra: that of parnet-deploy which brings the packages.
         devices: kinds of devices that it runs on.
         precisions: what it computes in on each of those.
         hindrance: whatever else may be in its way on a device, or None.
@@ -93,6 +91,7 @@ class Peer:
     title: str
     packages: tuple[str, ...]
     prepare: Callable[[Preparation], Contestant]
+    extra: str = "bench"
     devices: tuple[Kind, ...] = ("cpu", "cuda")
     precisions: Mapping[Kind, tuple[Precision, ...]]
     hindrance: Callable[[str], str | None] = _nothing
@@ -110,17 +109,21 @@ class Peer:
         if precision not in self.precisions[kind]:
             known = " and ".join(self.precisions[kind])
             return f"{self.title} takes part in {known} only on {kind}, not in {precision}"
-        if missing := missing_packages(self.packages):
-            verb = "is" if len(missing) == 1 else "are"
-            return f"{', '.join(missing)} {verb} not installed: pip install {INSTALL}"
+        if lacking := packages_lacking(self.packages, self.extra):
+            return lacking
         if number is not None and (lacking := gpu_lacking(number)):
             return lacking
         return self.hindrance(device)
 
 
-def missing_packages(packages: tuple[str, ...]) -> list[str]:
-    """Those that are not installed; none is imported."""
-    return [name for name in packages if not _importable(_MODULES.get(name, name))]
+def packages_lacking(packages: tuple[str, ...], extra: str) -> str | None:
+    """Which of them are not installed and what brings them, or None. None is imported."""
+    missing = [name for name in packages if not _importable(_MODULES.get(name, name))]
+    if not missing:
+        return None
+    verb = "is" if len(missing) == 1 else "are"
+    listed = ", ".join(missing)
+    return f"{listed} {verb} not installed: pip install 'parnet-deploy[{extra}]'"
 
 
 def device_number(device: str) -> int | None:

@@ -43,7 +43,7 @@ def unfused_graph(asked: Preparation) -> Path:
         )
         save_with_weights(whole_graph(load_trained(asked), options), folder / GRAPH)
 
-    return kept(asked, f"unfused-b{asked.batch}", write) / GRAPH
+    return kept(asked.folder, f"unfused-b{asked.batch}", write) / GRAPH
 
 
 def torch_graph(asked: Preparation) -> Path:
@@ -62,7 +62,7 @@ def torch_graph(asked: Preparation) -> Path:
         model = load_trained(asked)
         export_with_torch(model, (3, *model.spec.image_size), asked.batch, folder / GRAPH)
 
-    return kept(asked, f"torch-onnx-b{asked.batch}", write) / GRAPH
+    return kept(asked.folder, f"torch-onnx-b{asked.batch}", write) / GRAPH
 
 
 def load_trained(asked: Preparation) -> ParNet:
@@ -117,22 +117,22 @@ def one_file(graph: Path, path: Path) -> None:
     onnx.save(onnx.load(graph), path)
 
 
-def kept(asked: Preparation, name: str, write: Callable[[Path], None]) -> Path:
+def kept(workspace: Path, name: str, write: Callable[[Path], None]) -> Path:
     """A folder of the workspace that is written whole, or not at all, and then kept.
 
     Args:
-        asked: whose workspace.
+        workspace: the folder that it is in.
         name: the folder's.
         write: writes into the folder that it is given.
 
     Raises:
         BundleError: it cannot be written.
     """
-    final = asked.folder / name
+    final = workspace / name
     if final.is_dir():
         return final
     try:
-        work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=asked.folder))
+        work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=workspace))
         try:
             write(work)
             work.rename(final)

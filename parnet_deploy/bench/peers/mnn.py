@@ -56,7 +56,7 @@ def open_mnn(contestant: Contestant) -> OpenedRunner:
 def _prepare(asked: Preparation) -> Contestant:
     spec = open_model(Path(asked.model), check=False).manifest.spec
     graph = unfused_graph(asked)
-    folder = kept(asked, f"mnn-b{asked.batch}", lambda work: _convert(graph, work / NETWORK))
+    folder = kept(asked.folder, f"mnn-b{asked.batch}", lambda work: _convert(graph, work / NETWORK))
     settings = {"size": list(spec.image_size), "classes": spec.classes}
     return contestant_of(asked, TITLE, "mnn", folder / NETWORK, settings)
 

@@ -25,6 +25,8 @@ from parnet_deploy.spec import Array
 
 TITLE = "ncnn, unfused export, fp32"
 
+OPENER = "ncnn"
+
 SECONDS = 300.0
 """How long a conversion may take."""
 
@@ -76,14 +78,14 @@ def _prepare(asked: Preparation) -> Contestant:
 
     def write(folder: Path) -> None:
         one_file(graph, folder / GRAPH)
-        _convert(folder, height, width)
+        convert(folder, height, width)
 
-    folder = kept(asked, "ncnn", write)
+    folder = kept(asked.folder, "ncnn", write)
     settings = {"size": [height, width], "classes": spec.classes}
-    return contestant_of(asked, TITLE, "ncnn", folder, settings)
+    return contestant_of(asked, TITLE, OPENER, folder, settings)
 
 
-def _convert(folder: Path, height: int, width: int) -> None:
+def convert(folder: Path, height: int, width: int) -> None:
     """Let pnnx make ``model.ncnn.*`` of ``model.onnx`` in a folder, with float32 weights.
 
     Raises:
