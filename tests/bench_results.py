@@ -49,6 +49,7 @@ def outcome(
     spread: float = 0.01,
     seed: int | None = None,
     parity: Parity | None = NEAR,
+    opener: str | None = None,
     **others: Any,
 ) -> Outcome:
     """One contestant's outcome. Its ratio is put right by `result`."""
@@ -61,7 +62,7 @@ def outcome(
             name=name,
             group=group,
             network=network,
-            opener="engine" if group == "ours" else "peer",
+            opener=opener or ("engine" if group == "ours" else "onnxruntime"),
             path=f"engines/{name}",
             images="images.npz",
             devices=devices,
@@ -136,13 +137,6 @@ def contest() -> BenchResult:
         outcome("torch eager", 16.0, group="peer", spread=0.2, floor=floor),
         outcome("ncnn", 6.0, group="peer", floor=floor),
         absent=[Absence(name="tensorrt", network="l", reason="there is no GPU here")],
-    )
-
-
-def with_gpu(result_: BenchResult) -> BenchResult:
-    """The same, said to have been measured on a machine with a GPU."""
-    return replace(
-        result_, conditions=Conditions(hardware=(CPU, GPU), versions={"tensorrt": "10.8"})
     )
 
 

@@ -86,7 +86,7 @@ def test_too_few_rounds_decide_nothing() -> None:
 
 def test_one_contestant_alone_is_compared_with_nothing() -> None:
     (sentence, schedule) = wording.sentences(made.result(*schedules(whole=10.0)))
-    assert "ran alone" in sentence
+    assert "nothing to be compared with" in sentence
     assert "only 'whole' ran" in schedule
 
 
@@ -209,6 +209,20 @@ def test_other_answers_and_absent_ones_are_named() -> None:
     assert "same top-1 class for 3 of 64 images" in text
     assert "6.0e+12" in text
     assert "l: 'tensorrt' did not take part: there is no GPU." in text
+
+
+def test_who_answers_otherwise_wins_nothing() -> None:
+    wrong = Parity(max_abs=0.1, max_rel=0.1, same_top1=63, images=64)
+    text = said(
+        made.outcome("quick", 1.0, group="peer", parity=wrong),
+        made.outcome("right", 2.0),
+        made.outcome("slow", 3.0),
+    )
+    first = text.splitlines()[0]
+    assert first.startswith("l: 'right' (ours, fp32) is the fastest")
+    assert first.endswith("; 'quick' answered otherwise.")
+    alone = said(made.outcome("quick", 1.0, parity=wrong), made.outcome("right", 2.0))
+    assert "'right' (ours, fp32) has nothing to be compared with" in alone
 
 
 def test_over_several_networks_it_is_said_where_splitting_pays() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import verify_faults as faults
+from html_pages import Page
 
 from parnet_deploy.bundle import ModelBundle
 from parnet_deploy.errors import VerificationError
@@ -52,39 +52,6 @@ def bad_page(bad: Verification) -> str:
 def drawn_at_once(good_page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it is not the page that counts, it need not be drawn again."""
     monkeypatch.setattr(report, "render", lambda verification: good_page)
-
-
-class Page(HTMLParser):
-    """What a page refers to, which tags it leaves open, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.references: list[str] = []
-        self.ids: list[str] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        names = ("src", "href", "xlink:href", "data", "action")
-        self.references += [value for name in names if (value := given.get(name))]
-        self.ids += [value for name, value in attrs if name == "id" and value]
-        if tag not in ("meta", "br", "link", "img"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("meta", "br", "link", "img"):
-            return
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.text += data
 
 
 def test_the_json_says_all_that_was_found(

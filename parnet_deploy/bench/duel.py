@@ -75,5 +75,5 @@ def sign_test(won: int, lost: int) -> float:
     played = won + lost
     if not played:
         return 1.0
-    tail = sum(math.comb(played, k) for k in range(min(won, lost) + 1)) / 2**played
-    return min(1.0, 2 * tail)
+    ways = sum(math.comb(played, k) for k in range(min(won, lost) + 1))
+    return min(1.0, math.ldexp(ways, 1 - played))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from parnet_deploy.bench.duel import FEWEST_ROUNDS, Duel
+from parnet_deploy.bench.result import Conditions
 from parnet_deploy.bench.statistics import Ratio
 from parnet_deploy.pages.sheet import NONE
 
@@ -50,7 +52,7 @@ def evidence(found: Duel) -> str:
     """What a claim rests on: the quartiles, and in how many rounds it was so."""
     ahead = "ahead " if found.verdict == "undecided" else ""
     return (
-        f"quartiles {found.speed.low:.2f} to {found.speed.high:.2f}, {ahead}in {found.won} of "
+        f"quartiles {found.speed.low:.3f} to {found.speed.high:.3f}, {ahead}in {found.won} of "
         f"{found.won + found.lost} rounds"
     )
 
@@ -77,3 +79,30 @@ def listed(words: Iterable[str]) -> str:
     """
     *some, last = words
     return f"{', '.join(some)} and {last}" if some else last
+
+
+def machine(conditions: Conditions) -> str:
+    """The hardware in a few words: ``AMD EPYC 9454, 48 cores; 3 NVIDIA H200``."""
+    cpu, *gpus = conditions.hardware
+    return "; ".join([_short(cpu), *_counted(map(_short, gpus))])
+
+
+def hardware(devices: Iterable[str], conditions: Conditions) -> str:
+    """What devices are: the conditions' first line is the CPU, the others are GPUs in order."""
+    cpu, *gpus = map(_short, conditions.hardware)
+    names = []
+    for device in devices:
+        number = device.partition(":")[2]
+        known = number.isdigit() and int(number) < len(gpus)
+        names.append(gpus[int(number)] if known else cpu if device == "cpu" else device)
+    return ", ".join(_counted(names))
+
+
+def _short(line: str) -> str:
+    """A line of hardware without what stands in brackets at its end."""
+    return line.partition(" (")[0]
+
+
+def _counted(names: Iterable[str]) -> list[str]:
+    """Each name once, with how often it is there."""
+    return [f"{n} {name}" if n > 1 else name for name, n in Counter(names).items()]

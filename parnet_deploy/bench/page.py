@@ -8,7 +8,7 @@ from importlib import resources
 
 from markupsafe import Markup
 
-from parnet_deploy.bench import plots, table
+from parnet_deploy.bench import figures, plots, table
 from parnet_deploy.bench.plots_parity import parity
 from parnet_deploy.bench.plots_timeline import timelines
 from parnet_deploy.bench.result import BenchResult, Settings
@@ -18,8 +18,8 @@ from parnet_deploy.pages.sheet import Sheet
 TEMPLATE = "page.html.j2"
 
 LATENCIES = (
-    "Each run's time, up to the slowest 1 %. Black: the median; coloured: the 99th percentile. "
-    "Orange: ours; blue: peers."
+    "How densely the runs' times lie, without the slowest 1 %. The long mark is the median, the "
+    "short one the 99th percentile. Orange: ours; blue: peers."
 )
 PARITY = (
     "Greatest difference of an output from the training form in float64, relative to the greatest "
@@ -59,14 +59,16 @@ def render(result: BenchResult, paper: Sequence[Sheet] = ()) -> str:
         paper: the paper's tables beside ours, where they were asked for.
     """
     networks = [_network(result, name) for name in result.networks]
-    told = {f"{network.name}: {words}" for network in networks for words in network.verdict}
+    marks = tuple(f"{name}: " for name in result.networks)
     return frame.render(
         (resources.files(__package__) / TEMPLATE).read_text(encoding="utf-8"),
         result=result,
         networks=networks,
-        others=[sentence for sentence in result.verdict if sentence not in told],
+        others=[_begun(words) for words in result.verdict if not words.startswith(marks)],
         paper=paper,
         settings=_in_words(result.settings),
+        machine=figures.machine(result.conditions),
+        date=result.date[:16].replace("T", " ") + " UTC",
     )
 
 
@@ -76,7 +78,7 @@ def _network(result: BenchResult, name: str) -> Network:
     return Network(
         name=name,
         verdict=tuple(
-            sentence.removeprefix(mark)
+            _begun(sentence.removeprefix(mark))
             for sentence in result.verdict
             if sentence.startswith(mark) and not sentence.startswith(absent)
         ),
@@ -99,6 +101,11 @@ def _plots(result: BenchResult, network: str) -> Iterator[Plot]:
     for title, caption, drawing in drawn:
         # Made by matplotlib here, which escapes the names in it.
         yield Plot(title=title, caption=caption, svg=Markup(drawing))  # noqa: S704
+
+
+def _begun(sentence: str) -> str:
+    """A sentence that begins as sentences do."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _in_words(settings: Settings) -> str:

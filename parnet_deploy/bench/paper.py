@@ -251,19 +251,7 @@ def _best(outcomes: Iterable[Outcome]) -> list[Outcome]:
 def _who(outcome: Outcome, conditions: Conditions) -> tuple[str, str]:
     """A contestant with its precision, and the hardware that it ran on."""
     name = f"here: {outcome.contestant.name}, {outcome.precision}"
-    return name, hardware_of(outcome.contestant.devices, conditions)
-
-
-def hardware_of(devices: Iterable[str], conditions: Conditions) -> str:
-    """The names of devices: the conditions' first line is the CPU, the others are its GPUs."""
-    cpu, *gpus = (line.partition(" (")[0] for line in conditions.hardware)
-    names: dict[str, int] = {}
-    for device in devices:
-        number = device.partition(":")[2]
-        known = number.isdigit() and int(number) < len(gpus)
-        name = gpus[int(number)] if known else cpu if device == "cpu" else device
-        names[name] = names.get(name, 0) + 1
-    return ", ".join(f"{times} {name}" if times > 1 else name for name, times in names.items())
+    return name, figures.hardware(outcome.contestant.devices, conditions)
 
 
 def _counts(network: str) -> tuple[str, str, str]:
@@ -274,7 +262,7 @@ def _counts(network: str) -> tuple[str, str, str]:
     return (
         str(counts.depth),
         f"{counts.parameters_fused / 1e6:.1f}",
-        f"{counts.flop_fused / 1e9:.1f}",
+        f"{counts.flop_fused / 1e9:.2f}",
     )
 
 

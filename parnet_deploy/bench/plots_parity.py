@@ -79,7 +79,14 @@ def _label(figure: Figure, axes: Axes, known: Sequence[tuple[Outcome, Parity]]) 
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     texts = [
-        axes.text(0, 0, shorten(outcome.contestant.name, 30), fontsize=7.5, va="bottom")
+        axes.text(
+            0,
+            0,
+            shorten(outcome.contestant.name, 32),
+            fontsize=7.5,
+            va="bottom",
+            parse_math=False,
+        )
         for outcome, _ in known
     ]
     extents = [text.get_window_extent() for text in texts]
@@ -90,7 +97,7 @@ def _label(figure: Figure, axes: Axes, known: Sequence[tuple[Outcome, Parity]]) 
     area = axes.get_window_extent()
     boxes = place(
         points,
-        [(extent.width, extent.height) for extent in extents],
+        [(extent.width + _GAP, extent.height) for extent in extents],
         Box(area.x0 + 2, area.y0 + 2, area.x1 - 2, area.y1 - 2),
         gap=_GAP,
     )
@@ -99,7 +106,7 @@ def _label(figure: Figure, axes: Axes, known: Sequence[tuple[Outcome, Parity]]) 
         if box is None:
             text.remove()
             continue
-        x, y = back.transform((box.left, box.bottom))
+        x, y = back.transform((box.left + _GAP / 2, box.bottom))
         text.set_position((float(x), float(y)))
         _join(axes, point, box)
 

@@ -63,15 +63,16 @@ def _draw_run(
     end: float,
 ) -> None:
     share = figures.percent(overlap(outcome.timeline))
-    name = shorten(outcome.contestant.name, 38)
-    axes.set_title(f"{name}: several stages at once in {share}", fontsize=8, loc="left")
+    name = shorten(outcome.contestant.name, 34)
+    title = f"{name}: stages overlap in {share}" if len(lanes) > 1 else name
+    axes.set_title(title, fontsize=8, loc="left", parse_math=False)
     for span in outcome.timeline:
         lane = lanes.index((span.stage, span.device))
         start, length = 1000 * span.start, 1000 * (span.end - span.start)
         colour = _COPY if span.stage in COPIES else _colour(span.device, devices)
         axes.barh(lane, length, left=start, height=0.66, color=colour)
         _say_length(axes, lane, start, length, end)
-    axes.set_yticks(range(len(lanes)), [stage for stage, _ in lanes], fontsize=8)
+    axes.set_yticks(range(len(lanes)), [stage for stage, _ in lanes], fontsize=8, parse_math=False)
     axes.set_ylim(len(lanes) - 0.45, -0.55)
     axes.set_xlim(0, end * 1.02)
     axes.grid(axis="x")

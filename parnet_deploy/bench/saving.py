@@ -80,8 +80,9 @@ def read(path: Path) -> BenchResult:
 
 def to_json(result: BenchResult) -> str:
     """JSON with every figure: what is nothing but numbers stands on one line."""
-    text = encode(result).decode()
-    return re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
+    # Inside a text there is no line break: JSON escapes it.
+    numbers = re.compile(r"\[\n\s+([-+.\deE,\s]+?)\n\s*\]")
+    return numbers.sub(lambda m: f"[{' '.join(m[1].split())}]", encode(result).decode())
 
 
 def to_markdown(result: BenchResult, extra: Sequence[Sheet] = ()) -> str:

@@ -88,7 +88,7 @@ def floor_sentences(outcomes: Sequence[Outcome]) -> Iterator[str]:
             figures.milliseconds, (floor.total, floor.roofline, floor.launches)
         )
         yield (
-            f"'{outcome.contestant.name}' ({outcome.precision}, {what}) stands at "
+            f"{_name(outcome)} ({outcome.precision}, {what}) stands at "
             f"{figures.times(times_floor(outcome))} the floor of {total} ms ({roofline} ms of "
             f"operations and bytes, {launches} ms of launches; {floor.device})."
         )
@@ -106,11 +106,14 @@ def times_floor(outcome: Outcome) -> float:
 
 
 def _fastest(outcomes: Sequence[Outcome]) -> str:
-    """The fastest, or those that cannot be told from it."""
-    first, *others = outcomes
+    """The fastest whose answers are right, or those that cannot be told from it."""
+    right = [outcome for outcome in outcomes if not _answers_otherwise(outcome)] or list(outcomes)
+    first, *others = right
+    faster = outcomes[: outcomes.index(first)]
+    wrong = f"; {figures.listed(map(_name, faster))} answered otherwise" if faster else ""
     latency = figures.milliseconds(first.latency.p50)
     if not others:
-        return f"{_who(first)} ran alone: median {latency} ms; there is nothing to compare with."
+        return f"{_who(first)} has nothing to be compared with: median {latency} ms{wrong}."
     duels = [duel(first, other) for other in others]
     near = [
         f"{_who(other)} at {figures.milliseconds(other.latency.p50)} ms"
@@ -121,12 +124,12 @@ def _fastest(outcomes: Sequence[Outcome]) -> str:
         few = f"; {figures.doubt(duels[0])}" if duels[0].too_short else ""
         return (
             f"no single fastest: {_who(first)}, median {latency} ms, cannot be told from "
-            f"{figures.listed(near)}{few}."
+            f"{figures.listed(near)}{few}{wrong}."
         )
     return (
         f"{_who(first)} is the fastest: median {latency} ms, {figures.rate(first.throughput)} "
         f"images/s; {figures.times(duels[0].speed.median)} as fast as the next, "
-        f"'{others[0].contestant.name}' ({figures.evidence(duels[0])})."
+        f"{_name(others[0])} ({figures.evidence(duels[0])}){wrong}."
     )
 
 
@@ -136,16 +139,16 @@ def _against(best: Outcome, peer: Outcome) -> str:
     if found.verdict == "slower":
         found = duel(peer, best)
         return (
-            f"'{peer.contestant.name}' is {figures.times(found.speed.median)} as fast as our best, "
-            f"'{best.contestant.name}'{_mixed(peer, best)} ({figures.evidence(found)})."
+            f"{_name(peer)} is {figures.times(found.speed.median)} as fast as our best, "
+            f"{_name(best)}{_mixed(peer, best)} ({figures.evidence(found)})."
         )
     if found.verdict == "faster":
         return (
-            f"our best, '{best.contestant.name}', is {figures.times(found.speed.median)} as fast "
-            f"as '{peer.contestant.name}'{_mixed(best, peer)} ({figures.evidence(found)})."
+            f"our best, {_name(best)}, is {figures.times(found.speed.median)} as fast "
+            f"as {_name(peer)}{_mixed(best, peer)} ({figures.evidence(found)})."
         )
     return (
-        f"our best, '{best.contestant.name}', and '{peer.contestant.name}'{_mixed(best, peer)} "
+        f"our best, {_name(best)}, and {_name(peer)}{_mixed(best, peer)} "
         f"cannot be told apart: {figures.times(found.speed.median)} as fast "
         f"({figures.evidence(found)}; {figures.doubt(found)})."
     )
@@ -169,9 +172,9 @@ def _mixed(one: Outcome, other: Outcome) -> str:
 def _other_answers(outcomes: Sequence[Outcome]) -> Iterator[str]:
     for outcome in outcomes:
         parity = outcome.parity
-        if parity is not None and parity.same_top1 < parity.images:
+        if parity is not None and _answers_otherwise(outcome):
             yield (
-                f"'{outcome.contestant.name}' answers otherwise than the training form: it has the "
+                f"{_name(outcome)} answers otherwise than the training form: it has the "
                 f"same top-1 class for {parity.same_top1} of {parity.images} images, and its "
                 f"greatest relative error is {figures.error(parity.max_rel)}."
             )
@@ -179,7 +182,7 @@ def _other_answers(outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 def _unstable(outcomes: Sequence[Outcome]) -> Iterator[str]:
     shaky = [(outcome, instability(outcome.latency)) for outcome in outcomes]
-    words = [f"'{outcome.contestant.name}' ({reason})" for outcome, reason in shaky if reason]
+    words = [f"{_name(outcome)} ({reason})" for outcome, reason in shaky if reason]
     if words:
         yield (
             f"unstable: {figures.listed(words)}. Let nothing else run on the machine, fix its "
@@ -187,6 +190,15 @@ def _unstable(outcomes: Sequence[Outcome]) -> Iterator[str]:
         )
 
 
+def _answers_otherwise(outcome: Outcome) -> bool:
+    """Whether an image has another top-1 class than the training form gives it."""
+    return outcome.parity is not None and outcome.parity.same_top1 < outcome.parity.images
+
+
+def _name(outcome: Outcome) -> str:
+    return f"'{outcome.contestant.name}'"
+
+
 def _who(outcome: Outcome) -> str:
     whose = "ours" if outcome.contestant.group == "ours" else "a peer"
-    return f"'{outcome.contestant.name}' ({whose}, {outcome.precision})"
+    return f"{_name(outcome)} ({whose}, {outcome.precision})"

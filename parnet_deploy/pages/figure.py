@@ -19,7 +19,6 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
-    "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.color": INK,
