@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ADD, MULTIPLY = 0, 2  # BinaryOp's and Eltwise's numbers
 SUM = 1
 RELU, SIGMOID = 1, 4  # activation_type
-AVERAGE = 1
+AVERAGE, VALID = 1, 1  # pooling_type, pad_mode
 
 _ACTIVATION = 9  # number of activation_type
 _CONVOLUTION = (0, 1, 11, 2, 12, 3, 13, 4, 14, 15, 16, 5, 6)
@@ -310,6 +310,16 @@ class _Converter:
             raise UnfitValueError(f"a pool over {x.size} pixels")
         self._layer(node, "Pooling", [x], {0: AVERAGE, 4: 1}, [], size=())
 
+    def pool_windows(self, node: onnx.NodeProto, attributes: dict[str, Any]) -> None:
+        x, (height, width) = self._blob(node.input[0]), attributes["kernel_shape"]
+        vertical, horizontal = attributes.get("strides", [1, 1])
+        if len(x.size) != 2 or any(attributes.get("pads", ())) or attributes.get("ceil_mode"):
+            raise UnfitValueError(f"attributes {attributes} over {x.size} pixels")
+        size = (x.size[0] - height) // vertical + 1, (x.size[1] - width) // horizontal + 1
+        params: dict[int, Param] = {0: AVERAGE, 1: width, 11: height}
+        params |= {2: horizontal, 12: vertical, 5: VALID}
+        self._layer(node, "Pooling", [x], params, [], size=size)
+
     def mean(self, node: onnx.NodeProto, attributes: dict[str, Any]) -> None:
         blobs = [self._blob(name) for name in node.input]
         if len({(blob.channels, blob.size) for blob in blobs}) > 1:
@@ -365,6 +375,7 @@ class _Converter:
 
 _EMITTERS: Mapping[str, Callable[[_Converter, Any, dict[str, Any]], None]] = {
     "Add": _Converter.add,
+    "AveragePool": _Converter.pool_windows,
     "BatchNormalization": _Converter.batch_norm,
     "Cast": _Converter.cast,
     "Concat": _Converter.concat,

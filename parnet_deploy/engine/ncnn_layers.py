@@ -135,7 +135,8 @@ def _resolve(
         tops, splits = [], []
         for blob in draft.tops:
             inside, outside = reads[id(blob)], wanted.get(id(blob), [])
-            if inside + len(outside) <= 1:
+            fixed = draft.kind == "Input" and outside  # its name stays, whatever is wanted of it
+            if inside + len(outside) <= 1 and not fixed:
                 tops.append(outside[0] if outside else blob.name)
                 names[id(blob)] = [blob.name]
                 continue
