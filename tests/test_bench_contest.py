@@ -194,3 +194,22 @@ def test_the_turns_together_reach_what_was_asked_for(
     assert iterations <= turn.iterations * rounds < iterations + rounds
     assert turn.seconds * rounds == pytest.approx(seconds)
     assert turn.warm_up == warm_up
+
+
+def test_networks_take_turns_as_a_whole_and_are_never_held_in_memory_together(
+    tmp_path: Path,
+) -> None:
+    hall = Hall()
+    alive: list[set[str]] = []
+    named = [contestant(f"{network}{n}", network) for network in "sml" for n in range(2)]
+    contest = hold_contest(
+        named,
+        Settings(rounds=4, processes=2),
+        tmp_path,
+        employ=hall.employ,
+        progress=lambda step: alive.append({name for name, count in hall.alive.items() if count}),
+    )
+    assert all(len({name[0] for name in held}) <= 1 for held in alive)
+    assert all(len(record.rounds) == 4 for record in contest.records)
+    order = [name[0] for name in hall.order("open")]
+    assert sorted(order[:6]) == sorted(order[6:]) == list("llmmss")

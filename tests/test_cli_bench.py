@@ -14,8 +14,11 @@ import pytest
 from commands import call
 from conftest import Cli
 
-from parnet_deploy.bench.result import BenchResult
+from parnet_deploy.bench.paper import networks as paper_networks
+from parnet_deploy.bench.result import Absence, BenchResult
+from parnet_deploy.bench.timm_networks import TimmRequest
 from parnet_deploy.bundle import EngineBundle, ModelBundle
+from parnet_deploy.cli import bench
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.spec import decode
 
@@ -238,3 +241,45 @@ def test_the_settings_are_those_of_the_options() -> None:
     defaults = {n: p.default for n, p in inspect.signature(command).parameters.items()}
     plain = json.loads(json.dumps({name: getattr(Settings(), name) for name in Settings.__slots__}))
     assert {name: defaults[name] for name in plain} == plain
+
+
+@pytest.mark.slow
+def test_the_papers_tables_stand_beside_ours(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[TimmRequest] = []
+
+    def absent(request: TimmRequest) -> Absence:
+        asked.append(request)
+        return Absence(name=request.name, network=request.name, reason="timm is not installed")
+
+    monkeypatch.setattr(bench, "timm_in_process", absent)
+    given = ("--paper", "--variants", "s", "--backends", "onnxruntime", *QUICK)
+    result = call(capsys, "bench", *given, "--output", tmp_path / "paper.md")
+    assert result.status == 0, result.err
+    assert [request.name for request in asked] == [
+        "resnet34",
+        "resnet50",
+        "repvgg-b1g4",
+        "repvgg-b2g4",
+    ]
+    assert {(request.backend, request.device) for request in asked} == {("onnxruntime", "cpu")}
+    written = (tmp_path / "paper.md").read_text()
+    for text in (result.out, written):
+        assert "the paper's table 2" in text
+        assert "RTX 3090" in text
+        assert "timm is not installed" in text
+    assert "here: onnxruntime" in result.out
+    assert "prepare: onnxruntime" not in result.err  # only L stands unfused in the paper
+
+
+def test_the_paper_needs_all_its_networks() -> None:
+    asked = bench._Asked(
+        subjects=(), variants=(), backends=(), against=(), precision="fp32", paper=True
+    )
+    assert asked.of_the_paper().variants == paper_networks()
+    assert {"s", "m", "l", "xl", "l-depth9", "xl-depth15"} <= set(paper_networks())
+    only = bench._Asked(
+        subjects=(), variants=("s",), backends=(), against=("torch",), precision="fp32", paper=True
+    )
+    assert only.of_the_paper() == only

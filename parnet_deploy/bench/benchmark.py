@@ -36,7 +36,9 @@ class Plan:
         command: what makes it again.
         engines: engines of this project; the first of each network is the reference of it.
         against: names of peers.
+        networks: those that the peers take part in; empty means all.
         others: contestants that are prepared already.
+        absent: who was asked for, and could not be prepared.
         gpus: GPUs that split engines may use; empty means all there are.
         schedules: whether each engine's model takes part in its backend's other schedules, too.
         floor: whether the physical floor is computed.
@@ -47,7 +49,9 @@ class Plan:
     command: str
     engines: tuple[EngineBundle, ...]
     against: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
     others: tuple[Contestant, ...] = ()
+    absent: tuple[Absence, ...] = ()
     gpus: tuple[int, ...] = ()
     schedules: bool = True
     floor: bool = False
@@ -81,7 +85,8 @@ def run_benchmark(
     if not contest.records:
         reasons = "; ".join(f"{absence.name}: {absence.reason}" for absence in contest.absent)
         raise RunnerError(f"nobody could be measured: {reasons}")
-    measured = outcomes(contest.records, plan.settings.batch, references=entries.references)
+    references = entries.references | _own_references(plan.others)
+    measured = outcomes(contest.records, plan.settings.batch, references=references)
     if plan.floor:
         measured = tuple(entries.with_floor(outcome) for outcome in measured)
     result = BenchResult(
@@ -90,9 +95,18 @@ def run_benchmark(
         settings=plan.settings,
         conditions=conditions(before, look()),
         outcomes=measured,
-        absent=(*entries.absent, *contest.absent),
+        absent=(*plan.absent, *entries.absent, *contest.absent),
     )
     return replace(result, verdict=sentences(result))
+
+
+def _own_references(others: Sequence[Contestant]) -> dict[str, Path]:
+    """What is right of contestants that bring it along."""
+    return {
+        contestant.key: Path(contestant.settings["reference"])
+        for contestant in others
+        if "reference" in contestant.settings
+    }
 
 
 def check_batch(plan: Plan) -> None:
@@ -146,7 +160,8 @@ class _Entries:
         model = _model_of(engine)
         device, network = engine.manifest.stages[0].device, engine.manifest.spec.name
         for name in self._plan.against:
-            if (network, device, name) in self._peers:
+            left_out = self._plan.networks and network not in self._plan.networks
+            if left_out or (network, device, name) in self._peers:
                 continue
             self._peers.add((network, device, name))
             if isinstance(model, str):

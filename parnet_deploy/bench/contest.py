@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,8 +80,10 @@ def hold_contest(
 ) -> Contest:
     """Measure contestants in one interleaved run.
 
-    At every moment at most one of them runs. In each round all take a turn, in an order that is
-    shuffled anew. Who fails is left out, with the reason; the others go on.
+    At every moment at most one of them runs. In each round all of one network take a turn, in an
+    order that is shuffled anew. The networks follow each other, in shuffled order as well, each
+    time the contestants are started anew: no more of them are held in memory than are compared.
+    Who fails is left out, with the reason; the others go on.
 
     Args:
         contestants: no two of one network have the same name.
@@ -101,7 +104,8 @@ def hold_contest(
     }
     contest = _Contest(records, settings, employ, progress)
     for rounds in share_out(settings.rounds, settings.processes):
-        contest.hold(rounds)
+        for network in contest.shuffled_networks():
+            contest.hold(network, rounds)
     return Contest(records=tuple(records.values()), absent=tuple(contest.absent))
 
 
@@ -136,28 +140,35 @@ class _Contest:
         self._employ = employ
         self._progress = progress
         self._random = random.Random(settings.seed)  # noqa: S311 - an order, not a secret
-        self._round = 0
+        self._round: Counter[str] = Counter()
         self.absent: list[Absence] = []
 
-    def hold(self, rounds: int) -> None:
-        """Start everybody who is left, let them take turns, and end them."""
+    def shuffled_networks(self) -> list[str]:
+        """The networks of those who are left, in an order of their own."""
+        networks = list(dict.fromkeys(r.contestant.network for r in self._records.values()))
+        return self._random.sample(networks, len(networks))
+
+    def hold(self, network: str, rounds: int) -> None:
+        """Start everybody of a network who is left, let them take turns, and end them."""
         with contextlib.ExitStack() as ending:
             workers: dict[str, Worker] = {}
-            for key in self._shuffled():
+            for key in self._shuffled(network):
                 worker = self._employ(self._assignment(key))
                 ending.callback(worker.kill)
                 if self._open(key, worker):
                     workers[key] = worker
             for _ in range(rounds):
-                self._round += 1
-                self._progress(f"round {self._round} of {self._settings.rounds}")
-                for key in self._shuffled():
+                self._round[network] += 1
+                done = f"round {self._round[network]} of {self._settings.rounds}"
+                self._progress(f"{done}: {network}")
+                for key in self._shuffled(network):
                     self._take_turn(key, workers[key])
-            for key in tuple(self._records):
+            for key in self._shuffled(network):
                 self._finish(key, workers[key])
 
-    def _shuffled(self) -> list[str]:
-        return self._random.sample(list(self._records), len(self._records))
+    def _shuffled(self, network: str) -> list[str]:
+        keys = [key for key, r in self._records.items() if r.contestant.network == network]
+        return self._random.sample(keys, len(keys))
 
     def _assignment(self, key: str) -> Assignment:
         record = self._records[key]

@@ -172,6 +172,13 @@ def sheets(result: BenchResult) -> tuple[Sheet, ...]:
     return tuple(sheet for sheet in found if sheet.emphasised)
 
 
+def networks() -> tuple[str, ...]:
+    """Names of this project's networks in the three tables."""
+    sizes = [line.network for line in TABLE_2 if _counts(line.network) != (NONE, NONE, NONE)]
+    depths = [network_of(size, line.depth) for line in TABLE_11 for size in SIZES]
+    return tuple(dict.fromkeys([*sizes, *depths]))
+
+
 def network_of(size: str, depth: int) -> str:
     """How contestants name a network of table 11."""
     return size if depth == 12 else f"{size}-depth{depth}"

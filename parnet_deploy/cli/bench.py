@@ -6,18 +6,23 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import typer
 
 from parnet_deploy.bench.benchmark import Plan, run_benchmark
+from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.networks import model_engines, variant_engines
+from parnet_deploy.bench.paper import networks as paper_networks
+from parnet_deploy.bench.paper import sheets as paper_sheets
 from parnet_deploy.bench.peers import PEERS, find_peer
-from parnet_deploy.bench.result import BenchResult, Settings
+from parnet_deploy.bench.preparing import timm_in_process
+from parnet_deploy.bench.result import Absence, BenchResult, Settings
 from parnet_deploy.bench.saving import contents, targets
 from parnet_deploy.bench.table import sheets
+from parnet_deploy.bench.timm_networks import TIMM_NETWORKS, TimmRequest
 from parnet_deploy.bundle import (
     EngineBundle,
     find_bundles,
@@ -29,8 +34,9 @@ from parnet_deploy.cli.build_engine import ENGINES
 from parnet_deploy.cli.console import print_json, print_sheet, progress, say, tell
 from parnet_deploy.cli.options import parse_choice, parse_numbers
 from parnet_deploy.cli.output import refuse_file, write_file
-from parnet_deploy.engine import choose_backend
+from parnet_deploy.engine import BuildOptions, choose_backend, make_builder
 from parnet_deploy.errors import UsageError
+from parnet_deploy.pages.sheet import Sheet
 from parnet_deploy.spec import Backend, variant
 
 Subjects = Annotated[
@@ -79,6 +85,14 @@ Schedules = Annotated[
 WithFloor = Annotated[
     bool, typer.Option("--floor", help="Say how near each is to what the device allows.")
 ]
+WithPaper = Annotated[
+    bool,
+    typer.Option(
+        "--paper",
+        help="Lay the figures out like the paper's tables 2, 3 and 11, beside the paper's: all "
+        "its networks, and the ResNets and RepVGGs it compares them with, from timm.",
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option(help="A .html, .md or .json file; a folder or another name: all three."),
@@ -87,6 +101,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace results that stand
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with every latency.")]
 
 _DEFAULT = Settings()
+
+UNFUSED = "l"
+"""The network that table 3 has unfused."""
 
 
 def command(
@@ -105,6 +122,7 @@ def command(
     seed: Seed = _DEFAULT.seed,
     schedules: Schedules = True,
     floor: WithFloor = False,
+    paper: WithPaper = False,
     output: Output = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -129,7 +147,9 @@ def command(
         backends=_backends(backends),
         against=_peers(against),
         precision=precision,
+        paper=paper,
     )
+    asked = asked.of_the_paper() if paper else asked
     gpus = parse_numbers("--devices")(devices) if devices is not None else ()
     paths = _find(asked)
     title = _title(asked, paths, settings)
@@ -137,30 +157,35 @@ def command(
     for file in files:
         refuse_file(file, force=force)
     with tempfile.TemporaryDirectory(prefix="parnet-deploy-bench-") as folder:
+        others, absent = _timm(asked, Path(folder), settings)
         plan = Plan(
             title=title,
             command=shlex.join(["parnet-deploy", *sys.argv[1:]]),
             engines=_engines(asked, paths, Path(folder), settings),
             against=asked.against,
+            networks=(UNFUSED,) if paper and against is None else (),
+            others=others,
+            absent=absent,
             gpus=gpus,
             schedules=schedules,
             floor=floor,
             settings=settings,
         )
         result = run_benchmark(plan, Path(folder), progress)
-    for path, text in contents(result, files).items():
+    extra = paper_sheets(result) if paper else ()
+    for path, text in contents(result, files, extra=extra).items():
         write_file(path, text, force=force)
     if as_json:
         print_json(result)
     else:
-        print_result(result)
+        print_result(result, extra)
     for path in files:
         tell(f"written: {path}")
 
 
-def print_result(result: BenchResult) -> None:
+def print_result(result: BenchResult, extra: Sequence[Sheet] = ()) -> None:
     """The tables, and what they say in words."""
-    for sheet in sheets(result):
+    for sheet in (*sheets(result), *extra):
         print_sheet(sheet)
     for warning in result.conditions.warnings:
         say(f"WARNING: {warning}")
@@ -177,6 +202,12 @@ class _Asked:
     backends: tuple[Backend, ...]
     against: tuple[str, ...]
     precision: str
+    paper: bool
+
+    def of_the_paper(self) -> _Asked:
+        """The same with what the paper's tables need, where nothing else was asked for."""
+        variants = self.variants or (() if self.subjects else paper_networks())
+        return replace(self, variants=variants, against=self.against or ("onnxruntime",))
 
 
 def _find(asked: _Asked) -> tuple[Path, ...]:
@@ -206,7 +237,7 @@ def _engines(
 ) -> tuple[EngineBundle, ...]:
     """All engines, those of models and variants built now."""
     given: list[EngineBundle] = []
-    backends = asked.backends or (choose_backend().backend,)
+    backends = _chosen(asked)
     for path in paths:
         if is_engine(path):
             given.append(open_engine_bundle(path))
@@ -223,10 +254,46 @@ def _engines(
     return tuple(given)
 
 
+def _timm(
+    asked: _Asked, folder: Path, settings: Settings
+) -> tuple[tuple[Contestant, ...], tuple[Absence, ...]]:
+    """The paper's other networks on each backend, and why some are absent."""
+    found: list[Contestant] = []
+    absent: list[Absence] = []
+    for name in TIMM_NETWORKS if asked.paper else ():
+        for backend in _chosen(asked):
+            progress(f"prepare: {name} with {backend}")
+            request = TimmRequest(
+                name=name,
+                workspace=str(folder / "timm"),
+                backend=backend,
+                device=_device_of(backend),
+                batch=settings.batch,
+                seed=settings.seed,
+            )
+            made = timm_in_process(request)
+            if isinstance(made, Contestant):
+                found.append(made)
+            else:
+                absent.append(made)
+    return tuple(found), tuple(absent)
+
+
+def _chosen(asked: _Asked) -> tuple[Backend, ...]:
+    """The backends that were named, or the fastest that works here."""
+    return asked.backends or (choose_backend().backend,)
+
+
+def _device_of(backend: Backend) -> str:
+    """Where a backend's engines run here if nothing else is said."""
+    return make_builder(backend, BuildOptions(), split=False).devices[0]
+
+
 def _title(asked: _Asked, paths: Sequence[Path], settings: Settings) -> str:
     """What is measured, in one line."""
-    what = [path.resolve().name for path in paths] + [f"ParNet-{v.upper()}" for v in asked.variants]
-    title = ", ".join(what)
+    names = [path.resolve().name for path in paths]
+    names += [f"ParNet-{name.upper()}" for name in asked.variants]
+    title = "the paper's tables 2, 3 and 11" if asked.paper else ", ".join(names)
     title += f", batch {settings.batch}"
     return title + (f", against {', '.join(asked.against)}" if asked.against else "")
 
