@@ -160,6 +160,14 @@ def test_the_timeline_has_a_lane_for_each_stage_and_says_how_much_overlaps() -> 
     for span in made.timeline():
         assert f">{span.stage}<" in drawn
     assert "split: stages overlap in 57 %" in drawn
+    assert ">copies<" in drawn
+
+
+def test_a_timeline_without_copies_does_not_explain_them() -> None:
+    drawn = timelines("l", [made.outcome("whole", timeline=tuple(spans((0.0, 1.0))))])
+    assert drawn is not None
+    assert ">cpu<" in drawn
+    assert "copies" not in drawn
 
 
 def spans(*times: tuple[float, float]) -> list[Span]:

@@ -190,6 +190,18 @@ def test_the_floor_is_named_once_for_each_device_and_precision() -> None:
     )
 
 
+def test_a_floor_without_launches_does_not_name_them() -> None:
+    floor = Floor(device="a CPU", roofline=2.0, launches=0.0)
+    assert "(2.000 ms of operations and bytes; a CPU)" in said(made.outcome("a", floor=floor))
+
+
+def test_a_lead_over_the_unstable_is_to_be_taken_with_care() -> None:
+    steady = made.outcome("steady", 10.0)
+    careful = said(steady, made.outcome("noisy", 40.0, spread=0.3)).splitlines()[0]
+    assert careful.endswith("; unstable, as below.")
+    assert "unstable" not in said(steady, made.outcome("other", 40.0)).splitlines()[0]
+
+
 def test_the_floor_is_compared_with_compute_alone_where_it_is_known() -> None:
     floor = Floor(device="a GPU", roofline=1.0, launches=1.0)
     found = made.outcome("fast", 10.0, floor=floor, compute=describe([[8.0]]))
@@ -288,6 +300,7 @@ def test_figures_are_short_and_true() -> None:
         "2346",
     ]
     assert [figures.times(v) for v in (1.2, 12.34)] == ["1.20 times", "12.3 times"]
+    assert figures.quartiles(Ratio(median=10.0, low=9.1234, high=40.6)) == "9.123-40.6"
     assert [figures.rate(v) for v in (16.21, 7042.3)] == ["16.2", "7042"]
     assert [figures.mebibytes(v) for v in (None, 3 * 2**20)] == ["-", "3"]
     assert [figures.error(v) for v in (0.0, 1.23e-7)] == ["0", "1.2e-07"]

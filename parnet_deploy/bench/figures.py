@@ -23,14 +23,19 @@ def milliseconds(value: float) -> str:
     return f"{value:.4f}"
 
 
-def times(factor: float) -> str:
+def times(value: float) -> str:
     """A factor: ``1.20 times``, ``12.3 times``."""
-    return f"{factor:.2f} times" if factor < 10 else f"{factor:.1f} times"
+    return f"{value:.2f} times" if value < 10 else f"{value:.1f} times"
 
 
 def quartiles(ratio: Ratio) -> str:
     """A ratio's quartiles: ``0.973-1.010``."""
-    return f"{ratio.low:.3f}-{ratio.high:.3f}"
+    return f"{factor(ratio.low)}-{factor(ratio.high)}"
+
+
+def factor(value: float) -> str:
+    """A ratio: ``0.973``, ``46.1``."""
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
 def rate(value: float) -> str:
@@ -52,8 +57,8 @@ def evidence(found: Duel) -> str:
     """What a claim rests on: the quartiles, and in how many rounds it was so."""
     ahead = "ahead " if found.verdict == "undecided" else ""
     return (
-        f"quartiles {found.speed.low:.3f} to {found.speed.high:.3f}, {ahead}in {found.won} of "
-        f"{found.won + found.lost} rounds"
+        f"quartiles {factor(found.speed.low)} to {factor(found.speed.high)}, {ahead}in "
+        f"{found.won} of {found.won + found.lost} rounds"
     )
 
 

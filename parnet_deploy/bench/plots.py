@@ -81,7 +81,9 @@ def rounds(network: str, outcomes: Sequence[Outcome], reference: Outcome, proces
         for row, (outcome, each) in enumerate(zip(outcomes, away, strict=True)):
             _draw_rounds(axes, row, outcome, each / scale)
             ratio = outcome.ratio
-            _name_row(axes, row, outcome, f"{ratio.median:.3f} ({figures.quartiles(ratio)})")
+            _name_row(
+                axes, row, outcome, f"{figures.factor(ratio.median)} ({figures.quartiles(ratio)})"
+            )
         count = len(base)
         for start in np.cumsum(share_out(count, processes))[:-1]:
             axes.axvline(start + 0.5, color=INK, linewidth=0.6, ls=":", alpha=0.6)

@@ -45,7 +45,7 @@ def timelines(network: str, outcomes: Sequence[Outcome]) -> str | None:
         for axes, outcome, names in zip(every, told, lanes, strict=True):
             _draw_run(axes, outcome, names, devices, end)
         every[-1].set_xlabel("milliseconds after the run began")
-        _explain(figure, every[0], devices)
+        _explain(figure, every[0], told, devices)
         return svg(figure, f"{network}: timeline of the stages")
 
 
@@ -89,11 +89,13 @@ def _say_length(axes: Axes, lane: int, start: float, length: float, end: float) 
         axes.text(start + length + 0.008 * end, lane, words, va="center", fontsize=7)
 
 
-def _explain(figure: Figure, axes: Axes, devices: Sequence[str]) -> None:
-    for device in devices:
-        axes.barh([0], [0], color=_colour(device, devices), label=device)
-    axes.barh([0], [0], color=_COPY, label="copies")
-    figure.legend(loc="outside upper right", ncols=min(4, len(devices) + 1))
+def _explain(figure: Figure, axes: Axes, told: Sequence[Outcome], devices: Sequence[str]) -> None:
+    colours = {device: _colour(device, devices) for device in devices}
+    if any(span.stage in COPIES for outcome in told for span in outcome.timeline):
+        colours["copies"] = _COPY
+    for name, colour in colours.items():
+        axes.barh([0], [0], color=colour, label=name)
+    figure.legend(loc="outside upper right", ncols=min(4, len(colours)))
 
 
 def _colour(device: str, devices: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ LATENCY: tuple[tuple[Column, Cell], ...] = (
     (Column(head="median\nms"), lambda o: figures.milliseconds(o.latency.p50)),
     (Column(head="p90\nms"), lambda o: figures.milliseconds(o.latency.p90)),
     (Column(head="p99\nms"), lambda o: figures.milliseconds(o.latency.p99)),
-    (Column(head="ratio"), lambda o: f"{o.ratio.median:.3f}"),
+    (Column(head="ratio"), lambda o: figures.factor(o.ratio.median)),
     (Column(head="quartiles"), lambda o: figures.quartiles(o.ratio)),
     (Column(head="images/s"), lambda o: figures.rate(o.throughput)),
     (

@@ -13,7 +13,7 @@ MOST_VARIATION = 0.1
 """Coefficient of variation above which a contestant is called unstable."""
 
 MOST_DRIFT = 0.1
-"""And the relative distance of a round's median from the median of all."""
+"""Relative distance of a round's median from the median of all that makes it unstable, too."""
 
 
 def sentences(result: BenchResult) -> tuple[str, ...]:
@@ -52,15 +52,9 @@ def instability(latency: Latency) -> str | None:
     """Why a contestant's latencies are not to be trusted, or None where they are."""
     reasons = []
     if latency.variation > MOST_VARIATION:
-        reasons.append(
-            f"its latencies vary by {figures.percent(latency.variation)}, more than "
-            f"{figures.percent(MOST_VARIATION)}"
-        )
+        reasons.append(f"its latencies vary by {figures.percent(latency.variation)}")
     if latency.drift > MOST_DRIFT:
-        reasons.append(
-            f"a round's median lies {figures.percent(latency.drift)} off, more than "
-            f"{figures.percent(MOST_DRIFT)}"
-        )
+        reasons.append(f"a round's median lies {figures.percent(latency.drift)} off")
     return " and ".join(reasons) or None
 
 
@@ -84,13 +78,13 @@ def floor_sentences(outcomes: Sequence[Outcome]) -> Iterator[str]:
             continue
         seen.add(floor)
         what = "end to end" if outcome.compute is None else "compute alone"
-        total, roofline, launches = map(
-            figures.milliseconds, (floor.total, floor.roofline, floor.launches)
-        )
+        parts = f"{figures.milliseconds(floor.roofline)} ms of operations and bytes"
+        if floor.launches:
+            parts += f", {figures.milliseconds(floor.launches)} ms of launches"
         yield (
             f"{_name(outcome)} ({outcome.precision}, {what}) stands at "
-            f"{figures.times(times_floor(outcome))} the floor of {total} ms ({roofline} ms of "
-            f"operations and bytes, {launches} ms of launches; {floor.device})."
+            f"{figures.times(times_floor(outcome))} the floor of "
+            f"{figures.milliseconds(floor.total)} ms ({parts}; {floor.device})."
         )
 
 
@@ -129,8 +123,13 @@ def _fastest(outcomes: Sequence[Outcome]) -> str:
     return (
         f"{_who(first)} is the fastest: median {latency} ms, {figures.rate(first.throughput)} "
         f"images/s; {figures.times(duels[0].speed.median)} as fast as the next, "
-        f"{_name(others[0])} ({figures.evidence(duels[0])}){wrong}."
+        f"{_name(others[0])} ({figures.evidence(duels[0])}){wrong}{_care(first, others[0])}."
     )
+
+
+def _care(*outcomes: Outcome) -> str:
+    """A warning where a claim rests on latencies that were unstable."""
+    return "; unstable, as below" if any(instability(o.latency) for o in outcomes) else ""
 
 
 def _against(best: Outcome, peer: Outcome) -> str:
@@ -185,8 +184,11 @@ def _unstable(outcomes: Sequence[Outcome]) -> Iterator[str]:
     words = [f"{_name(outcome)} ({reason})" for outcome, reason in shaky if reason]
     if words:
         yield (
-            f"unstable: {figures.listed(words)}. Let nothing else run on the machine, fix its "
-            "clocks where you may, raise --rounds or --seconds, and measure again."
+            f"unstable: {figures.listed(words)}; a variation above "
+            f"{figures.percent(MOST_VARIATION)} or a drift above {figures.percent(MOST_DRIFT)} is "
+            "too much. "
+            "Let nothing else run on the machine, fix its clocks where you may, raise --rounds or "
+            "--seconds, and measure again."
         )
 
 
