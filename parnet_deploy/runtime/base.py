@@ -34,6 +34,19 @@ class Runner(Protocol):
         ...
 
 
+@runtime_checkable
+class ShowsCuts(Protocol):
+    """A runner of several stages that can show what went from one to another."""
+
+    def run_all(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """As `Runner.run`, with every stage's outputs beside the caller's.
+
+        Raises:
+            RunnerError: as `Runner.run`.
+        """
+        ...
+
+
 class ClosingRunner:
     """``with`` for runners: closed at the end of the block."""
 

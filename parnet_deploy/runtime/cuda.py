@@ -226,6 +226,12 @@ class CudaDevice:
         """Wait until what an event stands for is done."""
         self._call("its work failed", "cuEventSynchronize", event)
 
+    def fetch(self, source: int, target: Array) -> None:
+        """Copy from the GPU to any array, at once. Whatever writes there must have ended."""
+        self.make_current()
+        ends = (int(target.ctypes.data), source)
+        self._call("copying from it failed", "cuMemcpyDtoH", *ends, target.nbytes)
+
     def seconds(self, start: Event, end: Event) -> float:
         """Time between two timed events of this GPU that are done."""
         milliseconds = self._call("its clock cannot be read", "cuEventElapsedTime", start, end)

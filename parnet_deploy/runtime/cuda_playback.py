@@ -102,7 +102,7 @@ class Playback:
         Args:
             recording: whether to record what has not been recorded yet; the first run of a batch
                 may compile or allocate, which cannot be.
-            after: events, by GPU, that launches which wait for no other wait for.
+            after: events, by GPU, that its launches wait for.
 
         Raises:
             RunnerError: a step could not be started; the message names it.
@@ -113,7 +113,7 @@ class Playback:
                 first.device.make_current()
                 for wait in launch.waits:
                     first.device.wait(first.stream, self._launches[wait].end)
-                if after and not launch.waits:
+                if after:
                     first.device.wait(first.stream, after[first.device.name])
                 if recording:
                     self._record(launch)
@@ -167,14 +167,15 @@ class Playback:
     def _launch(self, numbers: tuple[int, ...], waits: tuple[int, ...], timed: bool) -> Launch:
         device = self._works[numbers[0]].device
         alone = len(numbers) == 1
-        return Launch(
-            steps=numbers,
-            waits=waits,
-            start=device.event(timed=True) if timed else None,
-            end=device.event(timed=timed),
-            fork=None if alone else device.event(),
-            done={} if alone else {number: device.event() for number in numbers},
-        )
+        with _on(device):
+            return Launch(
+                steps=numbers,
+                waits=waits,
+                start=device.event(timed=True) if timed else None,
+                end=device.event(timed=timed),
+                fork=None if alone else device.event(),
+                done={} if alone else {number: device.event() for number in numbers},
+            )
 
     def _record(self, launch: Launch) -> None:
         """Record a launch that has stages, if that is possible; else it stays plain."""
@@ -216,20 +217,22 @@ class Playback:
         for launch in self._launches:
             device = self._works[launch.steps[0]].device
             if device.name not in clocks:
-                origin = device.event(timed=True)
-                clocks[device.name] = _Clock(device=device, stream=device.stream(), origin=origin)
+                with _on(device):
+                    stream, origin = device.stream(), device.event(timed=True)
+                clocks[device.name] = _Clock(device=device, stream=stream, origin=origin)
         return clocks
 
     def _start_clocks(self) -> None:
         """Mark a beginning on every GPU, when all that was started has ended."""
         first: Event | None = None
         for clock in self._clocks.values():
-            clock.device.make_current()
-            for launch in self._launches:
-                clock.device.wait(clock.stream, launch.end)
-            if first is not None:
-                clock.device.wait(clock.stream, first)
-            clock.device.mark(clock.origin, clock.stream)
+            with _on(clock.device):
+                clock.device.make_current()
+                for launch in self._launches:
+                    clock.device.wait(clock.stream, launch.end)
+                if first is not None:
+                    clock.device.wait(clock.stream, first)
+                clock.device.mark(clock.origin, clock.stream)
             first = first or clock.origin
 
     def _span(self, launch: Launch) -> tuple[float, float]:
@@ -254,3 +257,12 @@ class Playback:
                 names = ", ".join(f"'{step.name}'" for step in stages)
                 words = f"one of the stages {names} on cuda:{stages[0].device}"
             raise StepError(f"{words} failed: {exc}") from exc
+
+
+@contextlib.contextmanager
+def _on(device: CudaDevice) -> Iterator[None]:
+    """Errors name the GPU."""
+    try:
+        yield
+    except RunnerError as exc:
+        raise StepError(f"{device.name}: {exc}") from exc

@@ -80,6 +80,12 @@ class CudaRunner(ClosingRunner):
         with self._lanes.lent() as lane:
             return lane.run(feeds, batch)
 
+    def run_all(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run, and fetch what went from stage to stage as well. See `base.ShowsCuts`."""
+        batch = self._batch_of(feeds)
+        with self._lanes.lent() as lane:
+            return lane.run_all(feeds, batch)
+
     def trace(self, feeds: Mapping[str, Array]) -> tuple[Span, ...]:
         """Run, and tell when every stage and copy started and ended. See `timeline.Traces`."""
         batch = self._batch_of(feeds)
@@ -100,11 +106,19 @@ class CudaRunner(ClosingRunner):
         if stage.device not in self._devices:
             self._devices[stage.device] = open_device(stage.device)
         device = self._devices[stage.device]
-        device.make_current()
-        self._programs[stage.name] = stage.load(device)
+        try:
+            device.make_current()
+            self._programs[stage.name] = stage.load(device)
+        except RunnerError as exc:
+            words = f"stage '{stage.name}' on {device.name} cannot be loaded"
+            raise EngineError(f"{words}: {exc}") from exc
 
     def _reaches(self, source: int, target: int) -> bool:
-        return self._devices[source].reaches(self._devices[target])
+        device = self._devices[source]
+        try:
+            return device.reaches(self._devices[target])
+        except RunnerError as exc:
+            raise EngineError(f"{device.name}: {exc}") from exc
 
     def _lane(self, steps: Sequence[Step], stages: Sequence[CudaStage]) -> Lane:
         made = [spec for stage in stages for spec in stage.outputs]

@@ -14,6 +14,7 @@ Reference: https://docs.nvidia.com/cuda/cuda-driver-api/.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 
 from parnet_deploy.runtime.cuda_simulated_handles import (
@@ -119,6 +120,14 @@ class SimulatedDriver(Machine):
         """Give memory of the host back."""
         self._check_not_recording()
         self.memory.free(p)
+
+    @answered
+    def cuMemcpyDtoH(self, dstHost: int, srcDevice: int, ByteCount: int) -> None:
+        """Copy to the host, which waits for nobody."""
+        block = self.memory.at(srcDevice, ByteCount)
+        if block.writer is None or not block.writer.settled:
+            raise MisuseError(f"{block} is read, and nobody waited for what writes it")
+        ctypes.memmove(dstHost, int(block.data.ctypes.data), ByteCount)
 
     @answered
     def cuMemcpyHtoDAsync(
@@ -270,10 +279,7 @@ class SimulatedDriver(Machine):
         here = threading.get_ident() == recording.thread
         need(here, CUresult.CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD)
         joined = {node for last in hStream.recorded for node in last.all_before()}
-        for stream in recording.streams:
-            stream.recording, stream.recorded = None, []
-        recording.under_way = False
-        self._recordings.remove(recording)
+        self._end(recording)
         need(recording.valid, CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)
         all_joined = joined >= set(recording.nodes)
         need(all_joined, CUresult.CUDA_ERROR_STREAM_CAPTURE_UNJOINED)

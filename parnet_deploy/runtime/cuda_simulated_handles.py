@@ -61,7 +61,7 @@ class RefusedError(Exception):
         self.code = code
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class Handle:
     """What a context, a stream, an event or a graph is to its user: a number.
 
@@ -76,8 +76,11 @@ class Handle:
     def __int__(self) -> int:
         return self.number
 
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.number:#x}>"
 
-@dataclass(eq=False, kw_only=True)
+
+@dataclass(eq=False, kw_only=True, repr=False)
 class Context(Handle):
     """A GPU's primary context.
 
@@ -92,7 +95,7 @@ class Context(Handle):
     lost: bool = False
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class SimulatedStream(Handle):
     """A stream: the last work on it, and the work its next one also waits for."""
 
@@ -102,7 +105,7 @@ class SimulatedStream(Handle):
     recorded: list[Node] = field(default_factory=list)
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class SimulatedEvent(Handle):
     """An event: the work it stands for, or the recorded actions."""
 
@@ -113,7 +116,7 @@ class SimulatedEvent(Handle):
     nodes: tuple[Node, ...] = ()
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class SimulatedGraph(Handle):
     """A graph, or what can be launched of it, and its last launch."""
 

@@ -183,7 +183,16 @@ class Machine:
             return
         fault.after -= 1
         if fault.after < 0:
+            for recording in self._recordings if name == "cuStreamEndCapture" else ():
+                self._end(recording)
             raise RefusedError(fault.code)
+
+    def _end(self, recording: Recording) -> None:
+        """Record no more, on none of its streams."""
+        for stream in recording.streams:
+            stream.recording, stream.recorded = None, []
+        recording.under_way = False
+        self._recordings = [other for other in self._recordings if other is not recording]
 
     def _check_not_recording(self) -> None:
         """What may allocate or free is not for a thread that records."""

@@ -19,6 +19,10 @@ from parnet_deploy.spec import Array, TensorSpec, check_feeds
 Function = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
+def _never() -> Exception | None:
+    return None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FunctionProgram:
     """A function that takes and gives arrays by name. See `cuda_stage.Program`.
@@ -33,6 +37,7 @@ class FunctionProgram:
         batch: images per run that it takes.
         seconds: how long it takes on the simulated clock.
         recordable: whether a CUDA graph can hold it.
+        refuses: gives the error with which a run does not start, or None where it does.
     """
 
     driver: SimulatedDriver
@@ -44,6 +49,7 @@ class FunctionProgram:
     batch: BatchRange = field(default_factory=BatchRange)
     seconds: float = KERNEL_SECONDS
     recordable: bool = True
+    refuses: Callable[[], Exception | None] = _never
 
     def stage(self) -> CudaStage:
         """As a stage of a runner."""
@@ -86,6 +92,8 @@ class FunctionExecution:
         program = self.program
         if program.driver.recording(self.stream) and not (program.recordable and self.compiled):
             raise MisuseError(f"'{program.name}' cannot be recorded now")
+        if (error := program.refuses()) is not None:
+            raise error
         self.compiled = True
         program.driver.kernel(
             self.stream,

@@ -32,7 +32,7 @@ class SimulatedFaultError(Exception):
     """Raised by simulated work that fails as a kernel does: its GPU is lost from then on."""
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class Block:
     """A piece of memory.
 
@@ -56,7 +56,7 @@ class Block:
         return f"{self.data.nbytes} bytes of {where} at {self.address:#x}"
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class Action:
     """What a piece of work does.
 
@@ -147,7 +147,7 @@ class Work:
                 )
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class Node:
     """An action that was recorded, and the recorded ones it waits for."""
 
@@ -166,7 +166,7 @@ class Node:
         return found
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class Recording:
     """A recording that is under way, or the graph that came of it.
 

@@ -1,0 +1,538 @@
+"""CudaRunner on simulated GPUs: answers, order and overlap, times, many callers, failures."""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from gpu_plans import Network, Part, image, networks, parnet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parnet_deploy.bundle import BatchRange
+from parnet_deploy.errors import EngineError, ParnetDeployError, RunnerError
+from parnet_deploy.runtime.base import Runner, ShowsCuts
+from parnet_deploy.runtime.cuda_runner import CudaRunner
+from parnet_deploy.runtime.cuda_simulated import SimulatedDriver
+from parnet_deploy.runtime.cuda_simulated_handles import CUresult, Fault
+from parnet_deploy.runtime.cuda_simulated_machine import COPY_SECONDS, KERNEL_SECONDS
+from parnet_deploy.runtime.cuda_simulated_work import SimulatedFaultError, Work
+from parnet_deploy.runtime.timeline import TimesCompute, Traces
+from parnet_deploy.spec import Array
+
+PATIENCE = 60.0  # seconds; what takes longer hangs
+
+NETWORKS = {
+    "one GPU": parnet(0, 0, 0, gpus=1),
+    "two GPUs": parnet(0, 1, 0, gpus=2),
+    "three GPUs": parnet(0, 1, 2),
+    "three GPUs, a stem": parnet(0, 1, 2, stem=0),
+    "three GPUs, through the host": parnet(0, 1, 2, peers=False),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> Network:
+    return NETWORKS[request.param]
+
+
+def check(network: Network, answer: Mapping[str, Array], x: Array) -> None:
+    expected = network.expected(x)
+    assert answer.keys() == set(network.outputs)
+    for name in network.outputs:
+        np.testing.assert_array_equal(answer[name], expected[name])
+
+
+# -- answers
+
+
+@given(network=networks(), batches=st.lists(st.integers(1, 4), min_size=3, max_size=8))
+def test_any_network_answers_as_numpy_does(network: Network, batches: list[int]) -> None:
+    driver = network.driver()
+    with network.open(driver) as runner:
+        for number, batch in enumerate(batches):
+            x = image(number, batch)
+            check(network, runner.run({"x": x}), x)
+    assert driver.live() == {}
+
+
+@given(network=networks())
+def test_what_went_from_stage_to_stage_can_be_seen(network: Network) -> None:
+    with network.open(network.driver()) as runner:
+        assert isinstance(runner, Runner)
+        assert isinstance(runner, ShowsCuts)
+        for number in range(3):
+            expected = network.expected(image(number))
+            del expected["x"]
+            values = runner.run_all({"x": image(number)})
+            assert values.keys() == expected.keys()
+            for name, value in expected.items():
+                np.testing.assert_array_equal(values[name], value)
+
+
+def test_answers_belong_to_the_caller(network: Network) -> None:
+    with network.open(network.driver()) as runner:
+        first = runner.run({"x": image(1)})["y"]
+        kept = first.copy()
+        runner.run({"x": image(2)})
+        np.testing.assert_array_equal(first, kept)
+        first[...] = 0  # writable
+
+
+# -- order and overlap
+
+
+def producers(network: Network, name: str) -> set[str]:
+    """Every stage that a stage needs, by itself or through others."""
+    makers = {value: part for part in network.parts for value in part.gives}
+    (part,) = [part for part in network.parts if part.name == name]
+    found: set[str] = set()
+    for value in part.reads:
+        if value in makers:
+            found |= {makers[value].name} | producers(network, makers[value].name)
+    return found
+
+
+def check_order(network: Network, works: list[Work]) -> None:
+    """A stage comes after those that it needs, and after no other."""
+    stages = {part.name for part in network.parts}
+    seen = [work for work in works if work.action.label in stages]
+    assert {work.action.label for work in seen} == stages
+    for work in seen:
+        before = {other.action.label for other in work.before} & stages
+        assert before == producers(network, work.action.label), work.action.label
+
+
+@given(network=networks(), recordable=st.booleans())
+def test_a_stage_starts_when_its_inputs_are_there_and_waits_for_nothing_else(
+    network: Network, recordable: bool
+) -> None:
+    driver = network.driver()
+    programs = network.programs(driver, recordable=recordable)
+    with network.open(driver, programs=programs) as runner:
+        for number in range(3):  # plain, recorded, replayed
+            driver.history = []
+            runner.run({"x": image(number)})
+            check_order(network, driver.history)
+
+
+def test_nobody_is_waited_for_but_events_and_only_for_the_answer(network: Network) -> None:
+    driver = network.driver()
+    with network.open(driver) as runner:
+        for number in range(3):
+            runner.run({"x": image(number)})
+        assert driver.calls["cuStreamSynchronize"] == 0
+        names = set(driver.calls)
+        assert not names & {"cuCtxSynchronize", "cuMemcpyDtoH"}
+
+
+def calls_of_a_run(network: Network, **changes: Any) -> dict[str, int]:
+    """Calls of the third run, which replays what can be."""
+    driver = network.driver()
+    with network.open(driver, programs=network.programs(driver, **changes)) as runner:
+        for number in range(2):
+            runner.run({"x": image(number)})
+        driver.calls.clear()
+        runner.run({"x": image(2)})
+        return dict(driver.calls)
+
+
+def test_on_one_gpu_a_run_is_one_graph() -> None:
+    calls = calls_of_a_run(NETWORKS["one GPU"])
+    del calls["cuCtxSetCurrent"]
+    assert calls == {"cuGraphLaunch": 1, "cuEventRecord": 1, "cuEventSynchronize": 1}
+
+
+def test_on_three_gpus_a_run_is_a_graph_for_each_stream_and_one_that_joins() -> None:
+    calls = calls_of_a_run(NETWORKS["three GPUs"])
+    assert calls["cuGraphLaunch"] == 4
+    assert calls["cuMemcpyPeerAsync"] == 2
+    assert calls["cuStreamWaitEvent"] == 2 + 3, "each copy for its stream, the last stage for three"
+    assert "cuMemcpyHtoDAsync" not in calls
+    assert "cuMemcpyDtoHAsync" not in calls
+
+
+def test_on_one_gpu_nothing_is_copied_between_stages() -> None:
+    calls = calls_of_a_run(NETWORKS["one GPU"], recordable=False)
+    assert (calls["cuMemcpyHtoDAsync"], calls["cuMemcpyDtoHAsync"]) == (1, 1)
+    assert "cuMemcpyPeerAsync" not in calls
+
+
+def test_each_gpu_gets_the_image_once() -> None:
+    two = Network(
+        parts=(
+            Part(name="a", reads=("x",), gives=("p",), device=0),
+            Part(name="b", reads=("x",), gives=("q",), device=0),
+            Part(name="c", reads=("x", "p", "q"), gives=("y",), device=1),
+        ),
+        outputs=("y",),
+        gpus=2,
+    )
+    calls = calls_of_a_run(two, recordable=False)
+    assert (calls["cuMemcpyHtoDAsync"], calls["cuMemcpyPeerAsync"]) == (2, 2)
+
+
+def test_memory_is_allocated_once(network: Network) -> None:
+    driver = network.driver()
+    with network.open(driver) as runner:
+        allocated = driver.live()["memory"]
+        runner.run({"x": image(0)})
+        for batch in (4, 1, 1, 2):
+            runner.run({"x": image(0, batch)})
+        assert driver.live()["memory"] == allocated
+        assert driver.calls["cuMemAlloc"] + driver.calls["cuMemHostAlloc"] == allocated
+
+
+# -- what cannot be recorded
+
+
+def test_what_cannot_be_recorded_runs_plainly(network: Network) -> None:
+    calls = calls_of_a_run(network, recordable=False)
+    assert "cuGraphLaunch" not in calls
+
+
+def test_a_recording_that_fails_is_tried_once_and_is_no_error(network: Network) -> None:
+    driver = network.driver()
+    with network.open(driver) as runner:
+        code = CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+        driver.faults["cuStreamEndCapture"] = Fault(code=code)
+        for number in range(4):
+            check(network, runner.run({"x": image(number)}), image(number))
+        assert driver.calls["cuGraphLaunch"] == 0
+        assert driver.calls["cuStreamBeginCapture"] == driver.calls["cuStreamEndCapture"]
+        assert driver.calls["cuStreamBeginCapture"] <= len(network.parts)
+
+
+# -- times
+
+
+def test_a_trace_shows_every_stage_and_copy_when_it_ran(network: Network) -> None:
+    driver = network.driver()
+    with network.open(driver) as runner:
+        assert isinstance(runner, Traces)
+        spans = runner.trace({"x": image(0)})
+        assert spans == tuple(sorted(spans, key=lambda span: span.start))
+        by_stage = {span.stage: span for span in spans if span.stage[:4] not in ("copy", "uplo")}
+        assert by_stage.keys() == {part.name for part in network.parts} | {"download"}
+        uploads = [span.device for span in spans if span.stage == "upload"]
+        assert sorted(uploads) == sorted(set(uploads)), "one for each GPU that reads the image"
+        for part in network.parts:
+            span = by_stage[part.name]
+            assert span.device == f"cuda:{part.device}"
+            assert span.end - span.start == pytest.approx(KERNEL_SECONDS)
+            for name in producers(network, part.name):
+                assert by_stage[name].end <= span.start + 1e-12
+        check(network, runner.run({"x": image(2)}), image(2))
+
+
+def test_streams_overlap_in_a_trace(network: Network) -> None:
+    with network.open(network.driver()) as runner:
+        spans = {span.stage: span for span in runner.trace({"x": image(0)})}
+    streams = [spans[f"stream{number}"] for number in (1, 2) if f"stream{number}" in spans]
+    assert max(span.start for span in streams) < min(span.end for span in streams)
+
+
+def test_compute_is_timed_without_the_callers_copies() -> None:
+    def seconds(network: Network) -> float:
+        driver = network.driver()
+        with network.open(driver) as runner:
+            assert isinstance(runner, TimesCompute)
+            first = runner.time_compute({"x": image(0)})
+            driver.history = []
+            second = runner.time_compute({"x": image(0)})
+            assert first == pytest.approx(second)
+            labels = [work.action.label for work in driver.history]
+            assert labels.count("fusion") == 3, "the run, the one before the clock, and the timed"
+            if network.peers:
+                assert labels.count("download") == 1, "the run's"
+            return first
+
+    assert seconds(NETWORKS["one GPU"]) == pytest.approx(2 * KERNEL_SECONDS)
+    assert seconds(NETWORKS["three GPUs"]) == pytest.approx(2 * KERNEL_SECONDS + COPY_SECONDS)
+    through_host = NETWORKS["three GPUs, through the host"]
+    assert seconds(through_host) == pytest.approx(2 * KERNEL_SECONDS + 2 * COPY_SECONDS)
+
+
+def test_timing_replays_graphs(network: Network) -> None:
+    driver = network.driver()
+    with network.open(driver) as runner:
+        runner.time_compute({"x": image(0)})
+        driver.calls.clear()
+        runner.time_compute({"x": image(1)})
+        assert driver.calls["cuGraphInstantiate"] <= len(network.parts), (
+            "the run's own, which is recorded now"
+        )
+        driver.calls.clear()
+        runner.time_compute({"x": image(2)})
+        assert driver.calls["cuGraphInstantiate"] == 0
+        assert driver.calls["cuGraphLaunch"] >= 3
+
+
+# -- many callers
+
+
+@pytest.mark.parametrize(
+    ("name", "contexts", "runs"),
+    [("three GPUs", 3, 1000), *((name, 1 + len(name) % 2, 40) for name in NETWORKS)],
+)
+def test_runs_from_eight_threads_equal_the_whole_engines(
+    name: str, contexts: int, runs: int
+) -> None:
+    network = NETWORKS[name]
+
+    def whole(values: Mapping[str, Array]) -> dict[str, Array]:
+        return {"y": network.expected(values["x"])["y"]}
+
+    one = Network(parts=(Part(name="whole", reads=("x",), gives=("y",)),), outputs=("y",))
+    driver = one.driver()
+    programs = [replace(one.programs(driver)[0], function=whole)]
+    images = [image(number, 1 + number % 2) for number in range(runs)]
+    with one.open(driver, programs=programs) as runner:
+        expected = [runner.run({"x": x})["y"] for x in images]
+    split_driver = network.driver()
+    with (
+        network.open(split_driver, contexts=contexts) as split,
+        ThreadPoolExecutor(8) as callers,
+    ):
+        answers = list(callers.map(lambda x: split.run({"x": x})["y"], images, timeout=PATIENCE))
+    for answer, wanted in zip(answers, expected, strict=True):
+        np.testing.assert_array_equal(answer, wanted)
+    assert split_driver.live() == {}
+
+
+def test_contexts_have_memory_of_their_own_and_share_the_programs(network: Network) -> None:
+    counts = []
+    for contexts in (1, 2, 3):
+        driver = network.driver()
+        with network.open(driver, contexts=contexts):
+            live = driver.live()
+            counts.append((live["memory"], live["stream"], live["event"]))
+    for one, two, three in zip(*counts, strict=True):
+        assert (two, three) == (2 * one, 3 * one)
+    with pytest.raises(EngineError, match="at least one context is needed, not 0"):
+        network.open(network.driver(), contexts=0)
+
+
+@pytest.mark.slow
+def test_ten_thousand_runs_leave_nothing_behind() -> None:
+    network = NETWORKS["two GPUs"]
+    driver = network.driver()
+    with network.open(driver) as runner:
+        for _ in range(100):
+            runner.run({"x": image(0)})
+        live, before = driver.live(), allocated_blocks()
+        for number in range(10_000):
+            runner.run({"x": image(number)})
+        assert driver.live() == live
+        assert allocated_blocks() - before < 1000
+    assert driver.live() == {}
+
+
+def allocated_blocks() -> int:
+    """Pieces of memory that Python has allocated, whatever for."""
+    gc.collect()
+    return sys.getallocatedblocks()
+
+
+def test_closing_frees_everything_once_and_later_runs_are_refused(network: Network) -> None:
+    driver = network.driver()
+    runner = network.open(driver, contexts=2)
+    runner.run({"x": image(0)})
+    runner.trace({"x": image(0)})
+    runner.time_compute({"x": image(0)})
+    runner.close()
+    assert driver.live() == {}
+    calls = driver.calls.total()
+    runner.close()
+    assert driver.calls.total() == calls
+    for use in (runner.run, runner.run_all, runner.trace, runner.time_compute):
+        with pytest.raises(RunnerError, match="it is closed; open the engine again"):
+            use({"x": image(0)})
+
+
+# -- failures
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({}, "missing"),
+        ({"x": np.zeros((1, 4), np.float32)}, "is expected"),
+        ({"x": np.zeros((1, 3), np.float64)}, "is expected"),
+        ({"x": image(0, 5)}, "a batch of 5 was given, and the engine takes 1 to 4"),
+    ],
+)
+def test_wrong_feeds_are_refused_and_do_no_harm(
+    network: Network, feeds: dict[str, Array], message: str
+) -> None:
+    with network.open(network.driver()) as runner:
+        for use in (runner.run, runner.run_all, runner.trace, runner.time_compute):
+            with pytest.raises(RunnerError, match=message):
+                use(feeds)
+        check(network, runner.run({"x": image(1)}), image(1))
+
+
+def test_a_batch_that_no_two_stages_take_is_refused() -> None:
+    network = NETWORKS["one GPU"]
+    driver = network.driver()
+    programs = network.programs(driver)
+    programs[1] = replace(programs[1], batch=BatchRange(min=8, opt=8, max=8))
+    with pytest.raises(EngineError, match=r"no batch that every stage takes.*stream2 8 to 8"):
+        network.open(driver, programs=programs)
+    assert driver.live() == {}
+
+
+def lose(network: Network, driver: SimulatedDriver, name: str) -> tuple[CudaRunner, list[bool]]:
+    """A runner, one stage of which loses its GPU once the list is not empty."""
+    broken: list[bool] = []
+    programs = network.programs(driver)
+    (index,) = [n for n, part in enumerate(network.parts) if part.name == name]
+    compute = network.parts[index].compute
+
+    def function(values: Mapping[str, Array]) -> Mapping[str, Array]:
+        if broken:
+            raise SimulatedFaultError
+        return compute(values)
+
+    programs[index] = replace(programs[index], function=function)
+    return network.open(driver, programs=programs), broken
+
+
+@pytest.mark.parametrize("name", ["stream1", "stream2", "fusion"])
+@pytest.mark.parametrize("runs", [0, 1, 3])
+def test_a_lost_gpu_is_one_error_that_names_it_and_never_an_old_answer(
+    network: Network, name: str, runs: int
+) -> None:
+    driver = network.driver()
+    runner, broken = lose(network, driver, name)
+    for number in range(runs):
+        check(network, runner.run({"x": image(number)}), image(number))
+    broken.append(True)
+    (device,) = [part.device for part in network.parts if part.name == name]
+    with pytest.raises(RunnerError) as caught:
+        runner.run({"x": image(9)})
+    message = str(caught.value)
+    assert f"'{name}'" in message
+    assert f"on cuda:{device} failed: its work failed: CUDA_ERROR_ILLEGAL_ADDRESS" in message
+    with pytest.raises(RunnerError, match="it failed before; open the engine again"):
+        runner.run({"x": image(9)})
+    runner.close()
+
+
+def test_one_lost_gpu_of_three_is_named_with_its_stage_alone() -> None:
+    network = NETWORKS["three GPUs"]
+    runner, broken = lose(network, network.driver(), "stream2")
+    broken.append(True)
+    with pytest.raises(RunnerError, match=r"^stage 'stream2' on cuda:1 failed: "):
+        runner.run({"x": image(0)})
+
+
+def test_callers_that_wait_are_told_when_a_run_fails() -> None:
+    network = NETWORKS["three GPUs"]
+    runner, broken = lose(network, network.driver(), "stream2")
+    broken.append(True)
+    with ThreadPoolExecutor(8) as callers:
+        futures = [callers.submit(runner.run, {"x": image(0)}) for _ in range(24)]
+        errors = [str(future.exception(timeout=PATIENCE)) for future in futures]
+    assert len([error for error in errors if "its work failed" in error]) == 1
+    assert len([error for error in errors if "it failed before" in error]) == 23
+
+
+@pytest.mark.parametrize("error", [ValueError("bad kernel"), RunnerError("did not start")])
+def test_a_stage_that_does_not_start_is_named(network: Network, error: Exception) -> None:
+    driver = network.driver()
+    broken: list[bool] = []
+    programs = network.programs(driver)
+    programs[1] = replace(programs[1], refuses=lambda: error if broken else None)
+    with network.open(driver, programs=programs) as runner:
+        check(network, runner.run({"x": image(0)}), image(0))
+        broken.append(True)
+        part = network.parts[1]
+        with pytest.raises(RunnerError) as caught:
+            runner.run({"x": image(1)})
+        assert str(caught.value) == f"stage '{part.name}' on cuda:{part.device} failed: {error}"
+        with pytest.raises(RunnerError, match="it failed before"):
+            runner.run({"x": image(0)})
+    assert driver.live() == {}
+
+
+CALLS = [
+    *("cuCtxSetCurrent", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuMemcpyPeerAsync"),
+    *("cuEventRecord", "cuStreamWaitEvent", "cuEventSynchronize", "cuGraphLaunch"),
+    *("cuMemAlloc", "cuMemHostAlloc", "cuStreamCreate", "cuEventCreate"),
+    *("cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate"),
+    *("cuDeviceCanAccessPeer", "cuCtxEnablePeerAccess"),
+]
+
+
+@settings(max_examples=100)
+@given(
+    network=st.sampled_from(list(NETWORKS.values())),
+    call=st.sampled_from(CALLS),
+    after=st.integers(0, 60),
+)
+def test_whatever_call_fails_no_answer_is_wrong_and_everything_is_freed(
+    network: Network, call: str, after: int
+) -> None:
+    driver = network.driver()
+    driver.faults[call] = Fault(code=CUresult.CUDA_ERROR_OUT_OF_MEMORY, after=after)
+    runner, refused = attempt(lambda: network.open(driver))
+    if runner is None:
+        assert isinstance(refused, EngineError)
+        assert re.search(r"cuda:\d.*CUDA_ERROR_OUT_OF_MEMORY", str(refused))
+        assert driver.live() == {}
+        return
+    failed = False
+    for number in range(5):
+        x = image(number)
+        answer, error = attempt(partial(runner.run, {"x": x}))
+        if answer is not None:
+            assert not failed, "it answers after it failed"
+            check(network, answer, x)
+            continue
+        assert isinstance(error, RunnerError)
+        told = "it failed before" if failed else r"cuda:\d.*CUDA_ERROR_OUT_OF_MEMORY"
+        assert re.search(told, str(error))
+        failed = True
+    driver.faults.clear()
+    runner.close()
+    assert driver.live() == {}
+
+
+T = TypeVar("T")
+
+
+def attempt(call: Callable[[], T]) -> tuple[T | None, ParnetDeployError | None]:
+    """What a call gives, or the error it raises."""
+    try:
+        return call(), None
+    except ParnetDeployError as exc:
+        return None, exc
+
+
+def test_a_copy_between_gpus_that_fails_names_the_cut_and_both() -> None:
+    network = NETWORKS["three GPUs"]
+    driver = network.driver()
+    with network.open(driver) as runner:
+        driver.faults["cuMemcpyPeerAsync"] = Fault(code=CUresult.CUDA_ERROR_INVALID_VALUE)
+        with pytest.raises(
+            RunnerError, match=r"^the copy of 's1' from cuda:0 to cuda:2 failed: .*INVALID_VALUE$"
+        ):
+            runner.run({"x": image(0)})
+
+
+def test_too_little_memory_is_an_engine_error_that_names_stage_and_gpu(network: Network) -> None:
+    driver = network.driver()
+    last = max(part.device for part in network.parts)
+    driver.faults["cuMemAlloc"] = Fault(code=CUresult.CUDA_ERROR_OUT_OF_MEMORY, device=last)
+    with pytest.raises(EngineError, match=rf"cuda:{last} .*: CUDA_ERROR_OUT_OF_MEMORY$"):
+        network.open(driver)
+    assert driver.live() == {}
