@@ -43,19 +43,19 @@ def after(others: float, *, stolen: float = 0.0, seconds: float = 100.0) -> Mome
 def test_a_quiet_machine_is_not_complained_of() -> None:
     found = conditions(BEFORE, after(BUSY_SHARE / 2))
     assert found.warnings == ()
-    assert found.observations == ("other programs took 2% of the processor time",)
+    assert found.observations == ("other programs took 2 % of the processor time",)
     assert "cores" in found.hardware[0]
     assert found.versions["parnet-deploy"]
 
 
 def test_other_programs_are_noticed() -> None:
     (warning,) = conditions(BEFORE, after(0.4)).warnings
-    assert warning.startswith("other programs took 40% of the processor time")
+    assert warning.startswith("other programs took 40 % of the processor time")
 
 
 def test_time_given_to_other_virtual_machines_is_noticed() -> None:
     (warning,) = conditions(BEFORE, after(0.0, stolen=0.2)).warnings
-    assert "20% of the processor time to other virtual machines" in warning
+    assert "20 % of the processor time to other virtual machines" in warning
 
 
 def test_where_the_system_does_not_tell_nothing_is_said() -> None:

@@ -169,7 +169,7 @@ def test_two_of_a_network_may_not_have_one_name(tmp_path: Path) -> None:
     both = [contestant("a", "s"), contestant("a", "m")]
     contest = hold_contest(both, Settings(rounds=1, processes=1), tmp_path, employ=hall.employ)
     assert len(contest.records) == 2
-    assert len({record.answer for record in contest.records}) == 2
+    assert len({record.answers for record in contest.records}) == 2
 
 
 @given(rounds=st.integers(1, 60), processes=st.integers(1, 60))

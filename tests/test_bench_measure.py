@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from parnet_deploy.bench.measure import COMPUTE_SHARE, peak_memory, take_turn
 from parnet_deploy.bench.messages import Assignment, Reply, Turn
 from parnet_deploy.bench.opened import OpenedRunner
 from parnet_deploy.bench.process import WORKER
-from parnet_deploy.errors import RunnerError
+from parnet_deploy.errors import RunnerError, UsageError
 from parnet_deploy.runtime import FunctionRunner
 from parnet_deploy.runtime.timeline import Span
 from parnet_deploy.spec import Array, Preprocessing, TensorSpec, decode
@@ -115,11 +116,11 @@ def test_peak_memory_is_the_greatest_so_far(tmp_path: Path) -> None:
 
 @pytest.fixture
 def assignment(tmp_path: Path) -> Assignment:
-    images = write_images(tmp_path / "images.npz", Preprocessing(size=(32, 32)), count=2, seed=0)
+    images = write_images(tmp_path / "images.npz", Preprocessing(size=(32, 32)), count=6, seed=0)
     contestant = Contestant(
         name="a", group="ours", network="l", opener="engine", path="none", images=str(images)
     )
-    return Assignment(contestant=contestant, batch=3, answer=str(tmp_path / "answer.npy"))
+    return Assignment(contestant=contestant, batch=3, answers=str(tmp_path / "answer.npy"))
 
 
 def opened(runner: FunctionRunner) -> OpenedRunner:
@@ -153,15 +154,23 @@ def test_a_contestant_answers_takes_its_turns_and_tells_what_it_took(
     assert last.finished.host_memory > 1 << 20
 
 
-def test_its_first_answer_is_written_and_is_that_of_the_images(
+def test_answers_to_all_images_are_written(
     assignment: Assignment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two images for a batch of three: the first comes again."""
-    serve(assignment, Network(Clock()), 0, monkeypatch)
-    answer = np.load(assignment.answer)
+    network = Network(Clock())
+    serve(assignment, network, 0, monkeypatch)
+    answers = np.load(assignment.answers)
     with np.load(assignment.contestant.images) as file:
         means = file["float32"].mean((1, 2, 3), dtype=np.float64)
-    np.testing.assert_allclose(answer[:, 0], means[[0, 1, 0]], rtol=1e-5)
+    assert len(answers) == 6
+    np.testing.assert_allclose(answers[:, 0], means, rtol=1e-5)
+    assert network.runs == 1 + 2  # the first answer, and all of them three by three
+
+
+def test_too_few_images_are_told(assignment: Assignment, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = replace(assignment, batch=7)
+    with pytest.raises(UsageError, match="7 images are needed, and there are 6"):
+        serve(many, Network(Clock()), 0, monkeypatch)
 
 
 def test_a_run_that_fails_ends_it_with_its_error(

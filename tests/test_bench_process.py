@@ -35,7 +35,7 @@ def assignment(group: Group = "ours") -> Assignment:
     contestant = Contestant(
         name="a", group=group, network="l", opener="engine", path="e", images="i.npz"
     )
-    return Assignment(contestant=contestant, batch=1, answer="a.npy")
+    return Assignment(contestant=contestant, batch=1, answers="a.npy")
 
 
 def worker(program: str) -> WorkerProcess:

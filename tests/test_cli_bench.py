@@ -60,7 +60,7 @@ def test_an_engine_its_split_sibling_and_a_peer_are_measured(
         assert [len(latencies) for latencies in outcome.rounds] == [2, 2]
         assert outcome.parity is not None
         assert outcome.parity.max_rel < 1e-4
-        assert outcome.parity.same_top1 == outcome.parity.images == 1
+        assert outcome.parity.same_top1 == outcome.parity.images == 8
         assert outcome.floor is not None
         assert outcome.host_memory > 1 << 20
         assert len(outcome.first_answer) == 1

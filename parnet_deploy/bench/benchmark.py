@@ -10,7 +10,7 @@ from parnet_deploy.bench.conditions import conditions, look
 from parnet_deploy.bench.contest import hold_contest
 from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.floor import floor_on
-from parnet_deploy.bench.images import write_images
+from parnet_deploy.bench.images import images_for, write_images
 from parnet_deploy.bench.outcomes import outcomes
 from parnet_deploy.bench.peers import Preparation
 from parnet_deploy.bench.preparing import prepare_in_process, reference_in_process
@@ -87,15 +87,16 @@ def run_benchmark(
         raise RunnerError(f"nobody could be measured: {reasons}")
     references = entries.references | _own_references(plan.others)
     measured = outcomes(contest.records, plan.settings.batch, references=references)
+    found = measured.outcomes
     if plan.floor:
-        measured = tuple(entries.with_floor(outcome) for outcome in measured)
+        found = tuple(entries.with_floor(outcome) for outcome in found)
     result = BenchResult(
         title=plan.title,
         command=plan.command,
         settings=plan.settings,
         conditions=conditions(before, look()),
-        outcomes=measured,
-        absent=(*plan.absent, *entries.absent, *contest.absent),
+        outcomes=found,
+        absent=(*plan.absent, *entries.absent, *contest.absent, *measured.absent),
     )
     return replace(result, verdict=sentences(result))
 
@@ -218,9 +219,8 @@ class _Entries:
         path = self._folder(engine) / "images.npz"
         if not path.exists():
             settings = self._plan.settings
-            write_images(
-                path, engine.manifest.preprocessing, count=settings.batch, seed=settings.seed
-            )
+            count = images_for(settings.batch)
+            write_images(path, engine.manifest.preprocessing, count=count, seed=settings.seed)
         return path
 
     def _answers_of(self, engine: EngineBundle) -> Path | None:
@@ -239,7 +239,7 @@ class _Entries:
         question = Question(
             model=str(model.path),
             images=str(self._images_of(engine)),
-            count=self._plan.settings.batch,
+            count=images_for(self._plan.settings.batch),
             answers=str(self._folder(engine) / "reference.npy"),
         )
         try:

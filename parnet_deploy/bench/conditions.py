@@ -101,17 +101,17 @@ def _others(before: Moment, after: Moment, cores: int) -> tuple[list[str], list[
     if before.busy is None or after.busy is None or total <= 0:
         return [], []
     others = max(0.0, after.busy - before.busy - (after.own - before.own)) / total
-    observations = [f"other programs took {others:.0%} of the processor time"]
+    observations = [f"other programs took {100 * others:.0f} % of the processor time"]
     warnings = []
     if others > BUSY_SHARE:
         warnings.append(
-            f"other programs took {others:.0%} of the processor time meanwhile: "
+            f"other programs took {100 * others:.0f} % of the processor time meanwhile: "
             "measure again when nothing else runs"
         )
     stolen = ((after.stolen or 0) - (before.stolen or 0)) / total
     if stolen > BUSY_SHARE:
         warnings.append(
-            f"the host gave {stolen:.0%} of the processor time to other virtual machines"
+            f"the host gave {100 * stolen:.0f} % of the processor time to other virtual machines"
         )
     return observations, warnings
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.messages import Assignment, Finished, Opened, Turn, Turned
-from parnet_deploy.bench.process import answer_file, worker_of
+from parnet_deploy.bench.process import answers_file, worker_of
 from parnet_deploy.bench.result import Absence, Settings
 from parnet_deploy.errors import RunnerError, UsageError
 
@@ -45,7 +45,7 @@ class Record:
 
     Attributes:
         contestant: who.
-        answer: ``.npy`` file of its first answer.
+        answers: ``.npy`` file of its answers to all images.
         opened: what its last process said when it was opened.
         rounds: latencies in milliseconds, round by round.
         compute: milliseconds of compute alone, round by round, where its runner can tell.
@@ -54,7 +54,7 @@ class Record:
     """
 
     contestant: Contestant
-    answer: Path
+    answers: Path
     opened: Opened | None = None
     rounds: list[tuple[float, ...]] = field(default_factory=list)
     compute: list[tuple[float, ...]] = field(default_factory=list)
@@ -88,7 +88,7 @@ def hold_contest(
     Args:
         contestants: no two of one network have the same name.
         settings: how many rounds, and how long.
-        folder: for the contestants' first answers.
+        folder: for the contestants' answers.
         employ: makes what holds a contestant.
         progress: called with a line at each step.
 
@@ -99,7 +99,7 @@ def hold_contest(
     if not keys or len(set(keys)) < len(keys):
         raise UsageError(f"contestants need different names, not {keys}")
     records = {
-        contestant.key: Record(contestant=contestant, answer=answer_file(folder, number))
+        contestant.key: Record(contestant=contestant, answers=answers_file(folder, number))
         for number, contestant in enumerate(contestants)
     }
     contest = _Contest(records, settings, employ, progress)
@@ -173,7 +173,7 @@ class _Contest:
     def _assignment(self, key: str) -> Assignment:
         record = self._records[key]
         return Assignment(
-            contestant=record.contestant, batch=self._settings.batch, answer=str(record.answer)
+            contestant=record.contestant, batch=self._settings.batch, answers=str(record.answers)
         )
 
     def _open(self, key: str, worker: Worker) -> bool:

@@ -10,6 +10,14 @@ from parnet_deploy.errors import UsageError, os_reason
 from parnet_deploy.images import normalise
 from parnet_deploy.spec import Array, Preprocessing
 
+COMPARED = 8
+"""Images whose answers are compared with what is right, at least."""
+
+
+def images_for(batch: int) -> int:
+    """How many images a contest takes whose runs take `batch` of them: some full runs."""
+    return batch * -(-COMPARED // batch)
+
 
 def write_images(path: Path, preprocessing: Preprocessing, *, count: int, seed: int) -> Path:
     """Write pixels, and the same as a network reads them: arrays ``uint8`` and ``float32``.

@@ -44,12 +44,17 @@ def take_turn(
     while len(latencies) < turn.iterations or clock() - begin < turn.seconds:
         start = clock()
         runner.run(feeds)
-        latencies.append(1000 * (clock() - start))
+        latencies.append(_milliseconds(clock() - start))
     compute: list[float] = []
     if isinstance(runner, TimesCompute):
         count = -(-len(latencies) // COMPUTE_SHARE)
-        compute = [1000 * runner.time_compute(feeds) for _ in range(count)]
+        compute = [_milliseconds(runner.time_compute(feeds)) for _ in range(count)]
     return Turned(latencies=tuple(latencies), compute=tuple(compute))
+
+
+def _milliseconds(seconds: float) -> float:
+    """To a tenth of a microsecond, which is finer than any clock here; longer ones fill files."""
+    return round(1000 * seconds, 4)
 
 
 def peak_memory(status: Path = STATUS) -> int:

@@ -16,12 +16,12 @@ class Assignment:
     Attributes:
         contestant: what to open.
         batch: images per run.
-        answer: ``.npy`` file that the first answer is written to.
+        answers: ``.npy`` file that the answers to all images are written to, at the end.
     """
 
     contestant: Contestant
     batch: int
-    answer: str
+    answers: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

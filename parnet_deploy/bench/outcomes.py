@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from parnet_deploy.bench.contest import Record
 from parnet_deploy.bench.reference import compare_answers, read_answers
-from parnet_deploy.bench.result import Outcome, Parity
+from parnet_deploy.bench.result import Absence, Outcome, Parity
 from parnet_deploy.bench.statistics import compare, describe
 
 PROBABILITIES = "probabilities"
+
+NO_ANSWER = "its answers are missing, of another shape than the network's, or not finite"
+
+
+class Measured(NamedTuple):
+    """Outcomes, and those whose answers are none: what is wrong has no latency."""
+
+    outcomes: tuple[Outcome, ...]
+    absent: tuple[Absence, ...]
 
 
 def outcomes(
@@ -18,25 +29,36 @@ def outcomes(
     batch: int,
     *,
     references: Mapping[str, Path],
-) -> tuple[Outcome, ...]:
+) -> Measured:
     """What every contestant did, network by network, the fastest first.
 
-    The first contestant of a network is the one that the others of it are compared with.
+    Whose answers are missing, of another shape or not finite is absent. The first contestant of
+    a network is the one that the others of it are compared with.
 
     Args:
         records: of those who took part to the end, in the order in which they were named.
         batch: images per run.
         references: ``.npy`` files of what is right, by contestants' keys.
     """
+    parities = {r.contestant.key: _parity(r, references.get(r.contestant.key)) for r in records}
+    answering = [r for r in records if _answers(parities[r.contestant.key])]
     first: dict[str, Record] = {}
-    for record in records:
+    for record in answering:
         first.setdefault(record.contestant.network, record)
     networks = list(first)
     found = [
-        _outcome(record, first[record.contestant.network], batch, references) for record in records
+        _outcome(r, first[r.contestant.network], batch, parities[r.contestant.key])
+        for r in answering
     ]
-    return tuple(
-        sorted(found, key=lambda o: (networks.index(o.contestant.network), o.ratio.median))
+    return Measured(
+        outcomes=tuple(
+            sorted(found, key=lambda o: (networks.index(o.contestant.network), o.ratio.median))
+        ),
+        absent=tuple(
+            Absence(name=r.contestant.name, network=r.contestant.network, reason=NO_ANSWER)
+            for r in records
+            if not _answers(parities[r.contestant.key])
+        ),
     )
 
 
@@ -44,9 +66,8 @@ def _outcome(
     record: Record,
     reference: Record,
     batch: int,
-    references: Mapping[str, Path],
+    parity: Parity | None,
 ) -> Outcome:
-    key = record.contestant.key
     latency = describe(record.rounds)
     told, end = record.opened, record.finished
     return Outcome(
@@ -59,7 +80,7 @@ def _outcome(
         first_answer=tuple(record.first_answer),
         host_memory=end.host_memory if end else 0,
         gpu_memory=end.gpu_memory if end else None,
-        parity=_parity(record, references.get(key)),
+        parity=parity,
         timeline=end.timeline if end else (),
         precision=told.precision if told else "fp32",
         kernels=told.kernels if told else None,
@@ -71,4 +92,8 @@ def _parity(record: Record, reference: Path | None) -> Parity | None:
     if right is None or record.opened is None:
         return None
     softmax = record.opened.output == PROBABILITIES
-    return compare_answers(read_answers(record.answer), right, softmax=softmax)
+    return compare_answers(read_answers(record.answers), right, softmax=softmax)
+
+
+def _answers(parity: Parity | None) -> bool:
+    return parity is None or math.isfinite(parity.max_abs)

@@ -208,6 +208,6 @@ def worker_of(assignment: Assignment) -> WorkerProcess:
     return WorkerProcess(assignment, environment=environment)
 
 
-def answer_file(folder: Path, number: int) -> Path:
-    """Where a contestant's process writes its first answer."""
-    return folder / f"answer-{number}.npy"
+def answers_file(folder: Path, number: int) -> Path:
+    """Where a contestant's process writes its answers."""
+    return folder / f"answers-{number}.npy"

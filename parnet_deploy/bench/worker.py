@@ -11,7 +11,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -22,8 +22,9 @@ from parnet_deploy.bench.images import read_images
 from parnet_deploy.bench.measure import peak_memory, take_turn
 from parnet_deploy.bench.messages import Assignment, Finished, Opened, Reply, Turn
 from parnet_deploy.bench.openers import open_contestant
-from parnet_deploy.errors import ParnetDeployError
-from parnet_deploy.runtime import Runner
+from parnet_deploy.bundle import BatchRange
+from parnet_deploy.errors import ParnetDeployError, UsageError
+from parnet_deploy.runtime import Runner, run_batches
 from parnet_deploy.runtime.timeline import Traces
 from parnet_deploy.spec import Array, decode
 from parnet_deploy.spec.codec import encode_line
@@ -54,7 +55,7 @@ def main() -> int:
 
 
 def serve(requests: TextIO, say: Say) -> None:
-    """Open the contestant, answer once, then take turns.
+    """Open the contestant, answer once, take turns, and answer all images at the end.
 
     Args:
         requests: lines: an `Assignment`, then `Turn`s.
@@ -68,9 +69,8 @@ def serve(requests: TextIO, say: Say) -> None:
     runner = opened.runner
     try:
         feeds = load_feeds(assignment, runner)
-        answer = runner.run(feeds)
+        runner.run(feeds)
         (output,) = runner.outputs
-        np.save(assignment.answer, answer[output.name])
         said = Opened(
             output=output.name,
             precision=opened.precision,
@@ -80,24 +80,33 @@ def serve(requests: TextIO, say: Say) -> None:
         say(Reply(opened=said))
         for line in requests:
             say(Reply(turned=take_turn(runner, feeds, decode(line, Turn))))
-        say(Reply(finished=_finish(runner, feeds)))
+        memory, gpu_memory = peak_memory(), nvml.process_memory(os.getpid())
+        np.save(assignment.answers, answer_all(assignment, runner))
+        timeline = runner.trace(feeds) if isinstance(runner, Traces) else ()
+        say(Reply(finished=Finished(timeline=timeline, host_memory=memory, gpu_memory=gpu_memory)))
     finally:
         runner.close()
 
 
 def load_feeds(assignment: Assignment, runner: Runner) -> dict[str, Array]:
-    """The contestant's images in the dtype that it reads, as many as a run takes."""
+    """The contestant's first images in the dtype that it reads, as many as a run takes.
+
+    Raises:
+        UsageError: there are fewer.
+    """
     (source,) = runner.inputs
-    array = read_images(Path(assignment.contestant.images), source.dtype)
-    repeats = -(-assignment.batch // len(array))
-    return {source.name: np.concatenate([array] * repeats)[: assignment.batch]}
+    images = read_images(Path(assignment.contestant.images), source.dtype)
+    if len(images) < assignment.batch:
+        raise UsageError(f"{assignment.batch} images are needed, and there are {len(images)}")
+    return {source.name: images[: assignment.batch]}
 
 
-def _finish(runner: Runner, feeds: Mapping[str, Array]) -> Finished:
-    timeline = runner.trace(feeds) if isinstance(runner, Traces) else ()
-    return Finished(
-        timeline=timeline, host_memory=peak_memory(), gpu_memory=nvml.process_memory(os.getpid())
-    )
+def answer_all(assignment: Assignment, runner: Runner) -> Array:
+    """The answers to all images (N, classes), as many in a run as when it is timed."""
+    (source,) = runner.inputs
+    images = read_images(Path(assignment.contestant.images), source.dtype)
+    size = assignment.batch
+    return run_batches(runner, images, BatchRange(min=size, opt=size, max=size))
 
 
 def _end_with_parent() -> None:

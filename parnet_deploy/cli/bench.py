@@ -33,7 +33,7 @@ from parnet_deploy.bundle import (
 from parnet_deploy.cli.build_engine import ENGINES
 from parnet_deploy.cli.console import print_json, print_sheet, progress, say, tell
 from parnet_deploy.cli.options import parse_choice, parse_numbers
-from parnet_deploy.cli.output import refuse_file, write_file
+from parnet_deploy.cli.output import refuse_files, write_files
 from parnet_deploy.engine import BuildOptions, choose_backend, make_builder
 from parnet_deploy.errors import UsageError
 from parnet_deploy.pages.sheet import Sheet
@@ -154,8 +154,7 @@ def command(
     paths = _find(asked)
     title = _title(asked, paths, settings)
     files = () if output is None else targets(output, title)
-    for file in files:
-        refuse_file(file, force=force)
+    refuse_files(files, force=force)
     with tempfile.TemporaryDirectory(prefix="parnet-deploy-bench-") as folder:
         others, absent = _timm(asked, Path(folder), settings)
         plan = Plan(
@@ -173,8 +172,7 @@ def command(
         )
         result = run_benchmark(plan, Path(folder), progress)
     extra = paper_sheets(result) if paper else ()
-    for path, text in contents(result, files, extra=extra).items():
-        write_file(path, text, force=force)
+    write_files(contents(result, files, extra=extra), force=force)
     if as_json:
         print_json(result)
     else:
