@@ -26,7 +26,7 @@ from parnet_deploy.bundle import (
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.engine.onnxruntime import OnnxRuntimeBuilder
 from parnet_deploy.errors import BuildError, EngineError, UsageError
-from parnet_deploy.runtime import SplitRunner, open_runner
+from parnet_deploy.runtime import SplitRunner, open_runner, rebuild_command
 from parnet_deploy.runtime.machine import provider_problem
 from parnet_deploy.spec import Array
 
@@ -259,6 +259,10 @@ def test_threads_of_a_whole_engine_spin_within_a_run_and_those_of_stages_sleep(
         entry = opened._session.get_session_options().get_session_config_entry
         assert entry("session.intra_op.allow_spinning") == str(int(expected))
         assert entry("session.force_spinning_stop") == "1"  # between runs they always sleep
+    words = rebuild_command(engine).split()
+    flags = {True: "--spin", False: "--no-spin"}
+    assert ("--spin" in words or "--no-spin" in words) == (expected == split)  # not by default
+    assert (flags[expected] in words) == (expected == split)
 
 
 def test_a_graph_that_does_not_load_is_a_build_error(

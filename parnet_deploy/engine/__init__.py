@@ -6,6 +6,8 @@ plan               a placement in a file
 figures            peak figures of the devices here
 cores              how many of a CPU's cores each stage has
 onnxruntime        sessions optimised once and saved
+openvino           graphs in OpenVINO's format
+ncnn               graphs as ncnn's layers
 tensorrt           TensorRT and TensorRT RTX plans
 tensorrt_options   which options a flavour and version has
 tensorrt_settings  options written into the builder's configuration

@@ -25,7 +25,8 @@ def _now() -> str:
 
 
 def _tools() -> dict[str, str]:
-    return versions("parnet-deploy", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "torch")
+    backends = ("onnxruntime", "onnxruntime-gpu", "openvino", "ncnn")
+    return versions("parnet-deploy", "numpy", *backends, "pillow", "torch")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,7 @@ from parnet_deploy.bench.peers.graphs import unfused_graph
 from parnet_deploy.bench.peers.runner import CallRunner, first_line
 from parnet_deploy.bundle import versions
 from parnet_deploy.errors import EngineError
+from parnet_deploy.runtime.openvino import load_openvino
 from parnet_deploy.spec import Array, TensorSpec
 
 TITLE = "OpenVINO, unfused export, latency hint, fp32"
@@ -29,8 +30,7 @@ def open_openvino(contestant: Contestant) -> OpenedRunner:
     Raises:
         EngineError: OpenVINO cannot read or compile it.
     """
-    import openvino
-
+    openvino = load_openvino()  # which reports to nobody
     try:
         compiled = openvino.Core().compile_model(contestant.path, "CPU", HINTS)
     except Exception as exc:  # its exceptions share no base class
