@@ -31,6 +31,8 @@ from parnet_deploy.spec import decode, encode
 SECONDS = 900.0
 """How long a preparation may take: exports of the largest network take a minute."""
 
+COMMAND = (sys.executable, "-m", "parnet_deploy.bench.preparing")
+
 T = TypeVar("T")
 
 
@@ -140,13 +142,12 @@ def _ask(task: str, asked: object, kind: type[T], seconds: float) -> T:
     Raises:
         BuildError: it failed, crashed, or took too long.
     """
-    command = (sys.executable, "-m", "parnet_deploy.bench.preparing", task)
     try:
         done = subprocess.run(
-            command, input=encode(asked), capture_output=True, timeout=seconds, check=False
+            (*COMMAND, task), input=encode(asked), capture_output=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired as exc:
-        raise BuildError(f"its preparation took longer than {seconds:.0f} seconds") from exc
+        raise BuildError(f"its preparation took longer than {seconds:g} seconds") from exc
     except OSError as exc:
         raise BuildError(f"cannot start {sys.executable}: {exc.strerror or exc}") from exc
     try:

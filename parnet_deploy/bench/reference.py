@@ -47,13 +47,13 @@ def answer_question(question: Question) -> Answers:
         CheckpointError: the weights cannot be read.
         UsageError: there are fewer images, or the answers cannot be written.
     """
+    images = read_images(Path(question.images), "float32")
+    if not 1 <= question.count <= len(images):
+        raise UsageError(f"{question.count} images are asked for, and there are {len(images)}")
     import torch
 
     from parnet_deploy.net import load_checkpoint
 
-    images = read_images(Path(question.images), "float32")
-    if not 1 <= question.count <= len(images):
-        raise UsageError(f"{question.count} images are asked for, and there are {len(images)}")
     model = load_checkpoint(Path(question.model) / CHECKPOINT).model.double().eval()
     with torch.inference_mode():
         logits = [

@@ -1,0 +1,138 @@
+"""From a contestant to something that runs: engines of this project, and of other graphs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from parnet_deploy.bench import openers
+from parnet_deploy.bench.contestant import Contestant
+from parnet_deploy.bench.graph_engine import OPENER, GraphEngine, build_graph
+from parnet_deploy.bench.openers import OPENERS, open_contestant
+from parnet_deploy.bench.peers import PEERS, Preparation
+from parnet_deploy.bundle import MODEL_GRAPH, EngineBundle, ModelBundle
+from parnet_deploy.engine import BuildOptions, build_engine, make_builder
+from parnet_deploy.errors import EngineError, UsageError
+from parnet_deploy.spec import IMAGES, LOGITS, Array, Backend
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> EngineBundle:
+    builder = make_builder("onnxruntime", BuildOptions(provider="cpu", threads=1), split=True)
+    final = tmp_path_factory.mktemp("engines") / "tiny-split"
+    return build_engine(tiny_bundle, final, builder, split=True)
+
+
+@pytest.fixture
+def images(rng: np.random.Generator) -> Array:
+    return rng.standard_normal((1, 3, 64, 64)).astype(np.float32)
+
+
+def contestant(opener: str, path: Path) -> Contestant:
+    return Contestant(
+        name="it", group="ours", network="tiny", opener=opener, path=str(path), images="none.npz"
+    )
+
+
+def wanted(bundle: ModelBundle, images: Array) -> Array:
+    session = onnxruntime.InferenceSession(bundle.path / MODEL_GRAPH)
+    answer: Array = session.run([LOGITS], {IMAGES: images})[0]
+    return answer
+
+
+def test_an_engine_of_this_project(
+    engine: EngineBundle, tiny_bundle: ModelBundle, images: Array
+) -> None:
+    opened = open_contestant(contestant("engine", engine.path))
+    answer = opened.runner.run({IMAGES: images})[LOGITS]
+    np.testing.assert_allclose(answer, wanted(tiny_bundle, images), rtol=1e-4, atol=1e-5)
+    assert opened.precision == "fp32"
+    assert opened.kernels is None
+    assert "parnet-deploy" in opened.versions
+    assert any(name.startswith("onnxruntime") for name in opened.versions)
+    opened.runner.close()
+
+
+def test_what_an_engine_says_of_itself(engine: EngineBundle) -> None:
+    """TF32 is another precision than the graph's float32; kernels count where all are known."""
+
+    def changed(*kernels: int | None, **changes: Any) -> EngineBundle:
+        pairs = zip(engine.manifest.stages, kernels, strict=False)
+        stages = tuple(replace(stage, kernels=count) for stage, count in pairs)
+        manifest = replace(engine.manifest, stages=stages, **changes)
+        return type(engine)(path=engine.path, manifest=manifest, manifest_sha256="")
+
+    assert openers._kernels(changed(3, 4)) == 7
+    assert openers._kernels(changed(3, None)) is None
+    tf32 = {"builder_flags": ["TF32"]}
+    assert openers._precision(changed(1, options=tf32)) == "tf32"
+    assert openers._precision(changed(1, options=tf32, precision="fp16")) == "fp16"
+    assert openers._precision(changed(1, options={"builder_flags": []})) == "fp32"
+
+
+def test_every_peer_names_an_opener(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    """Of those that prepare nothing it is asked; the others are opened in their own tests."""
+    for name in ("torch", "torch-fused", "torch-compile", "torch-compile-fused"):
+        asked = Preparation(
+            peer=name,
+            network="tiny",
+            model=str(tiny_bundle.path),
+            workspace=str(tmp_path),
+            images="none.npz",
+        )
+        assert PEERS[name].prepare(asked).opener in OPENERS
+
+
+def test_no_such_opener(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"an opener is one of engine, .*; not 'magic'"):
+        open_contestant(contestant("magic", tmp_path))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "ncnn"])
+def test_an_engine_of_a_graph_in_no_bundle(
+    backend: Backend, tiny_bundle: ModelBundle, images: Array, tmp_path: Path
+) -> None:
+    manifest = tiny_bundle.manifest
+    build_graph(
+        tiny_bundle.path / MODEL_GRAPH,
+        tmp_path,
+        backend=backend,
+        device="cpu",
+        batch=1,
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+    )
+    opened = open_contestant(contestant(OPENER, tmp_path))
+    answer = opened.runner.run({IMAGES: images})[LOGITS]
+    np.testing.assert_allclose(answer, wanted(tiny_bundle, images), rtol=1e-3, atol=1e-4)
+    assert opened.versions
+    opened.runner.close()
+
+
+def test_a_graph_engine_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"cannot read .*graph-engine.json: No such file"):
+        open_contestant(contestant(OPENER, tmp_path))
+
+
+def test_a_graph_engine_that_does_not_load(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    """Nothing is said of a command that would build it: that builds networks of this project."""
+    manifest = tiny_bundle.manifest
+    build_graph(
+        tiny_bundle.path / MODEL_GRAPH,
+        tmp_path,
+        backend="onnxruntime",
+        device="cpu",
+        batch=1,
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+    )
+    (tmp_path / "whole.onnx").write_bytes(b"damaged")
+    with pytest.raises(EngineError, match="cannot run here") as error:
+        open_contestant(contestant(OPENER, tmp_path))
+    assert "build it again" not in str(error.value)
+    assert GraphEngine.__name__ not in str(error.value)
