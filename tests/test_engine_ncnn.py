@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +29,13 @@ from parnet_deploy.engine.ncnn import NcnnBuilder
 from parnet_deploy.engine.ncnn_convert import convert
 from parnet_deploy.engine.ncnn_layers import Blob, LayerGraph
 from parnet_deploy.engine.ncnn_values import ChannelTable, UnfitValueError
-from parnet_deploy.errors import BuildError, BundleError, EngineError, TargetError
+from parnet_deploy.errors import (
+    BuildError,
+    BundleError,
+    EngineError,
+    MissingDependencyError,
+    TargetError,
+)
 from parnet_deploy.export import ExportOptions, export_model, whole_graph
 from parnet_deploy.export.model import export_onnx
 from parnet_deploy.net import BlockGraph, ParNet, fuse
@@ -439,7 +446,28 @@ def test_a_file_that_is_no_graph_is_a_build_error(tmp_path: Path, content: bytes
     stage.graph.unlink()
     if content is not None:
         stage.graph.write_bytes(content)
-    with pytest.raises(BuildError, match=r"graph\.onnx cannot be read as ONNX"):
+    with pytest.raises(BuildError, match=r"graph\.onnx cannot be read(: No such file| as ONNX: )"):
+        NcnnBuilder(BuildOptions()).build(stage, tmp_path)
+
+
+def test_weights_that_are_missing_are_a_build_error(
+    tmp_path: Path, tiny_bundle: ModelBundle
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_bundle.path, folder)
+    (folder / "stages" / "weights.safetensors").unlink()
+    stage = replace(graph_of(tmp_path, node("Relu")), graph=folder / "model.onnx")
+    with pytest.raises(BuildError, match=r"model\.onnx cannot be read") as caught:
+        NcnnBuilder(BuildOptions()).build(stage, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_onnx_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = graph_of(tmp_path, node("Relu"))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingDependencyError, match="pip install onnx; running one does not"):
         NcnnBuilder(BuildOptions()).build(stage, tmp_path)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from parnet_deploy.engine.ncnn_layers import Blob, Draft, LayerGraph
 from parnet_deploy.engine.ncnn_values import ChannelTable, UnfitValueError, Value, joined
-from parnet_deploy.errors import BuildError, MissingDependencyError
+from parnet_deploy.errors import BuildError, MissingDependencyError, os_reason
 from parnet_deploy.runtime.ncnn_param import DYNAMIC_SCALE, Param
 from parnet_deploy.spec import Array, TensorSpec
 
@@ -75,7 +75,9 @@ def _read(path: Path) -> tuple[onnx.GraphProto, dict[str, Array]]:
     try:
         model = onnx.load(path)
         constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
-    except Exception as exc:  # protobuf's, onnx's checker's and the system's
+    except OSError as exc:
+        raise BuildError(f"{path} cannot be read: {os_reason(exc)}") from exc
+    except Exception as exc:  # protobuf's and onnx's share no base class
         raise BuildError(f"{path} cannot be read as ONNX: {exc}") from exc
     return model.graph, constants
 
