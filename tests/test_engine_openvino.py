@@ -21,6 +21,7 @@ from parnet_deploy.bundle import (
     ModelBundle,
     ModelManifest,
     open_engine_bundle,
+    open_model,
 )
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.errors import BuildError, BundleError, EngineError, RunnerError, TargetError
@@ -99,12 +100,19 @@ def test_whole_and_split_engines_equal_the_graph_at_every_batch(
 @pytest.mark.parametrize(
     "options",
     [
-        {"batch": BatchRange(min=3, opt=3, max=3)},
-        {"preprocess": True, "softmax": True},
-        {"changes": {"activation": "relu", "squeeze": False, "image_size": (32, 96)}},
-        {"changes": {"stream_widths": (8,), "stream_blocks": (1,), "last_width": 40}},
+        {"batch": BatchRange(min=3, opt=3, max=3), "preprocess": True, "softmax": True},
+        {
+            "changes": {
+                "activation": "relu",
+                "squeeze": False,
+                "image_size": (32, 96),
+                "stream_widths": (8,),
+                "stream_blocks": (1,),
+                "last_width": 40,
+            }
+        },
     ],
-    ids=["batch 3", "uint8 softmax", "relu, no squeeze, 32x96", "one stream"],
+    ids=["uint8, softmax, batch 3", "relu, no squeeze, 32x96, one stream"],
 )
 def test_every_option_of_the_export_survives(tmp_path: Path, options: dict[str, Any]) -> None:
     model = export_tiny(tmp_path / "model", **options)
@@ -172,8 +180,10 @@ def test_an_engine_holds_its_weights_in_float32_and_nothing_but_the_named_files(
     assert not types & {"f16", "bf16"}
 
 
-def test_an_engine_needs_neither_its_place_nor_its_model(tmp_path: Path) -> None:
-    model = export_tiny(tmp_path / "model")
+def test_an_engine_needs_neither_its_place_nor_its_model(
+    tmp_path: Path, tiny_bundle: ModelBundle
+) -> None:
+    model = open_model(Path(shutil.copytree(tiny_bundle.path, tmp_path / "model")))
     engine = build(model, tmp_path / "engine", split=True)
     images = some_images(model.manifest, 1)
     expected = plain_answer(model, images)
