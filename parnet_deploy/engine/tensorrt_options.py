@@ -36,7 +36,7 @@ _BUILDER_FLAGS: dict[str, tuple[str, ...]] = {
 
 
 _RECORDABLE = "REQUIRE_USER_ALLOCATION"
-"""TensorRT RTX asks for it where runs are recorded as CUDA graphs, as `TensorRTRunner` does."""
+"""TensorRT RTX asks for it where runs are recorded as CUDA graphs, as `CudaRunner` does."""
 
 
 def flag_names(backend: TensorRTBackend, api: Any, options: BuildOptions) -> tuple[str, ...]:
