@@ -57,6 +57,7 @@ def default_form(backend: Backend) -> DeployForm:
 
     TensorRT: fewest kernels, in three streams (docs/kernel-counts.md). ONNX Runtime on the CPU:
     all forms lie within 4 % of each other (benchmarks/results); this one had the lowest median.
+    OpenVINO: the folded identity saves a tenth of the time (docs/engines.md).
     """
     return _DEFAULTS[backend]
 
@@ -65,6 +66,6 @@ _DEFAULTS: dict[Backend, DeployForm] = {
     "tensorrt": DeployForm(),
     "tensorrt-rtx": DeployForm(),
     "onnxruntime": DeployForm(squeeze="gemm"),
-    "openvino": DeployForm(squeeze="gemm"),
+    "openvino": DeployForm(identity_bn="fold", squeeze="conv", join="concat"),
     "ncnn": DeployForm(identity_bn="fold", squeeze="gemm"),
 }
