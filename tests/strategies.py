@@ -15,6 +15,8 @@ FORMS = [
     for identity, squeeze, join in itertools.product(
         ("keep", "fold"), ("conv", "gemm", "mixed"), ("view", "concat")
     )
+] + [
+    DeployForm(identity_bn=identity, squeeze="gemm", layout="nhwc") for identity in ("keep", "fold")
 ]
 
 

@@ -129,6 +129,7 @@ def test_every_option_ends_in_the_manifest(capsys: Capture) -> None:
         "--activation", "relu", "--no-squeeze", "--classes", "5", "--image-size", "64x32",
         "--batch", "1:2:4", "--stem", "share", "--softmax", "--preprocess", "--opset", "20",
         "--identity-bn", "fold", "--squeeze-op", "conv", "--join", "concat", "--seed", "3",
+        "--layout", "nchw", "--precision", "fp16",
         "--labels", "names.txt", "--output", "deep/down/net",
     )  # fmt: skip
     assert call(capsys, "export", *options).status == 0
@@ -144,6 +145,8 @@ def test_every_option_ends_in_the_manifest(capsys: Capture) -> None:
     assert manifest.inputs[0].dtype == "uint8"
     assert manifest.opset == 20
     assert manifest.form == DeployForm(identity_bn="fold", squeeze="conv", join="concat")
+    assert manifest.precision == "fp16"
+    assert {cut.tensor.dtype for cut in manifest.cuts} == {"float16"}
     assert manifest.source.seed == 3
     assert bundle.labels == tuple("abcde")
 
@@ -165,7 +168,7 @@ def test_a_depth_and_the_spec_read_once(capsys: Capture, monkeypatch: pytest.Mon
 
 
 def test_the_default_form_is_that_of_the_backend(capsys: Capture) -> None:
-    assert exported(capsys, *TINY).manifest.form == DeployForm()
+    assert exported(capsys, *TINY).manifest.form == DeployForm(squeeze="gemm", layout="nhwc")
     again = exported(capsys, *TINY, "--for", "onnxruntime", "--force")
     assert again.manifest.form == DeployForm(squeeze="gemm")
 

@@ -88,8 +88,10 @@ def test_an_unknown_form(wrong: dict[str, str]) -> None:
 
 def test_the_default_forms_are_those_that_were_measured() -> None:
     """docs/kernel-counts.md and benchmarks/results say why."""
-    assert default_form("tensorrt") == default_form("tensorrt-rtx") == DeployForm()
-    assert default_form("tensorrt") == DeployForm(identity_bn="keep", squeeze="mixed", join="view")
+    assert default_form("tensorrt") == default_form("tensorrt-rtx")
+    assert default_form("tensorrt") == DeployForm(
+        identity_bn="keep", squeeze="gemm", join="view", layout="nhwc"
+    )
     assert default_form("onnxruntime").squeeze == "gemm"
 
 

@@ -288,11 +288,14 @@ def test_a_tolerance_that_is_given_is_the_one_that_counts(tiny_bundle: ModelBund
     assert found.rungs[4].tolerance == FLOAT32
 
 
-def test_an_engine_that_may_use_tf32_is_allowed_more(whole: EngineBundle) -> None:
+def test_an_engine_that_may_use_tf32_is_allowed_more(
+    tiny_bundle: ModelBundle, whole: EngineBundle
+) -> None:
+    model = tiny_bundle.manifest
     manifest = replace(whole.manifest, options={"builder_flags": ["TF32"]})
-    assert tolerances_of({"engine": manifest}, {})["engine"] == TF32_ENGINE
-    assert tolerances_of({"engine": whole.manifest}, {})["engine"] == FLOAT32
-    assert tolerances_of({"engine": manifest}, {"engine": 1e-3})["engine"] == 1e-3
+    assert tolerances_of(model, {"engine": manifest}, {})["engine"] == TF32_ENGINE
+    assert tolerances_of(model, {"engine": whole.manifest}, {})["engine"] == FLOAT32
+    assert tolerances_of(model, {"engine": manifest}, {"engine": 1e-3})["engine"] == 1e-3
 
 
 def test_nothing_is_left_behind(

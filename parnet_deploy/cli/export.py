@@ -53,7 +53,8 @@ from parnet_deploy.spec import (
     count,
     default_form,
 )
-from parnet_deploy.spec.form import IdentityBN, Join, Squeeze
+from parnet_deploy.spec.form import IdentityBN, Join, Layout, Squeeze
+from parnet_deploy.spec.precision import Precision
 
 if TYPE_CHECKING:
     from parnet_deploy.net import ParNet
@@ -81,6 +82,9 @@ Labels = Annotated[Path | None, typer.Option(help="Text file with one class name
 Ema = Annotated[bool, typer.Option("--ema/--no-ema", help="Take a checkpoint's moving average.")]
 Seed = Annotated[int, typer.Option(help="Seed of untrained weights.")]
 Opset = Annotated[int, typer.Option(min=18, max=21, help="ONNX operator set, 18 to 21.")]
+PrecisionName = Annotated[
+    Precision, typer.Option("--precision", help="What the graphs compute in.")
+]
 For = Annotated[
     Backend, typer.Option("--for", help="Backend whose best deploy form is the default.")
 ]
@@ -93,6 +97,10 @@ FormSqueeze = Annotated[
 ]
 FormJoin = Annotated[
     Join | None, typer.Option("--join", help="Deploy form: how a fusion joins its inputs.")
+]
+FormLayout = Annotated[
+    Layout | None,
+    typer.Option("--layout", help="Deploy form: axes behind a gated block's convolution."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that stands there.")]
 
@@ -126,11 +134,13 @@ def command(
     classes: Classes = None,
     ema: Ema = True,
     seed: Seed = 0,
+    precision: PrecisionName = "fp32",
     opset: Opset = 18,
     target: For = "tensorrt",
     identity_bn: FormIdentity = None,
     squeeze_op: FormSqueeze = None,
     join: FormJoin = None,
+    layout: FormLayout = None,
     force: Force = False,
 ) -> None:
     """Fuse a ParNet and export it: the whole network and one graph per stage.
@@ -162,7 +172,8 @@ def command(
         batch=batch_range,
         stem=stem,
         softmax=softmax,
-        form=_form(target, identity_bn=identity_bn, squeeze=squeeze_op, join=join),
+        form=_form(target, identity_bn=identity_bn, squeeze=squeeze_op, join=join, layout=layout),
+        precision=precision,
         opset=opset,
     )
     told = named or network.labels or None

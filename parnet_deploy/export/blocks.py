@@ -46,30 +46,50 @@ def _deploy_block(
 ) -> gs.Variable:
     (x,) = inputs
     y = _conv(graph, f"{name}.conv", x, module.conv)
-    if module.squeeze is not None:
-        skip = x
-        if module.identity is not None:
-            skip = _batch_norm(graph, f"{name}.identity", x, module.identity)
-        has_skip = module.identity is not None or module.scale is not None
-        gemm = form.squeeze == "gemm" or (form.squeeze == "mixed" and has_skip)
-        gate = _gate(graph, name, skip, module.squeeze, gemm=gemm)
-        if module.scale is not None and module.shift is not None:
-            scale = graph.weight(f"{name}.scale", module.scale[None, :, None, None])
-            shift = graph.weight(f"{name}.shift", module.shift[None, :, None, None])
-            scaled = graph.node("Mul", f"{name}.gate.scaled", [gate, scale])
-            skip = graph.node("Mul", f"{name}.gated", [x, scaled])
-            y = graph.node("Add", f"{name}.sum", [y, skip])
-            y = graph.node(
-                "Add",
-                f"{name}.shifted",
-                [y, graph.node("Mul", f"{name}.gate.shift", [gate, shift])],
-            )
-        elif module.identity is not None:
-            gated = graph.node("Mul", f"{name}.gated", [skip, gate])
-            y = graph.node("Add", f"{name}.sum", [y, gated])
-        else:
-            y = graph.node("Mul", f"{name}.gated", [y, gate])
-    return _activation(graph, name, y, module.act)
+    if module.squeeze is None:
+        return _activation(graph, name, y, module.act)
+    skip = x
+    if module.identity is not None:
+        skip = _batch_norm(graph, f"{name}.identity", x, module.identity)
+    has_skip = module.identity is not None or module.scale is not None
+    gemm = form.squeeze == "gemm" or (form.squeeze == "mixed" and has_skip)
+    gate = _gate(graph, name, skip, module.squeeze, gemm=gemm)
+    if module.scale is not None and module.shift is not None:
+        scale = graph.weight(f"{name}.scale", module.scale[None, :, None, None])
+        shift = graph.weight(f"{name}.shift", module.shift[None, :, None, None])
+        scaled = graph.node("Mul", f"{name}.gate.scaled", [gate, scale])
+        gated = graph.node("Mul", f"{name}.gated", [x, scaled])
+        y = graph.node("Add", f"{name}.sum", [y, gated])
+        shifted = graph.node("Mul", f"{name}.gate.shift", [gate, shift])
+        return _finish(graph, f"{name}.shifted", "Add", [y, shifted], name, module.act, form)
+    if module.identity is not None:
+        gated = graph.node("Mul", f"{name}.gated", [skip, gate])
+        return _finish(graph, f"{name}.sum", "Add", [y, gated], name, module.act, form)
+    return _finish(graph, f"{name}.gated", "Mul", [y, gate], name, module.act, form)
+
+
+def _finish(
+    graph: GraphBuilder,
+    joint: str,
+    op: str,
+    inputs: Values,
+    name: str,
+    act: nn.Module,
+    form: DeployForm,
+) -> gs.Variable:
+    """A block's last sum or product and its activation, in the form's layout.
+
+    In nhwc, which is how TensorRT's convolutions read and write, it makes one kernel of this, of
+    the next block's normalisation and of its pooling; in nchw two (docs/kernel-counts.md).
+    """
+    if form.layout == "nchw":
+        return _activation(graph, name, graph.node(op, joint, inputs), act)
+    turned = [
+        graph.node("Transpose", f"{joint}.nhwc{index}", [value], perm=[0, 2, 3, 1])
+        for index, value in enumerate(inputs)
+    ]
+    y = _activation(graph, f"{name}.nhwc", graph.node(op, joint, turned), act)
+    return graph.node("Transpose", name, [y], perm=[0, 3, 1, 2])
 
 
 @emit.register

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from parnet_deploy.bundle import MODEL_GRAPH, ModelManifest
 from parnet_deploy.errors import ExportError
@@ -16,11 +16,12 @@ from parnet_deploy.net import ParNet
 from parnet_deploy.runtime import OnnxRuntimeRunner, Runner, SplitRunner, StageRunner
 from parnet_deploy.runtime.outputs import log_probabilities
 from parnet_deploy.spec import IMAGES, Array, Preprocessing
+from parnet_deploy.spec.precision import rounding_tolerance
 
 STAGES_TOLERANCE = 1e-5
 NETWORK_TOLERANCE = 1e-4
-"""Both are relative to the greatest absolute value of the output that is compared with; of
-probabilities, their logarithms are compared, too."""
+"""Of float32. Both are relative to the greatest absolute value of the output that is compared with;
+of probabilities, their logarithms are compared, too."""
 
 TRIALS = 3
 
@@ -52,17 +53,30 @@ def prove(folder: Path, manifest: ModelManifest, model: ParNet) -> Proof:
     errors = []
     with _open_whole(folder, manifest) as whole, _open_stages(folder, manifest) as joined:
         for seed in range(TRIALS):
-            images = _trial(manifest, seed)
-            graph = _run(whole, {IMAGES: images}, f"of the whole graph on noise (seed {seed})")
-            stages = _run(joined, {IMAGES: images}, f"of the joined stages on noise (seed {seed})")
+            images = trial(manifest, seed)
+            graph = _run(whole, images, f"of the whole graph on noise (seed {seed})")
+            stages = _run(joined, images, f"of the joined stages on noise (seed {seed})")
             network = run_network(model, images, manifest.preprocessing, softmax=manifest.softmax)
             compare = _relative_of_probabilities if manifest.softmax else _relative
             errors.append((compare(graph, network), compare(stages, graph)))
     network_error, stages_error = np.max(errors, axis=0)  # unlike max(), NaN wins
     proof = Proof(network=float(network_error), stages=float(stages_error))
-    _require(proof.network, NETWORK_TOLERANCE, "the whole graph differs from the network")
-    _require(proof.stages, STAGES_TOLERANCE, "the stages joined differ from the whole graph")
+    network_tolerance, stages_tolerance = tolerances(manifest)
+    _require(proof.network, network_tolerance, "the whole graph differs from the network")
+    _require(proof.stages, stages_tolerance, "the stages joined differ from the whole graph")
     return proof
+
+
+def tolerances(manifest: ModelManifest) -> tuple[float, float]:
+    """How far the whole graph may be from the network, and the joined stages from it.
+
+    Below float32 both may differ by what the precision rounds: ONNX Runtime computes float16 in
+    float32 on a CPU and rounds where it must, at cuts among others.
+    """
+    if manifest.precision == "fp32":
+        return NETWORK_TOLERANCE, STAGES_TOLERANCE
+    rounded = rounding_tolerance(manifest.precision, manifest.spec)
+    return rounded, rounded
 
 
 def check_weights(model: ParNet) -> None:
@@ -83,15 +97,20 @@ def run_network(
     model: ParNet, images: Array, preprocessing: Preprocessing, *, softmax: bool
 ) -> Array:
     """What a graph is to give, computed by torch, with what the graph does around the network."""
-    x = torch.from_numpy(images)
-    if preprocessing.in_graph:
-        mean = torch.tensor(preprocessing.mean)[:, None, None]
-        std = torch.tensor(preprocessing.std)[:, None, None]
-        x = (x / 255 - mean) / std
     with torch.inference_mode():
-        y = model(x)
+        y = model(normalised(images, preprocessing))
     result: Array = (y.softmax(1) if softmax else y).numpy()
     return result
+
+
+def normalised(images: Array, preprocessing: Preprocessing) -> Tensor:
+    """What the network reads of the images that a graph reads, (N, 3, H, W) both."""
+    x = torch.from_numpy(images)
+    if not preprocessing.in_graph:
+        return x
+    mean = torch.tensor(preprocessing.mean)[:, None, None]
+    std = torch.tensor(preprocessing.std)[:, None, None]
+    return (x / 255 - mean) / std
 
 
 def _open_whole(folder: Path, manifest: ModelManifest) -> OnnxRuntimeRunner:
@@ -112,9 +131,9 @@ def _open_stages(folder: Path, manifest: ModelManifest) -> SplitRunner:
     return SplitRunner(stages, inputs=manifest.inputs, outputs=manifest.outputs)
 
 
-def _run(runner: Runner, feeds: Mapping[str, Array], what: str) -> Array:
+def _run(runner: Runner, images: Array, what: str) -> Array:
     (output,) = runner.outputs
-    result = runner.run(feeds)[output.name]
+    result = runner.run({IMAGES: images})[output.name]
     if not np.isfinite(result).all():
         raise ExportError(f"the {output.name} {what} are not finite; nothing was written")
     return result
@@ -138,7 +157,7 @@ def _require(error: float, tolerance: float, what: str) -> None:
         )
 
 
-def _trial(manifest: ModelManifest, seed: int) -> Array:
+def trial(manifest: ModelManifest, seed: int) -> Array:
     """Noise in the shape and type of the input; batches from the smallest to the greatest."""
     batch = (manifest.batch.min, manifest.batch.opt, manifest.batch.max)[seed % 3]
     (spec,) = manifest.inputs

@@ -8,7 +8,7 @@ torch network is proven at every export and by `verify`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,6 +17,7 @@ from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import SpecError
 from parnet_deploy.export.blocks import emit
 from parnet_deploy.export.builder import GraphBuilder, declare
+from parnet_deploy.export.precision import lower
 from parnet_deploy.net import BlockGraph
 from parnet_deploy.spec import (
     IMAGES,
@@ -28,8 +29,11 @@ from parnet_deploy.spec import (
     StemMode,
     TensorSpec,
 )
+from parnet_deploy.spec.precision import Precision, arithmetic
 
 PROBABILITIES = "probabilities"
+PREPROCESSED = "preprocess"
+"""What the graph makes of uint8 images, where it does."""
 
 MIN_OPSET, MAX_OPSET = 18, 21
 
@@ -45,6 +49,7 @@ class ExportOptions:
         softmax: give ``probabilities`` instead of ``logits``.
         preprocessing: how images are prepared; with `in_graph` the graph does the arithmetic.
         form: deploy form.
+        precision: what the network computes in; images and answers are the same in all.
         opset: version of the ONNX operator set.
     """
 
@@ -54,14 +59,16 @@ class ExportOptions:
     stem: StemMode = "replicate"
     softmax: bool = False
     form: DeployForm = field(default_factory=DeployForm)
+    precision: Precision = "fp32"
     opset: int = 18
 
     def __post_init__(self) -> None:
         """Refuse an operator set that lacks an operator or that TensorRT 10 does not read.
 
         Raises:
-            SpecError: the opset is out of range.
+            SpecError: the opset is out of range, or there is no such precision.
         """
+        arithmetic(self.precision)
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise SpecError(f"an opset of {MIN_OPSET} to {MAX_OPSET}, not {self.opset}")
 
@@ -87,11 +94,11 @@ def value_spec(spec: ParNetSpec, block: BlockSpec, options: ExportOptions) -> Te
         return TensorSpec(name=options.output, shape=(axis, spec.classes), dtype="float32")
     height, width = (size // block.scale for size in spec.image_size)
     shape = (axis, block.out_channels, height, width)
-    return TensorSpec(name=block.name, shape=shape, dtype="float32")
+    return TensorSpec(name=block.name, shape=shape, dtype=arithmetic(options.precision).dtype)
 
 
 def whole_graph(model: BlockGraph, options: ExportOptions) -> gs.Graph:
-    """A network, in deploy or training form, as one graph.
+    """A network, in deploy or training form, as one graph in the precision that is asked for.
 
     Args:
         model: the network, in inference mode.
@@ -100,7 +107,16 @@ def whole_graph(model: BlockGraph, options: ExportOptions) -> gs.Graph:
     Returns:
         A sorted graph with input ``images`` and one output; every block's output bears the
         block's name.
+
+    Raises:
+        ExportError: a weight is beyond the precision's range.
     """
+    graph = _float_graph(model, replace(options, precision="fp32"))
+    first = PREPROCESSED if options.preprocessing.in_graph else IMAGES
+    return lower(graph, options.precision, first=first, last=LOGITS)
+
+
+def _float_graph(model: BlockGraph, options: ExportOptions) -> gs.Graph:
     spec = model.spec
     images = images_spec(spec, options)
     graph = GraphBuilder(f"parnet-{options.name}", [images], opset=options.opset)
@@ -132,4 +148,4 @@ def _preprocess(graph: GraphBuilder, preprocessing: Preprocessing) -> gs.Variabl
     shift = graph.constant("preprocess.shift", (-mean / std).astype(np.float32))
     x = graph.node("Cast", "preprocess.float", [graph.values[IMAGES]], to=np.float32)
     scaled = graph.node("Mul", "preprocess.scaled", [x, scale])
-    return graph.node("Add", "preprocess", [scaled, shift])
+    return graph.node("Add", PREPROCESSED, [scaled, shift])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -22,11 +24,12 @@ from parnet_deploy.bundle import (
     versions,
 )
 from parnet_deploy.errors import ExportError, UsageError
-from parnet_deploy.export.gate import check_weights, prove
+from parnet_deploy.export.gate import TRIALS, check_weights, normalised, prove, trial
 from parnet_deploy.export.graph import ExportOptions, whole_graph
+from parnet_deploy.export.magnitudes import check_range
 from parnet_deploy.export.stages import contracts, cut_stage, describe_cuts, describe_stage
 from parnet_deploy.export.weights import externalise, large_weights, write_weights
-from parnet_deploy.net import ParNet, TrainingFacts, fuse, save_checkpoint
+from parnet_deploy.net import DeployParNet, ParNet, TrainingFacts, fuse, save_checkpoint
 from parnet_deploy.spec import IMAGES, LOGITS, ParNetSpec, stages
 
 IR_VERSION = 10  # read by ONNX Runtime 1.19 and later, and by TensorRT 10 and later
@@ -68,7 +71,8 @@ def export_model(
         UsageError: not one label per class, or one of several lines.
         OutputExistsError: something stands at `final`.
         ExportError: a weight is not finite, the whole graph does not equal the network, or the
-            stages joined together do not equal the whole graph.
+            stages joined together do not equal the whole graph; or a weight or a value is
+            beyond the range of the precision.
         BundleError: the bundle cannot be written.
     """
     numbered = (f"class {index}" for index in range(model.spec.classes))
@@ -82,7 +86,14 @@ def export_model(
     manifest = describe(model.spec, source, options)
     with staged(final, force=force) as work:
         progress("fuse: every block becomes one 3x3 convolution")
-        whole = whole_graph(fuse(model, options.form), options)
+        fused = fuse(model, options.form)
+        if options.precision != "fp32":
+            progress("prove: the same graph in fp32 against the network, before it is rounded")
+            _prove_in_float32(work, fused, model, source, options)
+        whole = whole_graph(fused, options)
+        if options.precision != "fp32":
+            noise = [normalised(trial(manifest, n), options.preprocessing) for n in range(TRIALS)]
+            check_range(fused, noise, options.precision)
         progress(f"write: the whole graph and {len(manifest.stages)} stages, weights stored once")
         write_graphs(work, whole, manifest)
         (work / LABELS).write_text(listed, encoding="utf-8")
@@ -98,6 +109,19 @@ def export_model(
     return open_model(final, check=False)
 
 
+def _prove_in_float32(
+    work: Path, fused: DeployParNet, model: ParNet, source: Source, options: ExportOptions
+) -> None:
+    """What rounding changes hides what is wrong by less: so the rest is proven without it."""
+    exact = replace(options, precision="fp32")
+    folder = work / "fp32"
+    folder.mkdir()
+    manifest = describe(model.spec, source, exact)
+    write_graphs(folder, whole_graph(fused, exact), manifest)
+    prove(folder, manifest, model)
+    shutil.rmtree(folder)
+
+
 def describe(spec: ParNetSpec, source: Source, options: ExportOptions) -> ModelManifest:
     """The manifest of a bundle that is still to be written."""
     contract = contracts(spec, options)
@@ -108,6 +132,7 @@ def describe(spec: ParNetSpec, source: Source, options: ExportOptions) -> ModelM
         form=options.form,
         source=source,
         opset=options.opset,
+        precision=options.precision,
         stem=options.stem,
         batch=options.batch,
         softmax=options.softmax,

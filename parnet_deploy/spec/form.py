@@ -10,6 +10,7 @@ from parnet_deploy.errors import SpecError
 IdentityBN = Literal["keep", "fold"]
 Squeeze = Literal["conv", "gemm", "mixed"]
 Join = Literal["view", "concat"]
+Layout = Literal["nchw", "nhwc"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,11 +26,14 @@ class DeployForm:
             ``mixed``: a convolution in plain blocks, a Gemm in skip and fusion blocks.
         join: how a fusion brings the channels of its two inputs into its two groups: by
             concatenating them as a ``view`` with an axis of groups, or by a ``concat`` of slices.
+        layout: axes of what a gated block computes behind its convolution: ``nchw``, or ``nhwc``
+            between two transposes. What crosses from block to block is (N, C, H, W) in both.
     """
 
     identity_bn: IdentityBN = "keep"
     squeeze: Squeeze = "mixed"
     join: Join = "view"
+    layout: Layout = "nchw"
 
     def __post_init__(self) -> None:
         """Refuse unknown choices.
@@ -46,6 +50,7 @@ _CHOICES = {
     "identity_bn": get_args(IdentityBN),
     "squeeze": get_args(Squeeze),
     "join": get_args(Join),
+    "layout": get_args(Layout),
 }
 
 
@@ -63,8 +68,8 @@ def default_form(backend: Backend) -> DeployForm:
 
 
 _DEFAULTS: dict[Backend, DeployForm] = {
-    "tensorrt": DeployForm(),
-    "tensorrt-rtx": DeployForm(),
+    "tensorrt": DeployForm(squeeze="gemm", layout="nhwc"),
+    "tensorrt-rtx": DeployForm(squeeze="gemm", layout="nhwc"),
     "onnxruntime": DeployForm(squeeze="gemm"),
     "openvino": DeployForm(identity_bn="fold", squeeze="conv", join="concat"),
     "ncnn": DeployForm(identity_bn="fold", squeeze="gemm"),

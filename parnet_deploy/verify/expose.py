@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import onnx
 
 from parnet_deploy.errors import VerificationError
 
 
-def expose(source: Path, names: Iterable[str], folder: Path) -> tuple[Path, tuple[str, ...]]:
+def expose(source: Path, wanted: Mapping[str, str], folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Write a copy of a graph that gives some of its inner tensors beside its outputs.
 
     An optimised graph has lost some of its tensors: those stay unseen.
 
     Args:
         source: ONNX file; external data lies beside or below it.
-        names: tensors that are wanted.
+        wanted: numpy's names of the types of the tensors that are wanted, by the tensors' names.
         folder: an empty folder for the copy; weights are linked into it, not copied, where the
             file system allows that.
 
@@ -36,10 +37,11 @@ def expose(source: Path, names: Iterable[str], folder: Path) -> tuple[Path, tupl
     graph = model.graph
     made = {name for node in graph.node for name in node.output}
     given = {output.name for output in graph.output}
-    found = tuple(name for name in names if name in made)
+    found = tuple(name for name in wanted if name in made)
     for name in found:
         if name not in given:
-            value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(wanted[name]))
+            value = onnx.helper.make_tensor_value_info(name, element, None)
             graph.output.append(value)
     folder.mkdir(parents=True, exist_ok=True)
     for location in {_location(tensor) for tensor in graph.initializer} - {None}:

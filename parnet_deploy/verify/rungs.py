@@ -13,7 +13,14 @@ from typing import Protocol
 
 import torch
 
-from parnet_deploy.bundle import MODEL_GRAPH, EngineBundle, EngineStage, ModelBundle
+from parnet_deploy.bundle import (
+    MODEL_GRAPH,
+    EngineBundle,
+    EngineManifest,
+    EngineStage,
+    ModelBundle,
+    ModelManifest,
+)
 from parnet_deploy.errors import EngineError, VerificationError
 from parnet_deploy.net import BlockGraph
 from parnet_deploy.runtime import OnnxRuntimeRunner, Runner, SplitRunner, StageRunner
@@ -21,6 +28,7 @@ from parnet_deploy.runtime.base import ShowsCuts
 from parnet_deploy.runtime.outputs import log_probabilities
 from parnet_deploy.spec import IMAGES, LOGITS, Array, ParNetSpec, TensorSpec, layout
 from parnet_deploy.spec.layout import stored_order
+from parnet_deploy.spec.precision import arithmetic
 from parnet_deploy.verify.expose import expose
 from parnet_deploy.verify.inputs import Batch
 
@@ -178,7 +186,7 @@ def open_whole(bundle: ModelBundle, scratch: Path) -> RunnerRung:
     path = bundle.file(MODEL_GRAPH)
     runner = _as_it_stands(path, inputs=manifest.inputs, outputs=manifest.outputs)
     blocks = tuple(block.name for block in layout(manifest.spec))
-    inside = _open_inside(path, blocks, manifest.inputs, manifest.spec, scratch)
+    inside = _open_inside(path, blocks, manifest.inputs, manifest, scratch)
     return RunnerRung(runner, (_whole_part(manifest.outputs, inside),), manifest.spec)
 
 
@@ -196,7 +204,7 @@ def open_stages(bundle: ModelBundle, scratch: Path) -> RunnerRung:
         runner = _as_it_stands(path, inputs=stage.inputs, outputs=stage.outputs)
         runners.append(StageRunner(name=stage.name, device="cpu", runner=runner))
         folder = scratch / stage.name
-        inside = _open_inside(path, stage.blocks, stage.inputs, manifest.spec, folder)
+        inside = _open_inside(path, stage.blocks, stage.inputs, manifest, folder)
         parts.append(
             Part(
                 stage=stage.name,
@@ -246,14 +254,14 @@ def _open_inside(
     path: Path,
     blocks: tuple[str, ...],
     inputs: tuple[TensorSpec, ...],
-    spec: ParNetSpec,
+    manifest: ModelManifest,
     scratch: Path,
 ) -> Runner | None:
     """A graph's copy that gives its blocks' values, on the CPU; None where it has none."""
-    copy, found = expose(path, _values_of(blocks), scratch)
+    copy, found = expose(path, _values_of(blocks, manifest), scratch)
     if not found:
         return None
-    outputs = _contracts(found, inputs[0].shape[0], spec)
+    outputs = _contracts(found, inputs[0].shape[0], manifest)
     return _as_it_stands(copy, inputs=inputs, outputs=outputs)
 
 
@@ -276,13 +284,13 @@ def _engine_inside(
     if manifest.backend != "onnxruntime":
         return None
     try:
-        copy, found = expose(engine.file(stage.file), _values_of(blocks), scratch)
+        copy, found = expose(engine.file(stage.file), _values_of(blocks, manifest), scratch)
         if not found:
             return None
         return OnnxRuntimeRunner(
             copy,
             inputs=stage.inputs,
-            outputs=_contracts(found, stage.inputs[0].shape[0], manifest.spec),
+            outputs=_contracts(found, stage.inputs[0].shape[0], manifest),
             provider=manifest.target.get("provider", "cpu"),
             device_id=int(stage.device.partition(":")[2] or 0),
             optimise=False,
@@ -291,19 +299,27 @@ def _engine_inside(
         return None  # the engine itself runs: that its inside stays unseen is no fault of it
 
 
-def _values_of(blocks: tuple[str, ...]) -> list[str]:
-    return [LOGITS if name == HEAD else name for name in blocks]
+def _values_of(blocks: Iterable[str], manifest: ModelManifest | EngineManifest) -> dict[str, str]:
+    """The types of blocks' values, by the tensors' names."""
+    inner = arithmetic(manifest.precision).dtype
+    return {
+        LOGITS if name == HEAD else name: "float32" if name == HEAD else inner for name in blocks
+    }
 
 
-def _contracts(names: Iterable[str], batch: int | str, spec: ParNetSpec) -> tuple[TensorSpec, ...]:
+def _contracts(
+    names: Iterable[str], batch: int | str, manifest: ModelManifest | EngineManifest
+) -> tuple[TensorSpec, ...]:
     """The contracts of blocks' values."""
+    spec = manifest.spec
     blocks = {LOGITS if block.kind == "head" else block.name: block for block in layout(spec)}
+    dtypes = _values_of((block.name for block in blocks.values()), manifest)
     specs = []
     for name in names:
         block = blocks[name]
         size = tuple(side // block.scale for side in spec.image_size) if block.scale else ()
         shape = (batch, block.out_channels, *size)
-        specs.append(TensorSpec(name=name, shape=shape, dtype="float32"))
+        specs.append(TensorSpec(name=name, shape=shape, dtype=dtypes[name]))
     return tuple(specs)
 
 

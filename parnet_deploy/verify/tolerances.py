@@ -13,6 +13,11 @@ no trained network's do:
 On photographs most of the error comes from the squeezes' global average pools: ONNX Runtime adds up
 the 50176 pixels of a map one after the other, and those of a photograph have one sign.
 
+Float16 is not in the table: it is allowed what one rounding after the other may make
+(`spec.precision.rounding_tolerance`: 2.3e-2 for 12 layers), and is compared with the torch rungs,
+which are judged as ever. What is wrong by less than that is found at the export, where the same
+graph must first agree in float32.
+
 Between 2.4e-14 and 1e-10 lies nothing: the smallest real fault that was tried, one block's biases
 rounded to float32 in the fold, makes 4e-9. A float32 rung is told apart from a wrong epsilon of a
 batch normalisation (1e-3 for 1e-5: 7e-3 to 7e-2), a plain bias for a fusion's shift (5e-3) and
@@ -29,8 +34,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
-from parnet_deploy.bundle import EngineManifest
+from parnet_deploy.bundle import EngineManifest, ModelManifest
 from parnet_deploy.errors import UsageError
+from parnet_deploy.spec.precision import rounding_tolerance
 
 RungName = Literal[
     "training-f64",
@@ -62,21 +68,32 @@ DEFAULTS: Mapping[RungName, float] = {
     "split-engine": FLOAT32,
 }
 
+ROUNDED_RUNGS: tuple[RungName, ...] = ("onnx-whole", "onnx-stages", *ENGINE_RUNGS)
+"""What computes in the model's own precision."""
+
 TF32_ENGINE = 1e-2
 """For an engine that may use TF32, whose factors have 10 bits behind the point (2^-11 = 5e-4 each):
 20 such roundings, in proportion to what float32 needs. Not measured: it takes a GPU."""
 
 
 def tolerances_of(
-    engines: Mapping[RungName, EngineManifest], given: Mapping[RungName, float]
+    model: ModelManifest,
+    engines: Mapping[RungName, EngineManifest],
+    given: Mapping[RungName, float],
 ) -> dict[RungName, float]:
     """The tolerance of every rung.
 
     Args:
+        model: manifest of the model. Below float32, its graphs and engines are allowed what the
+            precision rounds; the torch rungs, which are in float64 and float32, are not.
         engines: manifests of the engines, by rung; one that may use TF32 is allowed more.
         given: what is to be used instead of the defaults.
     """
     tolerances = dict(DEFAULTS)
+    if model.precision != "fp32":
+        rounded = rounding_tolerance(model.precision, model.spec)
+        tolerances |= dict.fromkeys(ROUNDED_RUNGS, rounded)
+        return tolerances | dict(given)
     for rung, manifest in engines.items():
         if "TF32" in manifest.options.get("builder_flags", ()):
             tolerances[rung] = TF32_ENGINE

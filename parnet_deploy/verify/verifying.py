@@ -77,7 +77,7 @@ def verify(
     subjects = find_subjects(path, model=options.model, sibling=options.sibling)
     inputs = _inputs(subjects.model.manifest, options)
     manifests = {rung: engine.manifest for rung, engine in subjects.engines.items()}
-    tolerances = tolerances_of(manifests, options.tolerances)
+    tolerances = tolerances_of(subjects.model.manifest, manifests, options.tolerances)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parnet-verify-")))
         progress("open: every form of the network")
