@@ -116,7 +116,10 @@ def test_with_nothing_nothing_works_and_each_says_what_to_install() -> None:
         ("onnx", {"export", "verify", "build-engine --backend ncnn"}),
         ("tensorrt", {"predict, TensorRT", "build-engine --backend tensorrt"}),
         ("tensorrt-rtx", {"predict, TensorRT RTX", "build-engine --backend tensorrt-rtx"}),
-        ("cuda-core", {"predict, TensorRT", "predict, TensorRT RTX"}),
+        (
+            "cuda-bindings",
+            {"predict, TensorRT", "predict, TensorRT RTX", "predict, ONNX Runtime on the GPU"},
+        ),
     ],
 )
 def test_a_package_is_needed_for_what_uses_it(package: str, lost: set[str]) -> None:

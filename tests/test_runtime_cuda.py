@@ -255,12 +255,12 @@ def test_no_gpu_and_no_such_gpu(driver: SimulatedDriver) -> None:
         CudaDevice(2, driver=driver)
 
 
-def test_without_cuda_core_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cuda_bindings_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> None:
         raise ModuleNotFoundError(f"No module named '{name}'")
 
     monkeypatch.setattr(importlib, "import_module", load)
-    with pytest.raises(MissingDependencyError, match=r"cuda\.bindings.*install parnet-deploy\[te"):
+    with pytest.raises(MissingDependencyError, match=r"cuda\.bindings.*pip install cuda-bindings"):
         CudaDevice(0)
 
 

@@ -43,7 +43,7 @@ PACKAGES: Mapping[str, bool] = {
     "ncnn": True,
     "tensorrt": True,
     "tensorrt-rtx": True,
-    "cuda-core": True,
+    "cuda-bindings": True,
 }
 """Packages by their names in the registry, and whether one is imported to try it."""
 
@@ -159,10 +159,10 @@ def judge(machine: Machine) -> tuple[Task, ...]:
         PREDICT: on_cpu,
         "predict, OpenVINO on the CPU": openvino,
         "predict, ncnn on the CPU": ncnn,
-        "predict, ONNX Runtime on the GPU": on_cuda,
-        "predict, TensorRT": (*tensorrt, *need.packages(("cuda-core",), "tensorrt")),
+        "predict, ONNX Runtime on the GPU": (*on_cuda, *need.packages(("cuda-bindings",), "rtx")),
+        "predict, TensorRT": (*tensorrt, *need.packages(("cuda-bindings",), "tensorrt")),
         "predict, TensorRT RTX": (
-            *need.packages(("tensorrt-rtx", "cuda-core"), "rtx"),
+            *need.packages(("tensorrt-rtx", "cuda-bindings"), "rtx"),
             *need.gpu("tensorrt-rtx"),
         ),
         "build-engine --backend onnxruntime": on_cpu,

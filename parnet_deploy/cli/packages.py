@@ -12,7 +12,7 @@ MODULES: Mapping[str, str] = {
     "onnx-graphsurgeon": "onnx_graphsurgeon",
     "scikit-learn": "sklearn",
     "tensorrt-rtx": "tensorrt_rtx",
-    "cuda-core": "cuda.core",
+    "cuda-bindings": "cuda.bindings.driver",
 }
 """Modules that have not the name of their package."""
 

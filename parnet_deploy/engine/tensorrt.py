@@ -92,7 +92,7 @@ class TensorRTBuilder:
 
     def tools(self) -> Mapping[str, str]:
         """Version of TensorRT."""
-        return {self.backend: str(self._api.__version__), **versions("cuda-core")}
+        return {self.backend: str(self._api.__version__), **versions("cuda-bindings")}
 
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
         """Build one plan. See `Builder.build`."""

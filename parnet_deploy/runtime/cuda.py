@@ -1,6 +1,6 @@
 """One GPU as runners use it: memory, streams, events, graphs. Every call of CUDA's driver is here.
 
-The calls are those of ``cuda.bindings.driver``, which comes with cuda-core; tests put
+The calls are those of ``cuda.bindings.driver``, a module of cuda-bindings; tests put
 `parnet_deploy.runtime.cuda_simulated.SimulatedDriver` in its place. Reference:
 https://docs.nvidia.com/cuda/cuda-driver-api/.
 """
@@ -75,8 +75,7 @@ def load_driver() -> Any:
         return importlib.import_module("cuda.bindings.driver")
     except ImportError as exc:
         raise MissingDependencyError(
-            f"running engines on a GPU needs cuda-core ({exc}); "
-            "install parnet-deploy[tensorrt] or parnet-deploy[rtx]"
+            f"running engines on a GPU needs cuda-bindings ({exc}); pip install cuda-bindings"
         ) from exc
 
 
@@ -101,7 +100,7 @@ class CudaDevice:
             driver: the driver's functions; loaded where None.
 
         Raises:
-            MissingDependencyError: cuda-core is not installed.
+            MissingDependencyError: cuda-bindings is not installed.
             TargetError: CUDA refuses.
         """
         self._driver = driver or load_driver()

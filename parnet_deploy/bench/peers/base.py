@@ -20,7 +20,7 @@ _MODULES: Mapping[str, str] = {
     "onnx-graphsurgeon": "onnx_graphsurgeon",
     "onnxruntime-gpu": "onnxruntime",
     "tensorrt-rtx": "tensorrt_rtx",
-    "cuda-core": "cuda.core",
+    "cuda-bindings": "cuda.bindings.driver",
 }
 """Modules that have not the name of their package."""
 

@@ -51,7 +51,7 @@ def _prepare_rtx(asked: Preparation) -> Contestant:
 TENSORRT = Peer(
     name="tensorrt",
     title=TITLE,
-    packages=("tensorrt", "cuda-core", "torch", "onnx", "onnx-graphsurgeon", "safetensors"),
+    packages=("tensorrt", "cuda-bindings", "torch", "onnx", "onnx-graphsurgeon", "safetensors"),
     prepare=_prepare,
     extra="tensorrt,bench",
     devices=("cuda",),
@@ -61,7 +61,7 @@ TENSORRT = Peer(
 TENSORRT_RTX = Peer(
     name="tensorrt-rtx",
     title=TITLE_RTX,
-    packages=("tensorrt-rtx", "cuda-core", "torch", "onnx", "onnx-graphsurgeon", "safetensors"),
+    packages=("tensorrt-rtx", "cuda-bindings", "torch", "onnx", "onnx-graphsurgeon", "safetensors"),
     prepare=_prepare_rtx,
     extra="rtx,bench",
     devices=("cuda",),
