@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -45,6 +46,8 @@ def test_without_a_bundle_the_only_one_is_built_and_the_result_is_told(
     for line in ("stream1  cpu", "stream2  cpu", "stream3  cpu", "fusion   cpu"):
         assert line in result.stdout
     assert "kernels" not in result.stdout  # ONNX Runtime does not tell
+    assert re.search(r"engine +device +size +threads", result.stdout)
+    assert len(re.findall(r"cpu +[0-9.]+ KiB +1 *$", result.stdout, re.MULTILINE)) == 4
     last = result.stdout.splitlines()[-1]
     assert last == "next: parnet-deploy verify engines/tiny-onnxruntime-cpu-split"
     assert "UNTRAINED" in result.stderr

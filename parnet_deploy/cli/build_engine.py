@@ -259,12 +259,17 @@ def _print_summary(engine: EngineBundle) -> None:
     total = human_bytes(sum(record.bytes for record in manifest.files.values()))
     say(f"{engine.path}: {manifest.backend}, {manifest.precision}, {total}")
     columns: dict[str, Justify] = {"engine": "left", "device": "left", "size": "right"}
+    threaded = any(stage.threads is not None for stage in manifest.stages)
+    if threaded:
+        columns["threads"] = "right"
     counted = any(stage.kernels is not None for stage in manifest.stages)
     if counted:
         columns |= {"kernels": "right", "streams": "right"}
     table = new_table(None, columns)
     for stage in manifest.stages:
         cells = [escape(stage.name), stage.device, human_bytes(_size(manifest, stage))]
+        if threaded:
+            cells.append(str(stage.threads or ""))
         if counted:
             cells += ["" if n is None else str(n) for n in (stage.kernels, stage.streams)]
         table.add_row(*cells)
