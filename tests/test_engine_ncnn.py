@@ -222,7 +222,8 @@ def kinds(layers: list[NcnnLayer]) -> Counter[str]:
 def test_what_ncnn_does_in_one_pass_is_one_layer(tmp_path: Path) -> None:
     form = default_form("ncnn")
     model = fuse(tiny_network(), form)
-    _, layers = every_value(model, form, tmp_path)
+    error, layers = every_value(model, form, tmp_path)
+    assert error < TOLERANCE
     found = kinds(layers)
     graph = onnx.load(tmp_path / "model.onnx").graph
     before = Counter(node.op_type for node in graph.node)
@@ -232,6 +233,24 @@ def test_what_ncnn_does_in_one_pass_is_one_layer(tmp_path: Path) -> None:
     activated = [layer for layer in layers if layer.params.get(9) == 4]
     assert kinds(activated) == {"InnerProduct": gates}
     assert found["Convolution"] + found["ConvolutionDepthWise"] == before["Conv"]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_a_blocks_value_is_a_blob_of_its_name_also_where_nobody_wants_it(
+    form: DeployForm, tmp_path: Path
+) -> None:
+    model = fuse(tiny_network(), form)
+    options = ExportOptions(name="t", preprocessing=Preprocessing(size=(64, 64)), form=form)
+    graph = whole_graph(model, options)
+    onnx.save(export_onnx(graph), tmp_path / "model.onnx")
+    inputs = (TensorSpec(name=IMAGES, shape=(1, 3, 64, 64), dtype="float32"),)
+    outputs = (TensorSpec(name="logits", shape=(1, 7), dtype="float32"),)
+    layers, blobs = convert(tmp_path / "model.onnx", inputs, outputs)
+    layers.write(blobs, tmp_path / "model.param", tmp_path / "model.bin")
+    made = {
+        blob for layer in read_param((tmp_path / "model.param").read_text()) for blob in layer.tops
+    }
+    assert {block.name for block in model.layout if block.kind != "head"} <= made
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +397,9 @@ def graph_of(
     sides = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in "xy"]
     initializers = [onnx.numpy_helper.from_array(v, k) for k, v in (constants or {}).items()]
     graph = helper.make_graph(list(nodes), "test", sides[:1], sides[1:], initializers)
-    onnx.save(helper.make_model(graph), folder / "graph.onnx")
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    onnx.save(model, folder / "graph.onnx")
     x, y = (TensorSpec(name=n, shape=(1, 4, 6, 6), dtype="float32") for n in "xy")
     return BuildStage(
         name="part",
@@ -430,6 +451,58 @@ def test_what_has_no_counterpart_is_one_clear_error(
         NcnnBuilder(BuildOptions()).build(stage, tmp_path)
     assert "'the-node'" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        # A convolution's output is read by an activation, and under another name by a sum.
+        [("Conv", "xw", "c"), ("Reshape", "cs", "r"), ("Relu", "r", "a"), ("Add", "ac", "y")],
+        [("Conv", "xw", "c"), ("Reshape", "cs", "r"), ("Relu", "c", "a"), ("Add", "ar", "y")],
+        [("Conv", "xw", "c"), ("Relu", "c", "r"), ("Relu", "c", "a"), ("Add", "ar", "y")],
+        [("Mul", "xk", "c"), ("Reshape", "cs", "r"), ("Add", "rk", "a"), ("Add", "ca", "y")],
+        [("Mul", "xk", "c"), ("Add", "ck", "a"), ("Add", "ak", "r"), ("Add", "ar", "y")],
+    ],
+)
+def test_a_value_with_other_readers_is_merged_with_none_of_them(
+    tmp_path: Path, nodes: list[tuple[str, str, str]]
+) -> None:
+    rng = np.random.default_rng(0)
+    made = [
+        helper.make_node(
+            operator,
+            list(inputs),
+            [output],
+            **({"pads": [1, 1, 1, 1]} if operator == "Conv" else {}),
+        )
+        for operator, inputs, output in nodes
+    ]
+    constants = {
+        "w": rng.standard_normal((4, 4, 3, 3)).astype(np.float32),
+        "s": np.array([0, 4, 6, 6]),
+        "k": rng.standard_normal((1, 4, 1, 1)).astype(np.float32),
+    }
+    stage = graph_of(tmp_path, *made, constants=constants)
+    NcnnBuilder(BuildOptions(threads=1)).build(stage, tmp_path)
+    sides = {"inputs": stage.inputs, "outputs": stage.outputs, "threads": 1}
+    feeds = some_arrays(stage.inputs, 1)
+    with (
+        OnnxRuntimeRunner(stage.graph, **sides) as reference,
+        NcnnRunner(tmp_path / "part.param", **sides) as runner,
+    ):
+        assert compare(reference.run(feeds), runner.run(feeds), TOLERANCE).passed
+
+
+@pytest.mark.parametrize("second", ["Conv", "GlobalAveragePool", "Add"])
+def test_channels_behind_the_pixels_are_for_elementwise_operators_alone(
+    tmp_path: Path, second: str
+) -> None:
+    turned = helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1])
+    others = {"Conv": ["w"], "Add": ["x"]}.get(second, [])
+    reader = helper.make_node(second, ["t", *others], ["y"], name="the-node")
+    stage = graph_of(tmp_path, turned, reader, constants={"w": CUBE})
+    with pytest.raises(BuildError, match=r"'the-node' .* behind (its|their) pixels"):
+        NcnnBuilder(BuildOptions()).build(stage, tmp_path)
 
 
 def test_a_graph_that_gives_something_else_is_refused(tmp_path: Path) -> None:

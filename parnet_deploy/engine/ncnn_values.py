@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from parnet_deploy.engine.ncnn_layers import Blob, LayerGraph
 
+_TO_BACK, _TO_FRONT = (0, 2, 3, 1), (0, 3, 1, 2)
+"""Orders of axes from (N, C, H, W) to (N, H, W, C), and back."""
+
 
 class UnfitValueError(Exception):
     """A value cannot be moved or read in the way that an operator asks for."""
@@ -30,18 +33,24 @@ class Value:
         channels: numbers of `ChannelTable`; the shape is the value's own, but for the batch in
             front and the pixels behind.
         size: (H, W), (H*W,), or () for a vector.
+        last: the graph has the channels behind the pixels, (N, H, W, C); a blob never has.
     """
 
     channels: NDArray[np.int64]
     size: tuple[int, ...]
+    last: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape without the batch."""
+        if self.last:
+            return (*self.size, *self.channels.shape)
         return (*self.channels.shape, *self.size)
 
     def reshaped(self, shape: Sequence[int]) -> Value:
         """The same channels in another shape, the batch first; 0 keeps a size, -1 follows."""
+        if self.last:
+            raise UnfitValueError("its channels stand behind its pixels")
         wanted = [
             self.shape[index - 1] if size == 0 and index else size
             for index, size in enumerate(shape)
@@ -54,10 +63,12 @@ class Value:
         )
 
     def transposed(self, order: Sequence[int]) -> Value:
-        """Axes in another order, the batch first and the pixels last."""
+        """Axes in another order: the channels among themselves, or all behind the pixels."""
+        if self.channels.ndim == 1 and tuple(order) == (_TO_FRONT if self.last else _TO_BACK):
+            return replace(self, last=not self.last)
         axes = self.channels.ndim
         fixed = [0, *range(axes + 1, axes + 1 + len(self.size))]
-        if [order[0], *order[axes + 1 :]] != fixed or len(order) != axes + 1 + len(self.size):
+        if self.last or [order[0], *order[axes + 1 :]] != fixed:
             raise UnfitValueError(f"axes {list(order)} do not leave the batch and pixels in place")
         return replace(
             self, channels=self.channels.transpose([axis - 1 for axis in order[1 : axes + 1]])
@@ -65,7 +76,7 @@ class Value:
 
     def split(self, sizes: Sequence[int]) -> list[Value]:
         """Cut behind the batch's axis."""
-        if sum(sizes) != self.channels.shape[0]:
+        if self.last or sum(sizes) != self.channels.shape[0]:
             raise UnfitValueError(f"{self.channels.shape[0]} channels are not {list(sizes)}")
         edges = np.cumsum([0, *sizes])
         return [replace(self, channels=self.channels[a:b]) for a, b in pairwise(edges)]
@@ -73,7 +84,8 @@ class Value:
 
 def joined(values: Sequence[Value], axis: int) -> Value:
     """Concatenated; axis 0 is the batch."""
-    if len({value.size for value in values}) > 1 or not 1 <= axis <= values[0].channels.ndim:
+    alike = len({value.size for value in values}) == 1 and not any(value.last for value in values)
+    if not alike or not 1 <= axis <= values[0].channels.ndim:
         raise UnfitValueError(f"{[value.shape for value in values]} cannot be joined here")
     channels = np.concatenate([value.channels for value in values], axis=axis - 1)
     return Value(channels=channels, size=values[0].size)
