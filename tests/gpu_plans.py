@@ -10,11 +10,11 @@ import numpy as np
 from hypothesis import strategies as st
 
 from parnet_deploy.bundle import BatchRange
-from parnet_deploy.runtime.cuda import CudaDevice
-from parnet_deploy.runtime.cuda_runner import CudaRunner
-from parnet_deploy.runtime.cuda_simulated import SimulatedDriver
-from parnet_deploy.runtime.cuda_simulated_program import FunctionProgram
-from parnet_deploy.runtime.cuda_stage import CudaStage
+from parnet_deploy.runtime.cuda.device import CudaDevice
+from parnet_deploy.runtime.cuda.runner import CudaRunner
+from parnet_deploy.runtime.cuda.stage import CudaStage
+from parnet_deploy.runtime.simulated.driver import SimulatedDriver
+from parnet_deploy.runtime.simulated.program import FunctionProgram
 from parnet_deploy.spec import Array, TensorSpec
 
 WIDTH = 3

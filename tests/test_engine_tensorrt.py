@@ -129,45 +129,6 @@ def test_preprocessing_softmax_and_a_fixed_batch_build(tmp_path: Path) -> None:
     assert engine.manifest.outputs[0].name == "probabilities"
 
 
-@pytest.mark.slow
-def test_parnet_l_is_89_kernels_in_3_streams(tmp_path: Path) -> None:
-    """The figures of docs/kernel-counts.md; the whole network must stay within 92 in 3."""
-    spec = variant("l").spec
-    options = ExportOptions(name="l", preprocessing=Preprocessing(size=spec.image_size))
-    graph = whole_graph(fuse(ParNet(spec).eval(), options.form), options)
-    contract = contracts(spec, options)
-    described = [describe_stage(stage, contract) for stage in stages(spec, "replicate")]
-    graphs = {"whole": graph, **{stage.name: cut_stage(graph, stage) for stage in described}}
-    builder = TensorRTBuilder("tensorrt-rtx", AMPERE)
-    counted = {}
-    for name, part in graphs.items():
-        save_with_weights(part, tmp_path / f"{name}.onnx")
-        stage = BuildStage(
-            name=name,
-            graph=tmp_path / f"{name}.onnx",
-            inputs=(),
-            outputs=(),
-            batch=BatchRange(),
-            device="cuda:0",
-        )
-        built = builder.build(stage, tmp_path)
-        counted[name] = (built.kernels, built.streams)
-        text = read_plan_text(tmp_path / built.file)
-        assert text is not None
-        assert text.tf32 is False
-        assert set(text.dtypes) <= {"float", "int32"}
-        for file in tmp_path.iterdir():  # half a gigabyte a piece
-            file.unlink()
-    assert counted["whole"][0] <= 92
-    assert counted == {
-        "whole": (89, 3),
-        "stream1": (30, 1),
-        "stream2": (34, 1),
-        "stream3": (38, 1),
-        "fusion": (15, 1),
-    }
-
-
 # -- what is written
 
 
@@ -277,7 +238,7 @@ def test_an_engine_cannot_be_opened_without_a_gpu(
     tiny_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = machine.CudaDriver(problem="there is no NVIDIA driver here (libcuda.so.1)")
-    monkeypatch.setattr("parnet_deploy.runtime.cuda.cuda_driver", lambda: nothing)
+    monkeypatch.setattr("parnet_deploy.runtime.cuda.device.cuda_driver", lambda: nothing)
     for split in (False, True):
         engine = build(tiny_bundle, tmp_path / f"engine-{split}", split=split)
         with pytest.raises(EngineError) as error:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError, TargetError
-from parnet_deploy.runtime import cuda_simulated_handles as handles
-from parnet_deploy.runtime.cuda import CudaDevice, load_driver
-from parnet_deploy.runtime.cuda_simulated import SimulatedDriver
-from parnet_deploy.runtime.cuda_simulated_handles import CUresult, Fault
-from parnet_deploy.runtime.cuda_simulated_work import GARBAGE, MisuseError, SimulatedFaultError
+from parnet_deploy.runtime.cuda.device import CudaDevice, load_driver
 from parnet_deploy.runtime.machine import cuda_driver
+from parnet_deploy.runtime.simulated import handles
+from parnet_deploy.runtime.simulated.driver import SimulatedDriver
+from parnet_deploy.runtime.simulated.handles import CUresult, Fault
+from parnet_deploy.runtime.simulated.work import GARBAGE, MisuseError, SimulatedFaultError
 
 
 @pytest.fixture

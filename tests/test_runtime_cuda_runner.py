@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import EngineError, ParnetDeployError, RunnerError
 from parnet_deploy.runtime.base import Runner, ShowsCuts
-from parnet_deploy.runtime.cuda_runner import CudaRunner
-from parnet_deploy.runtime.cuda_simulated import SimulatedDriver
-from parnet_deploy.runtime.cuda_simulated_handles import CUresult, Fault
-from parnet_deploy.runtime.cuda_simulated_machine import COPY_SECONDS, KERNEL_SECONDS
-from parnet_deploy.runtime.cuda_simulated_work import SimulatedFaultError, Work
+from parnet_deploy.runtime.cuda.runner import CudaRunner
+from parnet_deploy.runtime.simulated.driver import SimulatedDriver
+from parnet_deploy.runtime.simulated.handles import CUresult, Fault
+from parnet_deploy.runtime.simulated.machine import COPY_SECONDS, KERNEL_SECONDS
+from parnet_deploy.runtime.simulated.work import SimulatedFaultError, Work
 from parnet_deploy.runtime.timeline import TimesCompute, Traces
 from parnet_deploy.spec import Array
 

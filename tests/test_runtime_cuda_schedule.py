@@ -9,7 +9,7 @@ from gpu_plans import Network, Part, networks, parnet, tensor
 from hypothesis import given
 
 from parnet_deploy.errors import EngineError
-from parnet_deploy.runtime.cuda_schedule import HOST, Step, launches, schedule
+from parnet_deploy.runtime.cuda.schedule import HOST, Step, launches, schedule
 from parnet_deploy.spec import TensorSpec
 
 

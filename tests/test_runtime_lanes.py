@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from parnet_deploy.errors import RunnerError
-from parnet_deploy.runtime.lanes import Lanes
+from parnet_deploy.runtime.cuda.lanes import Lanes
 
 PATIENCE = 20.0  # seconds; what takes longer hangs
 

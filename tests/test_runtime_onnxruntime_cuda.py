@@ -16,8 +16,8 @@ from gpu_plans import Network, image, parnet, tensor
 from parnet_deploy.errors import EngineError, RunnerError, TargetError
 from parnet_deploy.runtime import onnxruntime as plain
 from parnet_deploy.runtime import onnxruntime_cuda as module
-from parnet_deploy.runtime.cuda import CudaDevice
-from parnet_deploy.runtime.cuda_runner import CudaRunner
+from parnet_deploy.runtime.cuda.device import CudaDevice
+from parnet_deploy.runtime.cuda.runner import CudaRunner
 from parnet_deploy.runtime.machine import Gpu
 from parnet_deploy.runtime.onnxruntime_cuda import onnxruntime_stage
 

@@ -231,7 +231,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr("parnet_deploy.runtime.tensorrt.tensorrt_stage", stage)
     monkeypatch.setattr("parnet_deploy.runtime.onnxruntime_cuda.onnxruntime_stage", stage)
-    monkeypatch.setattr("parnet_deploy.runtime.cuda_runner.CudaRunner", runner)
+    monkeypatch.setattr("parnet_deploy.runtime.cuda.runner.CudaRunner", runner)
     return made
 
 

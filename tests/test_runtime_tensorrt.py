@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError, TargetError
-from parnet_deploy.runtime.cuda import find_gpu
-from parnet_deploy.runtime.cuda_runner import CudaRunner
-from parnet_deploy.runtime.cuda_simulated_handles import CUresult, Fault
-from parnet_deploy.runtime.cuda_simulated_work import SimulatedFaultError
+from parnet_deploy.runtime.cuda.device import find_gpu
+from parnet_deploy.runtime.cuda.runner import CudaRunner
 from parnet_deploy.runtime.machine import CudaDriver, Gpu
+from parnet_deploy.runtime.simulated.handles import CUresult, Fault
+from parnet_deploy.runtime.simulated.work import SimulatedFaultError
 from parnet_deploy.runtime.tensorrt import tensorrt_stage
 from parnet_deploy.runtime.tensorrt_api import load_api, message_log
 from parnet_deploy.runtime.tensorrt_target import PlanTarget

@@ -12,7 +12,9 @@ from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.floor import floor_on
 from parnet_deploy.bench.images import images_for, write_images
 from parnet_deploy.bench.outcomes import outcomes
-from parnet_deploy.bench.peers import Preparation
+from parnet_deploy.bench.peers import Preparation, find_peer
+from parnet_deploy.bench.peers.base import Kind
+from parnet_deploy.bench.peers.base import Precision as PeerPrecision
 from parnet_deploy.bench.preparing import prepare_in_process, reference_in_process
 from parnet_deploy.bench.reference import Question
 from parnet_deploy.bench.result import Absence, BenchResult, Outcome, Settings
@@ -135,7 +137,7 @@ class _Entries:
         self._progress = progress
         self._images: dict[str, Path] = {}
         self._answers: dict[str, Path | None] = {}
-        self._peers: set[tuple[str, str, str]] = set()
+        self._peers: set[tuple[str, str, str, str]] = set()
         self._specs: dict[str, ParNetSpec] = {}
         self.contestants: dict[str, Contestant] = {}
         self.absent: list[Absence] = []
@@ -162,18 +164,20 @@ class _Entries:
         device, network = engine.manifest.stages[0].device, engine.manifest.spec.name
         for name in self._plan.against:
             left_out = self._plan.networks and network not in self._plan.networks
-            if left_out or (network, device, name) in self._peers:
+            precision = _peer_precision(name, engine, device)
+            if left_out or (network, device, name, precision) in self._peers:
                 continue
-            self._peers.add((network, device, name))
+            self._peers.add((network, device, name, precision))
             if isinstance(model, str):
                 self.absent.append(Absence(name=name, network=network, reason=model))
                 continue
             self._progress(f"prepare: {name}")
-            made = prepare_in_process(self._preparation(name, engine, model, device))
+            made = prepare_in_process(self._preparation(name, engine, model, device, precision))
             if isinstance(made, Absence):
                 self.absent.append(made)
-            else:
-                self._add(made, engine)
+                continue
+            words = "" if precision == "fp32" else f", {precision}"
+            self._add(replace(made, name=made.name + words), engine)
 
     def with_floor(self, outcome: Outcome) -> Outcome:
         """An outcome with the floor of its network on its device, where that is known."""
@@ -189,7 +193,12 @@ class _Entries:
         return replace(outcome, floor=floor)
 
     def _preparation(
-        self, name: str, engine: EngineBundle, model: ModelBundle, device: str
+        self,
+        name: str,
+        engine: EngineBundle,
+        model: ModelBundle,
+        device: str,
+        precision: PeerPrecision,
     ) -> Preparation:
         return Preparation(
             peer=name,
@@ -199,6 +208,7 @@ class _Entries:
             images=str(self._images_of(engine)),
             device=device,
             batch=self._plan.settings.batch,
+            precision=precision,
         )
 
     def _add(self, contestant: Contestant, engine: EngineBundle) -> None:
@@ -254,6 +264,13 @@ class _Entries:
             return own
         numbers: Sequence[int] = self._plan.gpus or [gpu.index for gpu in cuda_driver().gpus]
         return tuple(f"cuda:{number}" for number in numbers) or own
+
+
+def _peer_precision(name: str, engine: EngineBundle, device: str) -> PeerPrecision:
+    """An engine's own precision where the peer has it on that device, otherwise float32."""
+    kind: Kind = "cpu" if device == "cpu" else "cuda"
+    known = find_peer(name).precisions.get(kind, ())
+    return next((p for p in known if p == engine.manifest.precision), "fp32")
 
 
 def _model_of(engine: EngineBundle) -> ModelBundle | str:

@@ -20,7 +20,7 @@ from parnet_deploy.engine.tensorrt_options import check_options, flag_names
 from parnet_deploy.engine.tensorrt_settings import apply_options, save_timing_cache
 from parnet_deploy.errors import BuildError, BundleError
 from parnet_deploy.interrupts import held_back
-from parnet_deploy.runtime.cuda import CudaDevice, find_gpu
+from parnet_deploy.runtime.cuda.device import CudaDevice, find_gpu
 from parnet_deploy.runtime.machine import Gpu
 from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend, load_api, message_log
 from parnet_deploy.runtime.tensorrt_target import AMPERE_AND_LATER, PlanTarget

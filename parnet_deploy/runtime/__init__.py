@@ -10,14 +10,9 @@ tensorrt         stages of TensorRT and TensorRT RTX
 tensorrt_api     their modules as a value, and their messages
 tensorrt_plan    a plan, loaded
 tensorrt_target  what a plan runs on
-cuda             a GPU: memory, streams, events, graphs; every call of the driver
-cuda_stage       what a stage is on a GPU
-cuda_schedule    what GPUs do in a run, in which order, as data
-cuda_playback    that on its streams: events, graphs, times
-cuda_lane        what one run at a time needs: memory, streams, executions
-cuda_runner      stages on one or several GPUs as one runner
-cuda_simulated   GPUs that are not there: the double of the driver
-lanes            who runs when, where there are many callers
+cuda             stages on one or several GPUs as one runner
+simulated        GPUs that are not there: a double of the driver
+timeline         when stages ran, and compute alone: what some runners can tell
 split            stages as one runner, each with a runner of its own
 batches          any number of images through a runner
 outputs          what networks give, as it is compared

@@ -1,4 +1,4 @@
-"""ONNX Runtime's CUDA provider as stages on GPUs, which `cuda_runner.CudaRunner` runs.
+"""ONNX Runtime's CUDA provider as stages on GPUs, which `cuda.runner.CudaRunner` runs.
 
 A session computes on the stream that it is given, reads and writes memory that was bound once, and
 is not waited for; so stages on one GPU overlap, and cuts stay there. Reference:
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from parnet_deploy.bundle import BatchRange
-from parnet_deploy.runtime.cuda import CudaDevice, Stream, find_gpu
-from parnet_deploy.runtime.cuda_stage import CudaStage
+from parnet_deploy.runtime.cuda.device import CudaDevice, Stream, find_gpu
+from parnet_deploy.runtime.cuda.stage import CudaStage
 from parnet_deploy.runtime.machine import Gpu
 from parnet_deploy.runtime.onnxruntime import (
     load_onnxruntime,
@@ -74,7 +74,7 @@ def onnxruntime_stage(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionProgram:
-    """A graph: a `cuda_stage.Program`. A session has one stream, so each execution opens its own.
+    """A graph: a `cuda.stage.Program`. A session has one stream, so each execution opens its own.
 
     Attributes:
         path: ONNX file.
@@ -109,7 +109,7 @@ class SessionProgram:
 
 
 class SessionExecution:
-    """A session and what is bound to it: a `cuda_stage.Execution`."""
+    """A session and what is bound to it: a `cuda.stage.Execution`."""
 
     def __init__(
         self, *, program: SessionProgram, session: Any, addresses: Mapping[str, int]

@@ -23,16 +23,18 @@ from parnet_deploy.runtime.split import SplitRunner, StageRunner
 from parnet_deploy.runtime.target import check_target
 
 if TYPE_CHECKING:
-    from parnet_deploy.runtime.cuda_stage import CudaStage
+    from parnet_deploy.runtime.cuda.stage import CudaStage
 
 _TENSORRT = ("tensorrt", "tensorrt-rtx")
 
 
-def open_runner(bundle: EngineBundle) -> Runner:
+def open_runner(bundle: EngineBundle, *, contexts: int = 1) -> Runner:
     """Open an engine for running.
 
     Args:
         bundle: the engine bundle.
+        contexts: how many runs can be under way on GPUs at once, each with memory and streams of
+            its own; other callers wait. On a CPU there is no such limit.
 
     Returns:
         A runner with the bundle's inputs and outputs; close it after use.
@@ -47,7 +49,7 @@ def open_runner(bundle: EngineBundle) -> Runner:
     _check_stages(bundle)
     if manifest.target.get("provider") == "cuda" or manifest.backend in _TENSORRT:
         with _way_out(bundle):
-            return _open_on_gpus(bundle)
+            return _open_on_gpus(bundle, contexts)
     stages = []
     with contextlib.ExitStack() as opened:  # what is open is closed when the next does not open
         for stage in manifest.stages:
@@ -152,13 +154,13 @@ def _threads(bundle: EngineBundle, stage: EngineStage, option: str) -> int:
     return stage.threads or int(bundle.manifest.options.get(option, 0))
 
 
-def _open_on_gpus(bundle: EngineBundle) -> Runner:
+def _open_on_gpus(bundle: EngineBundle, contexts: int) -> Runner:
     """All stages as one runner, which brings values from GPU to GPU by itself."""
-    from parnet_deploy.runtime.cuda_runner import CudaRunner
+    from parnet_deploy.runtime.cuda.runner import CudaRunner
 
     manifest = bundle.manifest
     stages = [_gpu_stage(bundle, stage) for stage in manifest.stages]
-    return CudaRunner(stages, inputs=manifest.inputs, outputs=manifest.outputs)
+    return CudaRunner(stages, inputs=manifest.inputs, outputs=manifest.outputs, contexts=contexts)
 
 
 def _gpu_stage(bundle: EngineBundle, stage: EngineStage) -> CudaStage:

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT RTX plans as stages on GPUs, which `cuda_runner.CudaRunner` runs.
+"""TensorRT and TensorRT RTX plans as stages on GPUs, which `cuda.runner.CudaRunner` runs.
 
 References: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/python-api-docs.html
 and https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/.
@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from parnet_deploy.runtime.cuda import CudaDevice, find_gpu
-from parnet_deploy.runtime.cuda_stage import CudaStage
+from parnet_deploy.runtime.cuda.device import CudaDevice, find_gpu
+from parnet_deploy.runtime.cuda.stage import CudaStage
 from parnet_deploy.runtime.machine import Gpu
 from parnet_deploy.runtime.tensorrt_api import TensorRTBackend, load_api
 from parnet_deploy.runtime.tensorrt_plan import Plan, load_plan

@@ -9,7 +9,7 @@ from typing import Any
 
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import EngineError, RunnerError
-from parnet_deploy.runtime.cuda import Stream
+from parnet_deploy.runtime.cuda.device import Stream
 from parnet_deploy.runtime.tensorrt_api import message_log
 from parnet_deploy.runtime.tensorrt_target import PlanTarget
 from parnet_deploy.spec import TensorSpec
@@ -28,7 +28,7 @@ _DTYPES = {
 
 @dataclass(kw_only=True, slots=True)
 class Plan:
-    """A loaded plan: a `cuda_stage.Program`.
+    """A loaded plan: a `cuda.stage.Program`.
 
     Its parts are kept in the order in which TensorRT needs them to live.
 
@@ -63,7 +63,7 @@ class Plan:
 
 @dataclass(kw_only=True, slots=True)
 class PlanExecution:
-    """A plan in an execution context: a `cuda_stage.Execution`. The plan must outlive it."""
+    """A plan in an execution context: a `cuda.stage.Execution`. The plan must outlive it."""
 
     plan: Plan
     context: Any

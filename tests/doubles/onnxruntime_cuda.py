@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from parnet_deploy.runtime.cuda_simulated import SimulatedDriver
-from parnet_deploy.runtime.cuda_simulated_work import MisuseError
+from parnet_deploy.runtime.simulated.driver import SimulatedDriver
+from parnet_deploy.runtime.simulated.work import MisuseError
 from parnet_deploy.spec import Array
 
 Function = Callable[[Mapping[str, Array]], Mapping[str, Array]]

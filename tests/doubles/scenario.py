@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from parnet_deploy.runtime.cuda import CudaDevice
-from parnet_deploy.runtime.cuda_simulated import SimulatedDriver
+from parnet_deploy.runtime.cuda.device import CudaDevice
+from parnet_deploy.runtime.simulated.driver import SimulatedDriver
 from parnet_deploy.spec import Array, TensorSpec
 
 Function = Callable[[Mapping[str, Array]], Mapping[str, Array]]

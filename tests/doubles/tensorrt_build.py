@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from doubles.scenario import Scenario, make_plan
-from parnet_deploy.runtime.cuda_simulated_work import MisuseError
+from parnet_deploy.runtime.simulated.work import MisuseError
 from parnet_deploy.spec import TensorSpec
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from doubles.scenario import Scenario
-from parnet_deploy.runtime.cuda_simulated_work import MisuseError
+from parnet_deploy.runtime.simulated.work import MisuseError
 from parnet_deploy.spec import Array
 
 

@@ -1,6 +1,6 @@
 """GPUs that are not there: the double of ``cuda.bindings.driver``, for tests and for a first try.
 
-It has the functions that `parnet_deploy.runtime.cuda` calls, with their names, arguments and
+It has the functions that `parnet_deploy.runtime.cuda.device` calls, with their names, arguments and
 results; a test compares them with the real module. It keeps the rules that the driver keeps, and
 answers with the driver's errors: what may be recorded and what may not, that recorded streams join,
 which context a handle belongs to, who reaches whose memory. Where the driver would go on with
@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import threading
 
-from parnet_deploy.runtime.cuda_simulated_handles import (
+from parnet_deploy.runtime.simulated.handles import (
     Context,
     CUevent_flags,
     CUresult,
@@ -28,8 +28,8 @@ from parnet_deploy.runtime.cuda_simulated_handles import (
     SimulatedGraph,
     SimulatedStream,
 )
-from parnet_deploy.runtime.cuda_simulated_machine import Machine, answered, need
-from parnet_deploy.runtime.cuda_simulated_work import Action, MisuseError, Node, Recording, Work
+from parnet_deploy.runtime.simulated.machine import Machine, answered, need
+from parnet_deploy.runtime.simulated.work import Action, MisuseError, Node, Recording, Work
 
 
 class SimulatedDriver(Machine):

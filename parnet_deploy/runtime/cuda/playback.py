@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from parnet_deploy.errors import RunnerError
-from parnet_deploy.runtime.cuda import CudaDevice, Event, Graph, Stream
-from parnet_deploy.runtime.cuda_schedule import Step
+from parnet_deploy.runtime.cuda.device import CudaDevice, Event, Graph, Stream
+from parnet_deploy.runtime.cuda.schedule import Step
 
 
 class StepError(RunnerError):
@@ -82,7 +82,7 @@ class Playback:
 
         Args:
             works: all steps of a run.
-            launches: numbers of those to play, as `cuda_schedule.launches` gives them.
+            launches: numbers of those to play, as `schedule.launches` gives them.
             timed: whether `time` will be called.
 
         Raises:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from parnet_deploy.runtime.cuda_simulated_handles import (
+from parnet_deploy.runtime.simulated.handles import (
     Context,
     CUresult,
     Fault,
@@ -16,7 +16,7 @@ from parnet_deploy.runtime.cuda_simulated_handles import (
     RefusedError,
     SimulatedStream,
 )
-from parnet_deploy.runtime.cuda_simulated_work import (
+from parnet_deploy.runtime.simulated.work import (
     Action,
     Block,
     Memory,

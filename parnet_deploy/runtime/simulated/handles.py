@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from parnet_deploy.runtime.cuda_simulated_work import Node, Recording, Work
+from parnet_deploy.runtime.simulated.work import Node, Recording, Work
 
 
 class CUresult(enum.IntEnum):

@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 
 from parnet_deploy.errors import EngineError, RunnerError
-from parnet_deploy.runtime.cuda import CudaDevice, HostMemory, Stream
-from parnet_deploy.runtime.cuda_playback import Playback, StepError, Work
-from parnet_deploy.runtime.cuda_schedule import HOST, Place, Step, launches
-from parnet_deploy.runtime.cuda_stage import Execution, Program
+from parnet_deploy.runtime.cuda.device import CudaDevice, HostMemory, Stream
+from parnet_deploy.runtime.cuda.playback import Playback, StepError, Work
+from parnet_deploy.runtime.cuda.schedule import HOST, Place, Step, launches
+from parnet_deploy.runtime.cuda.stage import Execution, Program
 from parnet_deploy.runtime.timeline import Span
 from parnet_deploy.spec import Array, TensorSpec
 

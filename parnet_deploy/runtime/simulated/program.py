@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 
 from parnet_deploy.bundle import BatchRange
-from parnet_deploy.runtime.cuda import CudaDevice, Stream
-from parnet_deploy.runtime.cuda_simulated import SimulatedDriver
-from parnet_deploy.runtime.cuda_simulated_machine import KERNEL_SECONDS
-from parnet_deploy.runtime.cuda_simulated_work import MisuseError
-from parnet_deploy.runtime.cuda_stage import CudaStage
+from parnet_deploy.runtime.cuda.device import CudaDevice, Stream
+from parnet_deploy.runtime.cuda.stage import CudaStage
+from parnet_deploy.runtime.simulated.driver import SimulatedDriver
+from parnet_deploy.runtime.simulated.machine import KERNEL_SECONDS
+from parnet_deploy.runtime.simulated.work import MisuseError
 from parnet_deploy.spec import Array, TensorSpec, check_feeds
 
 Function = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -25,7 +25,7 @@ def _never() -> Exception | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FunctionProgram:
-    """A function that takes and gives arrays by name. See `cuda_stage.Program`.
+    """A function that takes and gives arrays by name. See `cuda.stage.Program`.
 
     Attributes:
         driver: the GPUs it runs on.
@@ -74,7 +74,7 @@ class FunctionProgram:
 class FunctionExecution:
     """A function with memory of its own. As TensorRT RTX, it compiles in the first run of a batch.
 
-    See `cuda_stage.Execution`.
+    See `cuda.stage.Execution`.
     """
 
     program: FunctionProgram

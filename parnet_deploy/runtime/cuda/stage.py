@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from parnet_deploy.bundle import BatchRange
-from parnet_deploy.runtime.cuda import CudaDevice, Stream
+from parnet_deploy.runtime.cuda.device import CudaDevice, Stream
 from parnet_deploy.spec import TensorSpec
 
 

@@ -1,7 +1,7 @@
 """One GPU as runners use it: memory, streams, events, graphs. Every call of CUDA's driver is here.
 
 The calls are those of ``cuda.bindings.driver``, a module of cuda-bindings; tests put
-`parnet_deploy.runtime.cuda_simulated.SimulatedDriver` in its place. Reference:
+`parnet_deploy.runtime.simulated.driver.SimulatedDriver` in its place. Reference:
 https://docs.nvidia.com/cuda/cuda-driver-api/.
 """
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import EngineError, RunnerError
 from parnet_deploy.runtime.base import ClosingRunner
-from parnet_deploy.runtime.cuda import CudaDevice
-from parnet_deploy.runtime.cuda_lane import Lane
-from parnet_deploy.runtime.cuda_schedule import Step, schedule
-from parnet_deploy.runtime.cuda_stage import CudaStage, Program
-from parnet_deploy.runtime.lanes import Lanes
+from parnet_deploy.runtime.cuda.device import CudaDevice
+from parnet_deploy.runtime.cuda.lane import Lane
+from parnet_deploy.runtime.cuda.lanes import Lanes
+from parnet_deploy.runtime.cuda.schedule import Step, schedule
+from parnet_deploy.runtime.cuda.stage import CudaStage, Program
 from parnet_deploy.runtime.timeline import Span
 from parnet_deploy.spec import Array, TensorSpec, check_feeds
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from parnet_deploy.errors import EngineError
-from parnet_deploy.runtime.cuda_stage import CudaStage
+from parnet_deploy.runtime.cuda.stage import CudaStage
 from parnet_deploy.spec import TensorSpec
 
 HOST = -1
