@@ -20,7 +20,6 @@ from parnet_deploy.bundle import (
 )
 from parnet_deploy.engine import (
     BuildOptions,
-    BuildStage,
     build_engine,
     build_stages,
     make_builder,
@@ -28,11 +27,10 @@ from parnet_deploy.engine import (
 from parnet_deploy.engine.plan_text import PlanText, read_plan_text
 from parnet_deploy.engine.tensorrt import TensorRTBuilder
 from parnet_deploy.errors import BuildError, EngineError
-from parnet_deploy.export import ExportOptions, export_model, save_with_weights, whole_graph
-from parnet_deploy.export.stages import contracts, cut_stage, describe_stage
-from parnet_deploy.net import ParNet, fuse, initialise
+from parnet_deploy.export import ExportOptions, export_model
+from parnet_deploy.net import initialise
 from parnet_deploy.runtime import machine, open_runner
-from parnet_deploy.spec import ParNetSpec, Preprocessing, StemMode, stages, variant
+from parnet_deploy.spec import ParNetSpec, Preprocessing, StemMode, variant
 
 AMPERE = BuildOptions(compute_capabilities=("8.6",))
 

@@ -76,8 +76,41 @@ def test_kernels_streams_and_layers(tmp_path: Path) -> None:
         compute_capabilities=("8.6", "12.0"),
         tf32=False,
         dtypes=("float", "half"),
+        chain=2,
     )
     assert text.streams == 2
+
+
+def chain_of(tmp_path: Path, *instructions: str) -> int | None:
+    body = "\n".join(f"  {line}" for line in instructions)
+    text = read(tmp_path, section(f"header {{\n accelerators={{sm86 }}\n}}\nmain {{\n{body}\n}}\n"))
+    assert text is not None
+    return text.chain
+
+
+def kernel(stream: int) -> str:
+    return f"function={{ name=k stream={stream} }}"
+
+
+def event(kind: str, number: int, stream: int) -> str:
+    return f'{kind}={{ name="e" stream={stream} event={number} layers="" }}'
+
+
+def test_the_chain_is_the_longest_way_through_the_streams(tmp_path: Path) -> None:
+    assert chain_of(tmp_path, kernel(0), kernel(0), kernel(0)) == 3
+    assert chain_of(tmp_path, kernel(0), kernel(1), kernel(1)) == 2, "side by side"
+    fork = (kernel(0), event("signal", 1, 0), event("wait", 1, 1), kernel(1), kernel(1), kernel(0))
+    assert chain_of(tmp_path, *fork) == 3
+    joined = (*fork, event("signal", 2, 1), event("wait", 2, 0), kernel(0))
+    assert chain_of(tmp_path, *joined) == 4
+    late = (kernel(0), event("signal", 1, 0), kernel(0), event("wait", 1, 1), kernel(1))
+    assert chain_of(tmp_path, *late) == 2, "what comes behind the signal is not waited for"
+    reused = (*joined, event("signal", 1, 0), event("wait", 1, 2), kernel(2))
+    assert chain_of(tmp_path, *reused) == 5, "an event is its latest signal"
+
+
+def test_a_wait_for_nothing_tells_no_chain(tmp_path: Path) -> None:
+    assert chain_of(tmp_path, kernel(0), event("wait", 1, 1), kernel(1)) is None
 
 
 def test_tf32_and_silence_about_it(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ _INSTRUCTION = re.compile(r"\s+(\w+)=\{ (.*)\}\s*")
 _SECTION = re.compile(r"(\w+) \{\s*")
 _NAME = re.compile(r'\bname="?([^"\s]+)')
 _STREAM = re.compile(r"\bstream=(\d+)")
+_EVENT = re.compile(r"\bevent=(\d+)")
 _LAYERS = re.compile(r'\blayers="([^"]*)"')
 _LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _TYPE = re.compile(r"\btype=(\w+)")
@@ -71,12 +72,16 @@ class PlanText:
         tf32: whether TF32 is allowed, or None where the plan does not say.
         dtypes: element types of the tensors that its kernels read and write, sorted; the plan's
             own names, such as ``float`` and ``half``.
+        chain: kernels that run one after the other at least: the longest way through the streams,
+            each of them in its order, from signals to what waits for them. None where it waits
+            for what is not signalled before.
     """
 
     kernels: tuple[Kernel, ...]
     compute_capabilities: tuple[str, ...]
     tf32: bool | None
     dtypes: tuple[str, ...]
+    chain: int | None
 
     @property
     def streams(self) -> int:
@@ -124,6 +129,7 @@ def _read_programs(texts: list[str]) -> PlanText | None:
     gpus: set[str] = set()
     dtypes: set[str] = set()
     tf32: set[bool] = set()
+    chains: list[int | None] = []
     for text in texts:
         sections = _sections(text)
         header = "\n".join(sections.get("header", ()))
@@ -134,6 +140,7 @@ def _read_programs(texts: list[str]) -> PlanText | None:
         tf32.update(value == "1" for value in _TF32.findall(header))
         dtypes.update(_dtypes(sections.get("descriptors", ())))
         kernels.extend(_kernels(sections.get("main", ())))
+        chains.append(_chain(sections.get("main", ())))
     if not kernels:
         return None
     return PlanText(
@@ -141,6 +148,8 @@ def _read_programs(texts: list[str]) -> PlanText | None:
         compute_capabilities=tuple(sorted(gpus, key=lambda cc: tuple(map(int, cc.split("."))))),
         tf32=any(tf32) if tf32 else None,
         dtypes=tuple(sorted(dtypes)),
+        # Programs run one after the other.
+        chain=None if None in chains else sum(chain or 0 for chain in chains),
     )
 
 
@@ -174,6 +183,28 @@ def _dtypes(lines: tuple[str, ...]) -> Iterator[str]:
         match = _INSTRUCTION.fullmatch(line)
         if match and _SCRATCH not in line and (found := _TYPE.search(match[2])):
             yield found[1]
+
+
+def _chain(lines: tuple[str, ...]) -> int | None:
+    """The longest way through a program's streams, in kernels."""
+    lengths: dict[int, int] = {}
+    signalled: dict[int, int] = {}
+    for line in lines:
+        match = _INSTRUCTION.fullmatch(line)
+        if match is None:
+            continue
+        number, event = _STREAM.search(match[2]), _EVENT.search(match[2])
+        stream = int(number[1]) if number else 0
+        length = lengths.get(stream, 0)
+        if match[1] not in _NOT_LAUNCHED:
+            lengths[stream] = length + 1
+        elif match[1] == "signal" and event:
+            signalled[int(event[1])] = length
+        elif match[1] == "wait" and event:
+            if int(event[1]) not in signalled:
+                return None
+            lengths[stream] = max(length, signalled[int(event[1])])
+    return max(lengths.values(), default=0)
 
 
 def _kernels(lines: tuple[str, ...]) -> Iterator[Kernel]:
