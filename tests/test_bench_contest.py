@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parnet_deploy.bench.contest import Contest, hold_contest, share_out, turn_of
+from parnet_deploy.bench.contest.holding import Contest, hold_contest, share_out, turn_of
+from parnet_deploy.bench.contest.messages import Assignment, Finished, Opened, Turn, Turned
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.messages import Assignment, Finished, Opened, Turn, Turned
 from parnet_deploy.bench.result import Settings
 from parnet_deploy.errors import RunnerError, UsageError
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parnet_deploy.bench import worker
+from parnet_deploy.bench.contest import worker
+from parnet_deploy.bench.contest.measure import COMPUTE_SHARE, peak_memory, take_turn
+from parnet_deploy.bench.contest.messages import Assignment, Reply, Turn
+from parnet_deploy.bench.contest.opened import OpenedRunner
+from parnet_deploy.bench.contest.process import WORKER
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.images import write_images
-from parnet_deploy.bench.measure import COMPUTE_SHARE, peak_memory, take_turn
-from parnet_deploy.bench.messages import Assignment, Reply, Turn
-from parnet_deploy.bench.opened import OpenedRunner
-from parnet_deploy.bench.process import WORKER
+from parnet_deploy.bench.entries.images import write_images
 from parnet_deploy.errors import RunnerError, UsageError
 from parnet_deploy.runtime import FunctionRunner
 from parnet_deploy.runtime.timeline import Span

@@ -10,10 +10,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from parnet_deploy.bench import openers
+from parnet_deploy.bench.contest import openers
+from parnet_deploy.bench.contest.openers import OPENERS, open_contestant
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.graph_engine import OPENER, GraphEngine, build_graph
-from parnet_deploy.bench.openers import OPENERS, open_contestant
+from parnet_deploy.bench.entries.graph_engine import OPENER, GraphEngine, build_graph
 from parnet_deploy.bench.peers import PEERS, Preparation
 from parnet_deploy.bundle import MODEL_GRAPH, EngineBundle, ModelBundle
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder

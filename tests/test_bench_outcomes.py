@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parnet_deploy.bench.contest import Record
+from parnet_deploy.bench.contest.holding import Record
+from parnet_deploy.bench.contest.messages import Finished, Opened
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.messages import Finished, Opened
 from parnet_deploy.bench.outcomes import NO_ANSWER, outcomes
 
 LOGITS = np.random.default_rng(0).standard_normal((8, 5))

@@ -11,11 +11,11 @@ from html_pages import Page
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parnet_deploy.bench import paper, plots, table, wording
-from parnet_deploy.bench.overlap import overlap
-from parnet_deploy.bench.page import render
-from parnet_deploy.bench.plots_parity import parity
-from parnet_deploy.bench.plots_timeline import timelines
+from parnet_deploy.bench.report import paper, plots, table, wording
+from parnet_deploy.bench.report.overlap import overlap
+from parnet_deploy.bench.report.page import render
+from parnet_deploy.bench.report.plots_parity import parity
+from parnet_deploy.bench.report.plots_timeline import timelines
 from parnet_deploy.bench.result import Absence, BenchResult, Conditions, Parity
 from parnet_deploy.pages.labels import Box, place
 from parnet_deploy.runtime.timeline import Span

@@ -7,7 +7,7 @@ from dataclasses import replace
 import bench_results as made
 import pytest
 
-from parnet_deploy.bench import figures, paper
+from parnet_deploy.bench.report import figures, paper
 from parnet_deploy.bench.result import BenchResult, Conditions
 from parnet_deploy.pages.sheet import Sheet
 from parnet_deploy.spec import VARIANTS

@@ -18,17 +18,17 @@ import pytest
 import torch
 from conftest import export_tiny
 
-from parnet_deploy.bench import preparing
+from parnet_deploy.bench.contest.messages import Assignment
+from parnet_deploy.bench.contest.openers import OpenedRunner, open_contestant
+from parnet_deploy.bench.contest.process import worker_of
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.images import read_images, write_images
-from parnet_deploy.bench.messages import Assignment
-from parnet_deploy.bench.openers import OpenedRunner, open_contestant
+from parnet_deploy.bench.entries import preparing
+from parnet_deploy.bench.entries.images import read_images, write_images
+from parnet_deploy.bench.entries.preparing import prepare_in_process, reference_in_process
+from parnet_deploy.bench.entries.reference import Question, compare_answers, read_answers
 from parnet_deploy.bench.peers import PEERS, Preparation, base, find_peer, graphs, torch_compile
 from parnet_deploy.bench.peers.runner import CallRunner, TimedCallRunner
 from parnet_deploy.bench.peers.torch_model import load_network, settings_of
-from parnet_deploy.bench.preparing import prepare_in_process, reference_in_process
-from parnet_deploy.bench.process import worker_of
-from parnet_deploy.bench.reference import Question, compare_answers, read_answers
 from parnet_deploy.bench.result import Absence
 from parnet_deploy.bundle import ModelBundle
 from parnet_deploy.errors import BuildError, RunnerError, SpecError, TargetError, UsageError
@@ -146,7 +146,7 @@ def test_prepared_and_run_in_processes_of_their_own(
 def test_the_parent_carries_no_framework() -> None:
     """So that nothing of one takes memory or time from whoever is measured."""
     code = (
-        "import sys, parnet_deploy.bench.preparing, parnet_deploy.bench.openers\n"
+        "import sys, parnet_deploy.bench.entries.preparing, parnet_deploy.bench.contest.openers\n"
         "heavy = {'torch', 'timm', 'onnx', 'onnxruntime', 'openvino', 'ncnn', 'MNN'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from parnet_deploy.bench import process
+from parnet_deploy.bench.contest import process
+from parnet_deploy.bench.contest.messages import Assignment, Turn
+from parnet_deploy.bench.contest.process import WorkerProcess, worker_of
 from parnet_deploy.bench.contestant import Contestant, Group
-from parnet_deploy.bench.messages import Assignment, Turn
-from parnet_deploy.bench.process import WorkerProcess, worker_of
 from parnet_deploy.errors import RunnerError
 
 TURN = Turn(warm_up=0, iterations=1, seconds=0.0)

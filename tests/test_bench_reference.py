@@ -13,8 +13,8 @@ from conftest import tiny_network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parnet_deploy.bench.images import read_images, write_images
-from parnet_deploy.bench.reference import (
+from parnet_deploy.bench.entries.images import read_images, write_images
+from parnet_deploy.bench.entries.reference import (
     Question,
     answer_question,
     compare_answers,

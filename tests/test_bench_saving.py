@@ -11,7 +11,7 @@ from pathlib import Path
 import bench_results as made
 import pytest
 
-from parnet_deploy.bench import page, paper, saving, wording
+from parnet_deploy.bench.report import page, paper, saving, wording
 from parnet_deploy.bench.result import BenchResult, Conditions
 from parnet_deploy.bench.statistics import describe
 from parnet_deploy.cli.output import refuse_files, write_files

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from parnet_deploy.bench.schedules import (
+from parnet_deploy.bench.entries.schedules import (
     Schedule,
     build_options,
     contestant_name,

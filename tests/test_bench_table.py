@@ -9,7 +9,7 @@ import bench_results as made
 import pytest
 from rich.console import Console
 
-from parnet_deploy.bench import table
+from parnet_deploy.bench.report import table
 from parnet_deploy.bench.result import BenchResult, Floor
 from parnet_deploy.bench.statistics import describe
 from parnet_deploy.cli import console as printing

@@ -12,15 +12,13 @@ import timm
 import torch
 from torch import nn
 
-from parnet_deploy.bench import preparing, timm_networks
+from parnet_deploy.bench.contest.openers import open_contestant
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.images import read_images
-from parnet_deploy.bench.openers import open_contestant
-from parnet_deploy.bench.peers import base
-from parnet_deploy.bench.preparing import timm_in_process
-from parnet_deploy.bench.reference import compare_answers, read_answers
-from parnet_deploy.bench.result import Absence
-from parnet_deploy.bench.timm_networks import (
+from parnet_deploy.bench.entries import preparing, timm_networks
+from parnet_deploy.bench.entries.images import read_images
+from parnet_deploy.bench.entries.preparing import timm_in_process
+from parnet_deploy.bench.entries.reference import compare_answers, read_answers
+from parnet_deploy.bench.entries.timm_networks import (
     TIMM_NETWORKS,
     TimmNetwork,
     TimmRequest,
@@ -29,6 +27,8 @@ from parnet_deploy.bench.timm_networks import (
     timm_contestant,
     timm_problem,
 )
+from parnet_deploy.bench.peers import base
+from parnet_deploy.bench.result import Absence
 from parnet_deploy.errors import UsageError
 from parnet_deploy.runtime.machine import CudaDriver
 from parnet_deploy.spec import IMAGES, LOGITS, Array, Backend, decode, encode

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parnet_deploy.bench import figures, schedule_words, wording
-from parnet_deploy.bench.duel import FEWEST_ROUNDS, Duel, duel, sign_test
+from parnet_deploy.bench.report import figures, schedule_words, wording
+from parnet_deploy.bench.report.duel import FEWEST_ROUNDS, Duel, duel, sign_test
 from parnet_deploy.bench.result import Absence, Floor, Outcome, Parity
 from parnet_deploy.bench.statistics import Ratio, describe
 

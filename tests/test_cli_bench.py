@@ -14,9 +14,9 @@ import pytest
 from commands import call
 from conftest import Cli
 
-from parnet_deploy.bench.paper import networks as paper_networks
+from parnet_deploy.bench.entries.timm_networks import TimmRequest
+from parnet_deploy.bench.report.paper import networks as paper_networks
 from parnet_deploy.bench.result import Absence, BenchResult
-from parnet_deploy.bench.timm_networks import TimmRequest
 from parnet_deploy.bundle import EngineBundle, ModelBundle
 from parnet_deploy.cli import bench
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder

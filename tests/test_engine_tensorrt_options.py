@@ -17,8 +17,8 @@ from parnet_deploy.engine.tensorrt import TensorRTBuilder
 from parnet_deploy.engine.tensorrt_inspect import count_layers
 from parnet_deploy.errors import BuildError, BundleError, EngineError, UsageError
 from parnet_deploy.runtime.cuda.device import CudaDevice
-from parnet_deploy.runtime.simulated.driver import SimulatedDriver
 from parnet_deploy.runtime.machine import Gpu
+from parnet_deploy.runtime.simulated.driver import SimulatedDriver
 
 A10 = Gpu(index=0, name="NVIDIA A10", compute_capability="8.6", memory=1 << 34)
 L4 = Gpu(index=1, name="NVIDIA L4", compute_capability="8.9", memory=1 << 34)

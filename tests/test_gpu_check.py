@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from parnet_deploy.bench.saving import read
+from parnet_deploy.bench.report.saving import read
 from parnet_deploy.runtime.machine import CudaDriver, Gpu
 
 ROOT = Path(__file__).parent.parent

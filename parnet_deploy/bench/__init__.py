@@ -1,12 +1,16 @@
-"""Benchmarks: contestants interleaved in one run, each in a process of its own.
+"""Benchmarks: contestants interleaved in one run, each in a process of its own (docs/benchmark.md).
 
+benchmark    a whole one: who takes part, what is right, the contest, what it says
 contestant   what takes part, as data
-statistics   latencies in few numbers, ratios round by round
+entries      engines, their other schedules, networks by name; images and right answers
+peers        the same networks as others run them
+contest      processes that take turns
+outcomes     from what they did to what is said of them
 result       what was found, as data
-duel         who is faster, as far as the rounds can tell
-table        all figures as tables; figures: how each is written
-wording      what they say, in sentences; schedule_words: of the schedules
-paper        the paper's tables beside ours
-page         everything on one page; plots, plots_parity, plots_timeline: what is drawn on it
-saving       JSON, Markdown and the page on disk
+statistics   latencies in few numbers, ratios round by round
+conditions   on what, and who else used it meanwhile; nvml: what GPUs tell
+floor        what the device allows
+report       tables, words, a page, files, the paper's tables
+stage_times  what each stage takes alone, for plans
+plan_table   kernels and streams of plans, without a GPU
 """

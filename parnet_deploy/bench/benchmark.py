@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from parnet_deploy.bench.conditions import conditions, look
-from parnet_deploy.bench.contest import hold_contest
+from parnet_deploy.bench.contest.holding import hold_contest
 from parnet_deploy.bench.contestant import Contestant
+from parnet_deploy.bench.entries.images import images_for, write_images
+from parnet_deploy.bench.entries.preparing import prepare_in_process, reference_in_process
+from parnet_deploy.bench.entries.reference import Question
+from parnet_deploy.bench.entries.schedules import enter
 from parnet_deploy.bench.floor import floor_on
-from parnet_deploy.bench.images import images_for, write_images
 from parnet_deploy.bench.outcomes import outcomes
 from parnet_deploy.bench.peers import Preparation, find_peer
 from parnet_deploy.bench.peers.base import Kind
 from parnet_deploy.bench.peers.base import Precision as PeerPrecision
-from parnet_deploy.bench.preparing import prepare_in_process, reference_in_process
-from parnet_deploy.bench.reference import Question
+from parnet_deploy.bench.report.wording import sentences
 from parnet_deploy.bench.result import Absence, BenchResult, Outcome, Settings
-from parnet_deploy.bench.schedules import enter
-from parnet_deploy.bench.wording import sentences
 from parnet_deploy.bundle import EngineBundle, ModelBundle, open_model, resolve_model
 from parnet_deploy.errors import BuildError, BundleError, RunnerError, UsageError
 from parnet_deploy.roofline import PRECISIONS

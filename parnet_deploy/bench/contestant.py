@@ -17,7 +17,7 @@ class Contestant:
         name: how it stands in tables; different for each contestant of a network.
         group: an engine of this project, or a peer, as its own users would run it.
         network: which network it runs. Contestants of one network are compared with each other.
-        opener: which function of `parnet_deploy.bench.openers` opens it.
+        opener: which function of `parnet_deploy.bench.contest.openers` opens it.
         path: the engine bundle or the file it is opened from.
         images: ``.npz`` file with what it is fed, one array for each dtype (N, 3, H, W):
             ``float32``, as the network reads it, and ``uint8``, the pixels that this comes from.

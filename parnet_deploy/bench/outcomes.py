@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from parnet_deploy.bench.contest import Record
-from parnet_deploy.bench.reference import compare_answers, read_answers
+from parnet_deploy.bench.contest.holding import Record
+from parnet_deploy.bench.entries.reference import compare_answers, read_answers
 from parnet_deploy.bench.result import Absence, Outcome, Parity
 from parnet_deploy.bench.statistics import compare, describe
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from parnet_deploy.bench.contest.opened import OpenedRunner
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.opened import OpenedRunner
 from parnet_deploy.bench.peers.base import Peer, Preparation, contestant_of, contracts
 from parnet_deploy.bench.peers.graphs import kept, unfused_graph
 from parnet_deploy.bench.peers.runner import CallRunner, first_line

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from parnet_deploy.bench.contest.opened import OpenedRunner
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.opened import OpenedRunner
 from parnet_deploy.bench.peers.base import Peer, Preparation, contestant_of, contracts
 from parnet_deploy.bench.peers.graphs import GRAPH, kept, one_file, unfused_graph
 from parnet_deploy.bench.peers.runner import CallRunner

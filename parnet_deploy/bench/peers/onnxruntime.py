@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from parnet_deploy.bench.contest.opened import OpenedRunner
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.opened import OpenedRunner
 from parnet_deploy.bench.peers.base import Peer, Preparation, contestant_of, device_number
 from parnet_deploy.bench.peers.graphs import torch_exporter, torch_graph, unfused_graph
 from parnet_deploy.bench.peers.runner import CallRunner

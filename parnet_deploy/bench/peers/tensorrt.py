@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.graph_engine import OPENER, build_graph
+from parnet_deploy.bench.entries.graph_engine import OPENER, build_graph
 from parnet_deploy.bench.peers.base import Peer, Preparation, contestant_of, contracts
 from parnet_deploy.bench.peers.graphs import kept, unfused_graph
 from parnet_deploy.bundle import open_model

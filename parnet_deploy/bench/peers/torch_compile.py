@@ -9,8 +9,8 @@ import os
 import shutil
 from pathlib import Path
 
+from parnet_deploy.bench.contest.opened import OpenedRunner
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.opened import OpenedRunner
 from parnet_deploy.bench.peers.base import Peer, Preparation, contestant_of, device_number
 from parnet_deploy.bench.peers.torch_model import as_runner, load_network, settings_of
 from parnet_deploy.bundle import versions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from parnet_deploy.bench import figures, wording
+from parnet_deploy.bench.report import figures, wording
 from parnet_deploy.bench.result import BenchResult, Outcome
 from parnet_deploy.pages.sheet import NONE, Column, Sheet
 

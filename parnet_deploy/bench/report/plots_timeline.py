@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from parnet_deploy.bench import figures
-from parnet_deploy.bench.overlap import COPIES, overlap
-from parnet_deploy.bench.plots import WIDTH, shorten
+from parnet_deploy.bench.report import figures
+from parnet_deploy.bench.report.overlap import COPIES, overlap
+from parnet_deploy.bench.report.plots import WIDTH, shorten
 from parnet_deploy.bench.result import Outcome
 from parnet_deploy.pages.figure import style, svg
 from parnet_deploy.runtime.timeline import Span

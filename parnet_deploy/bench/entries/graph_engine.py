@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parnet_deploy.bench.contest.opened import OpenedRunner
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.opened import OpenedRunner
 from parnet_deploy.bundle import (
     BatchRange,
     Bundle,

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from parnet_deploy.bench.messages import Assignment, Finished, Opened, Reply, Turn, Turned
+from parnet_deploy.bench.contest.messages import Assignment, Finished, Opened, Reply, Turn, Turned
 from parnet_deploy.errors import RunnerError, SpecError
 from parnet_deploy.spec import decode
 from parnet_deploy.spec.codec import encode_line
 
-WORKER = (sys.executable, "-m", "parnet_deploy.bench.worker")
+WORKER = (sys.executable, "-m", "parnet_deploy.bench.contest.worker")
 
 OPENING_SECONDS = 900.0
 """A network may be compiled before it answers for the first time."""

@@ -1,6 +1,6 @@
 """What a contest needs beforehand, made in a process of its own.
 
-``python -m parnet_deploy.bench.preparing TASK`` reads what is asked as JSON from standard input
+``python -m parnet_deploy.bench.entries.preparing TASK`` reads what is asked as JSON from standard input
 and prints what it made as JSON. So the benchmark itself carries no training framework, and what a
 library does to the process it runs in ends with that process. Standard output carries the answer
 only: what libraries print goes to standard error.
@@ -16,22 +16,22 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.peers import Preparation, find_peer
-from parnet_deploy.bench.reference import Answers, Question, answer_question
-from parnet_deploy.bench.result import Absence
-from parnet_deploy.bench.timm_networks import (
+from parnet_deploy.bench.entries.reference import Answers, Question, answer_question
+from parnet_deploy.bench.entries.timm_networks import (
     TIMM_NETWORKS,
     TimmRequest,
     timm_contestant,
     timm_problem,
 )
+from parnet_deploy.bench.peers import Preparation, find_peer
+from parnet_deploy.bench.result import Absence
 from parnet_deploy.errors import BuildError, ParnetDeployError, SpecError
 from parnet_deploy.spec import decode, encode
 
 SECONDS = 900.0
 """How long a preparation may take: exports of the largest network take a minute."""
 
-COMMAND = (sys.executable, "-m", "parnet_deploy.bench.preparing")
+COMMAND = (sys.executable, "-m", "parnet_deploy.bench.entries.preparing")
 
 T = TypeVar("T")
 

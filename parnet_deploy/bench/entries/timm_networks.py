@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.graph_engine import OPENER, build_graph
-from parnet_deploy.bench.images import read_images, write_images
+from parnet_deploy.bench.entries.graph_engine import OPENER, build_graph
+from parnet_deploy.bench.entries.images import read_images, write_images
 from parnet_deploy.bench.peers import ncnn
 from parnet_deploy.bench.peers.base import (
     Kind,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from parnet_deploy.bench.duel import FEWEST_ROUNDS, Duel
+from parnet_deploy.bench.report.duel import FEWEST_ROUNDS, Duel
 from parnet_deploy.bench.result import Conditions
 from parnet_deploy.bench.statistics import Ratio
 from parnet_deploy.pages.sheet import NONE

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from parnet_deploy.bench import table
+from parnet_deploy.bench.report import table
 from parnet_deploy.bench.result import BenchResult
 from parnet_deploy.errors import BundleError, SpecError, os_reason
 from parnet_deploy.pages.sheet import Sheet, markdown, plain
@@ -115,7 +115,7 @@ def _content(result: BenchResult, suffix: str, extra: Sequence[Sheet]) -> str:
         return to_json(result)
     if suffix == ".md":
         return to_markdown(result, extra)
-    from parnet_deploy.bench.page import render
+    from parnet_deploy.bench.report.page import render
 
     return render(result, extra)
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from parnet_deploy.bench import figures
-from parnet_deploy.bench.contest import share_out
+from parnet_deploy.bench.contest.holding import share_out
+from parnet_deploy.bench.report import figures
 from parnet_deploy.bench.result import Outcome
 from parnet_deploy.pages.figure import INK, style, svg
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parnet_deploy.bench.images import read_images
+from parnet_deploy.bench.entries.images import read_images
 from parnet_deploy.bench.result import Parity
 from parnet_deploy.bundle import CHECKPOINT
 from parnet_deploy.errors import UsageError, os_reason

@@ -8,9 +8,9 @@ from importlib import resources
 
 from markupsafe import Markup
 
-from parnet_deploy.bench import figures, plots, table
-from parnet_deploy.bench.plots_parity import parity
-from parnet_deploy.bench.plots_timeline import timelines
+from parnet_deploy.bench.report import figures, plots, table
+from parnet_deploy.bench.report.plots_parity import parity
+from parnet_deploy.bench.report.plots_timeline import timelines
 from parnet_deploy.bench.result import BenchResult, Settings
 from parnet_deploy.pages import frame
 from parnet_deploy.pages.sheet import Sheet

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from parnet_deploy.bench import figures
+from parnet_deploy.bench.report import figures
 from parnet_deploy.bench.result import BenchResult, Conditions, Outcome
 from parnet_deploy.pages.sheet import NONE, Column, Sheet
 from parnet_deploy.spec import VARIANTS, Counts, count

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from parnet_deploy.bench.messages import Turn, Turned
+from parnet_deploy.bench.contest.messages import Turn, Turned
 from parnet_deploy.runtime import Runner
 from parnet_deploy.runtime.timeline import TimesCompute
 from parnet_deploy.spec import Array

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from parnet_deploy.bench.plots import OURS, PEER, SMALLEST, WIDTH, colour_of, shorten, tick
+from parnet_deploy.bench.report.plots import OURS, PEER, SMALLEST, WIDTH, colour_of, shorten, tick
 from parnet_deploy.bench.result import Outcome, Parity
 from parnet_deploy.pages.figure import INK, style, svg
 from parnet_deploy.pages.labels import Box, place

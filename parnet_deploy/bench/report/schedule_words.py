@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from parnet_deploy.bench import figures
-from parnet_deploy.bench.duel import duel
+from parnet_deploy.bench.report import figures
+from parnet_deploy.bench.report.duel import duel
 from parnet_deploy.bench.result import BenchResult, Outcome
 
 SCHEDULES = {

@@ -1,4 +1,4 @@
-"""A contestant's own process: ``python -m parnet_deploy.bench.worker``.
+"""A contestant's own process: ``python -m parnet_deploy.bench.contest.worker``.
 
 It reads an `Assignment` and then `Turn`s, one a line, from standard input, answers each with a
 `Reply`, and ends with the input. Standard output carries replies only: what libraries print goes
@@ -18,10 +18,10 @@ from typing import TextIO
 import numpy as np
 
 from parnet_deploy.bench import nvml
-from parnet_deploy.bench.images import read_images
-from parnet_deploy.bench.measure import peak_memory, take_turn
-from parnet_deploy.bench.messages import Assignment, Finished, Opened, Reply, Turn
-from parnet_deploy.bench.openers import open_contestant
+from parnet_deploy.bench.contest.measure import peak_memory, take_turn
+from parnet_deploy.bench.contest.messages import Assignment, Finished, Opened, Reply, Turn
+from parnet_deploy.bench.contest.openers import open_contestant
+from parnet_deploy.bench.entries.images import read_images
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import ParnetDeployError, UsageError
 from parnet_deploy.runtime import Runner, run_batches

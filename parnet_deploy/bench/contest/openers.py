@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from parnet_deploy.bench.contest.opened import OpenedRunner
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.graph_engine import open_graph
-from parnet_deploy.bench.opened import OpenedRunner
+from parnet_deploy.bench.entries.graph_engine import open_graph
 from parnet_deploy.bench.peers.mnn import open_mnn
 from parnet_deploy.bench.peers.ncnn import open_ncnn
 from parnet_deploy.bench.peers.onnxruntime import open_onnxruntime

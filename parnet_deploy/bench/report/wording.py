@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from parnet_deploy.bench import figures, schedule_words
-from parnet_deploy.bench.duel import duel
+from parnet_deploy.bench.report import figures, schedule_words
+from parnet_deploy.bench.report.duel import duel
 from parnet_deploy.bench.result import BenchResult, Outcome
 from parnet_deploy.bench.statistics import Latency
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from parnet_deploy.bench.contest.messages import Assignment, Finished, Opened, Turn, Turned
+from parnet_deploy.bench.contest.process import answers_file, worker_of
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.messages import Assignment, Finished, Opened, Turn, Turned
-from parnet_deploy.bench.process import answers_file, worker_of
 from parnet_deploy.bench.result import Absence, Settings
 from parnet_deploy.errors import RunnerError, UsageError
 
