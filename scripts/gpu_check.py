@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from parnet_deploy.bench.saving import slug
+from parnet_deploy.bench.report.saving import slug
 from parnet_deploy.runtime.cpu import read_cpu
 from parnet_deploy.runtime.machine import CudaDriver, cuda_driver, installed, provider_problem
 

@@ -14,15 +14,15 @@ import typer
 
 from parnet_deploy.bench.benchmark import Plan, run_benchmark
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.networks import model_engines, variant_engines
-from parnet_deploy.bench.paper import networks as paper_networks
-from parnet_deploy.bench.paper import sheets as paper_sheets
+from parnet_deploy.bench.entries.networks import model_engines, variant_engines
+from parnet_deploy.bench.entries.preparing import timm_in_process
+from parnet_deploy.bench.entries.timm_networks import TIMM_NETWORKS, TimmRequest
 from parnet_deploy.bench.peers import PEERS, find_peer
-from parnet_deploy.bench.preparing import timm_in_process
+from parnet_deploy.bench.report.paper import networks as paper_networks
+from parnet_deploy.bench.report.paper import sheets as paper_sheets
+from parnet_deploy.bench.report.saving import contents, targets
+from parnet_deploy.bench.report.table import sheets
 from parnet_deploy.bench.result import Absence, BenchResult, Settings
-from parnet_deploy.bench.saving import contents, targets
-from parnet_deploy.bench.table import sheets
-from parnet_deploy.bench.timm_networks import TIMM_NETWORKS, TimmRequest
 from parnet_deploy.bundle import (
     EngineBundle,
     find_bundles,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from parnet_deploy.bench.schedules import Schedule, build_options
+from parnet_deploy.bench.entries.schedules import Schedule, build_options
 from parnet_deploy.bench.stage_times import StageTimes, measure_stages
 from parnet_deploy.bundle import (
     EngineBundle,
