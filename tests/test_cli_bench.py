@@ -15,10 +15,12 @@ from commands import call
 from conftest import Cli
 
 from parnet_deploy.bench.entries.timm_networks import TimmRequest
+from parnet_deploy.bench.plan_table import PlanTable
 from parnet_deploy.bench.report.paper import networks as paper_networks
 from parnet_deploy.bench.result import Absence, BenchResult
 from parnet_deploy.bundle import EngineBundle, ModelBundle
-from parnet_deploy.cli import bench
+from parnet_deploy.cli import bench_asked
+from parnet_deploy.cli.bench_asked import Asked
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.spec import decode
 
@@ -253,7 +255,7 @@ def test_the_papers_tables_stand_beside_ours(
         asked.append(request)
         return Absence(name=request.name, network=request.name, reason="timm is not installed")
 
-    monkeypatch.setattr(bench, "timm_in_process", absent)
+    monkeypatch.setattr(bench_asked, "timm_in_process", absent)
     given = ("--paper", "--variants", "s", "--backends", "onnxruntime", *QUICK)
     result = call(capsys, "bench", *given, "--output", tmp_path / "paper.md")
     assert result.status == 0, result.err
@@ -274,12 +276,57 @@ def test_the_papers_tables_stand_beside_ours(
 
 
 def test_the_paper_needs_all_its_networks() -> None:
-    asked = bench._Asked(
-        subjects=(), variants=(), backends=(), against=(), precision="fp32", paper=True
-    )
-    assert asked.of_the_paper().variants == paper_networks()
+    asked = Asked(subjects=(), variants=(), paper=True)
+    assert asked.networks == paper_networks()
     assert {"s", "m", "l", "xl", "l-depth9", "xl-depth15"} <= set(paper_networks())
-    only = bench._Asked(
-        subjects=(), variants=("s",), backends=(), against=("torch",), precision="fp32", paper=True
-    )
-    assert only.of_the_paper() == only
+    assert (asked.peers, asked.networks_of_peers) == (("onnxruntime",), ("l",))
+    only = Asked(subjects=(), variants=("s",), against=("torch",), paper=True)
+    assert only.networks == ("s",)
+    assert (only.peers, only.networks_of_peers) == (("torch",), ())
+    assert Asked(subjects=(), variants=()).peers == ()
+
+
+def test_plans_are_counted_without_a_gpu(
+    tiny_bundle: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "plans.json"
+    given = ("--plan", "--variants", "digits", "--precisions", "fp32,fp16", "--output", out)
+    result = call(capsys, "bench", *given)
+    assert result.status == 0, result.err
+    table = decode(out.read_bytes(), PlanTable)
+    parts = {(row.precision, row.part) for row in table.rows}
+    stages = ("whole", "stream1", "stream2", "stream3", "fusion")
+    assert parts == {(precision, part) for precision in ("fp32", "fp16") for part in stages}
+    for row in table.rows:
+        assert f" {row.kernels} " in result.out
+        assert row.streams <= row.kernels
+    result = call(capsys, "bench", tiny_bundle.path, "--plan", "--json")
+    assert result.status == 0, result.err
+    assert {row.network for row in decode(result.out, PlanTable).rows} == {"tiny"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--variants", "digits", "--forms", "keep"], "a form is"),
+        (["--variants", "digits", "--precisions", "fp7"], "--precisions is one of"),
+        (["--variants", "digits", "--precisions", ","], "--precisions is one or several of"),
+        (["--variants", "digits", "--output", "plans.html"], "--plan writes .json or .md"),
+        (["--variants", "digits", "--compute-capability", "86"], "compute capability"),
+        ([], "plans of which network?"),
+    ],
+)
+def test_plans_that_cannot_be_are_refused(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = call(capsys, "bench", "--plan", *arguments)
+    assert result.status == 2
+    assert words in result.err
+
+
+def test_an_engines_plans_are_built_already(
+    engine: EngineBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = call(capsys, "bench", "--plan", engine.path)
+    assert result.status == 2
+    assert "parnet-deploy inspect" in result.err

@@ -6,38 +6,33 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 import typer
 
 from parnet_deploy.bench.benchmark import Plan, run_benchmark
-from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.entries.networks import model_engines, variant_engines
-from parnet_deploy.bench.entries.preparing import timm_in_process
-from parnet_deploy.bench.entries.timm_networks import TIMM_NETWORKS, TimmRequest
-from parnet_deploy.bench.peers import PEERS, find_peer
-from parnet_deploy.bench.report.paper import networks as paper_networks
+from parnet_deploy.bench.peers import PEERS
 from parnet_deploy.bench.report.paper import sheets as paper_sheets
 from parnet_deploy.bench.report.saving import contents, targets
 from parnet_deploy.bench.report.table import sheets
-from parnet_deploy.bench.result import Absence, BenchResult, Settings
-from parnet_deploy.bundle import (
-    EngineBundle,
-    find_bundles,
-    is_engine,
-    open_engine_bundle,
-    open_model,
+from parnet_deploy.bench.result import BenchResult, Settings
+from parnet_deploy.cli.bench_asked import (
+    Asked,
+    build_engines,
+    find,
+    parse_backends,
+    parse_names,
+    parse_peers,
+    parse_precisions,
+    prepare_timm,
+    title_of,
 )
-from parnet_deploy.cli.build_engine import ENGINES
+from parnet_deploy.cli.bench_plans import count_plans
 from parnet_deploy.cli.console import print_json, print_sheet, progress, say, tell
-from parnet_deploy.cli.options import parse_choice, parse_numbers
+from parnet_deploy.cli.options import parse_numbers
 from parnet_deploy.cli.output import refuse_files, write_files
-from parnet_deploy.engine import BuildOptions, choose_backend, make_builder
-from parnet_deploy.errors import UsageError
 from parnet_deploy.pages.sheet import Sheet
-from parnet_deploy.spec import Backend, variant
 
 Subjects = Annotated[
     list[Path] | None,
@@ -58,8 +53,8 @@ Backends = Annotated[
     str | None,
     typer.Option(help="What models and variants are built with, such as onnxruntime,ncnn."),
 ]
-Precision = Annotated[
-    Literal["fp32", "fp16"], typer.Option(help="Precision of the variants' graphs.")
+Precisions = Annotated[
+    str, typer.Option(help="Precisions of the variants' graphs, such as fp32,fp16.")
 ]
 Devices = Annotated[
     str | None, typer.Option(help="GPUs that split engines may use, such as 0,1,2; none: all.")
@@ -93,6 +88,23 @@ WithPaper = Annotated[
         "its networks, and the ResNets and RepVGGs it compares them with, from timm.",
     ),
 ]
+Plans = Annotated[
+    bool,
+    typer.Option(
+        "--plan",
+        help="Run nothing: build TensorRT RTX plans of models and variants, which takes no GPU, "
+        "and count their kernels and streams.",
+    ),
+]
+Forms = Annotated[
+    str | None,
+    typer.Option(
+        help="With --plan: deploy forms with commas between, such as keep-gemm-view-nhwc."
+    ),
+]
+Capability = Annotated[
+    str, typer.Option("--compute-capability", help="With --plan: the GPU that plans are for.")
+]
 Output = Annotated[
     Path | None,
     typer.Option(help="A .html, .md or .json file; a folder or another name: all three."),
@@ -102,16 +114,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with every lat
 
 _DEFAULT = Settings()
 
-UNFUSED = "l"
-"""The network that table 3 has unfused."""
-
 
 def command(
     engines: Subjects = None,
     against: Against = None,
     variants: Variants = None,
     backends: Backends = None,
-    precision: Precision = "fp32",
+    precisions: Precisions = "fp32",
     devices: Devices = None,
     batch: BatchSize = _DEFAULT.batch,
     rounds: Rounds = _DEFAULT.rounds,
@@ -123,6 +132,9 @@ def command(
     schedules: Schedules = True,
     floor: WithFloor = False,
     paper: WithPaper = False,
+    plan: Plans = False,
+    forms: Forms = None,
+    compute_capability: Capability = "8.6",
     output: Output = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -132,6 +144,20 @@ def command(
     While one runs, all others are stopped. Figures are medians over all runs; ratios are taken
     round by round, so that what disturbs the machine for a while falls out of them.
     """
+    asked = Asked(
+        subjects=tuple(engines or ()),
+        variants=parse_names(variants),
+        backends=parse_backends(backends),
+        against=parse_peers(against),
+        precisions=parse_precisions(precisions),
+        paper=paper,
+        gpus=parse_numbers("--devices")(devices) if devices is not None else (),
+        schedules=schedules,
+        floor=floor,
+    )
+    if plan:
+        count_plans(asked, forms, compute_capability, output, force=force, as_json=as_json)
+        return
     settings = Settings(
         batch=batch,
         rounds=rounds,
@@ -141,37 +167,19 @@ def command(
         seconds=seconds,
         seed=seed,
     )
-    asked = _Asked(
-        subjects=tuple(engines or ()),
-        variants=_names(variants),
-        backends=_backends(backends),
-        against=_peers(against),
-        precision=precision,
-        paper=paper,
-    )
-    asked = asked.of_the_paper() if paper else asked
-    gpus = parse_numbers("--devices")(devices) if devices is not None else ()
-    paths = _find(asked)
-    title = _title(asked, paths, settings)
+    _bench(asked, settings, output, force=force, as_json=as_json)
+
+
+def _bench(
+    asked: Asked, settings: Settings, output: Path | None, *, force: bool, as_json: bool
+) -> None:
+    """Refuse what cannot be, measure, and show."""
+    paths = find(asked)
+    title = title_of(asked, paths, settings)
     files = () if output is None else targets(output, title)
     refuse_files(files, force=force)
-    with tempfile.TemporaryDirectory(prefix="parnet-deploy-bench-") as folder:
-        others, absent = _timm(asked, Path(folder), settings)
-        plan = Plan(
-            title=title,
-            command=shlex.join(["parnet-deploy", *sys.argv[1:]]),
-            engines=_engines(asked, paths, Path(folder), settings),
-            against=asked.against,
-            networks=(UNFUSED,) if paper and against is None else (),
-            others=others,
-            absent=absent,
-            gpus=gpus,
-            schedules=schedules,
-            floor=floor,
-            settings=settings,
-        )
-        result = run_benchmark(plan, Path(folder), progress)
-    extra = paper_sheets(result) if paper else ()
+    result = _measure(asked, paths, title, settings)
+    extra = paper_sheets(result) if asked.paper else ()
     write_files(contents(result, files, extra=extra), force=force)
     if as_json:
         print_json(result)
@@ -179,6 +187,27 @@ def command(
         print_result(result, extra)
     for path in files:
         tell(f"written: {path}")
+
+
+def _measure(asked: Asked, paths: Sequence[Path], title: str, settings: Settings) -> BenchResult:
+    """Build what has to be built, and hold the contest."""
+    with tempfile.TemporaryDirectory(prefix="parnet-deploy-bench-") as name:
+        folder = Path(name)
+        others, absent = prepare_timm(asked, folder, settings)
+        plan = Plan(
+            title=title,
+            command=shlex.join(["parnet-deploy", *sys.argv[1:]]),
+            engines=build_engines(asked, paths, folder, settings),
+            against=asked.peers,
+            networks=asked.networks_of_peers,
+            others=others,
+            absent=absent,
+            gpus=asked.gpus,
+            schedules=asked.schedules,
+            floor=asked.floor,
+            settings=settings,
+        )
+        return run_benchmark(plan, folder, progress)
 
 
 def print_result(result: BenchResult, extra: Sequence[Sheet] = ()) -> None:
@@ -189,127 +218,3 @@ def print_result(result: BenchResult, extra: Sequence[Sheet] = ()) -> None:
         say(f"WARNING: {warning}")
     for sentence in result.verdict:
         say(sentence)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Asked:
-    """What takes part, as it was asked for."""
-
-    subjects: tuple[Path, ...]
-    variants: tuple[str, ...]
-    backends: tuple[Backend, ...]
-    against: tuple[str, ...]
-    precision: str
-    paper: bool
-
-    def of_the_paper(self) -> _Asked:
-        """The same with what the paper's tables need, where nothing else was asked for."""
-        variants = self.variants or (() if self.subjects else paper_networks())
-        return replace(self, variants=variants, against=self.against or ("onnxruntime",))
-
-
-def _find(asked: _Asked) -> tuple[Path, ...]:
-    """The bundles that were named, each of which is one, or those under ``engines/``.
-
-    Raises:
-        UsageError: there is none.
-    """
-    for name in asked.variants:
-        variant(name)
-    paths = asked.subjects or (() if asked.variants else tuple(find_bundles(ENGINES)))
-    if not paths and not asked.variants:
-        raise UsageError(
-            f"there is no engine under {ENGINES}/; build one with 'parnet-deploy build-engine', "
-            "name one, or give --variants"
-        )
-    for path in paths:
-        is_engine(path)
-    return paths
-
-
-def _engines(
-    asked: _Asked,
-    paths: Sequence[Path],
-    folder: Path,
-    settings: Settings,
-) -> tuple[EngineBundle, ...]:
-    """All engines, those of models and variants built now."""
-    given: list[EngineBundle] = []
-    backends = _chosen(asked)
-    for path in paths:
-        if is_engine(path):
-            given.append(open_engine_bundle(path))
-        else:
-            given += model_engines(open_model(path), backends, folder, progress=progress)
-    given += variant_engines(
-        asked.variants,
-        backends,
-        folder,
-        batch=settings.batch,
-        precision=asked.precision,
-        progress=progress,
-    )
-    return tuple(given)
-
-
-def _timm(
-    asked: _Asked, folder: Path, settings: Settings
-) -> tuple[tuple[Contestant, ...], tuple[Absence, ...]]:
-    """The paper's other networks on each backend, and why some are absent."""
-    found: list[Contestant] = []
-    absent: list[Absence] = []
-    for name in TIMM_NETWORKS if asked.paper else ():
-        for backend in _chosen(asked):
-            progress(f"prepare: {name} with {backend}")
-            request = TimmRequest(
-                name=name,
-                workspace=str(folder / "timm"),
-                backend=backend,
-                device=_device_of(backend),
-                batch=settings.batch,
-                seed=settings.seed,
-            )
-            made = timm_in_process(request)
-            if isinstance(made, Contestant):
-                found.append(made)
-            else:
-                absent.append(made)
-    return tuple(found), tuple(absent)
-
-
-def _chosen(asked: _Asked) -> tuple[Backend, ...]:
-    """The backends that were named, or the fastest that works here."""
-    return asked.backends or (choose_backend().backend,)
-
-
-def _device_of(backend: Backend) -> str:
-    """Where a backend's engines run here if nothing else is said."""
-    return make_builder(backend, BuildOptions(), split=False).devices[0]
-
-
-def _title(asked: _Asked, paths: Sequence[Path], settings: Settings) -> str:
-    """What is measured, in one line."""
-    names = [path.resolve().name for path in paths]
-    names += [f"ParNet-{name.upper()}" for name in asked.variants]
-    title = "the paper's tables 2, 3 and 11" if asked.paper else ", ".join(names)
-    title += f", batch {settings.batch}"
-    return title + (f", against {', '.join(asked.against)}" if asked.against else "")
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    """Words with commas between, each once."""
-    words = (word.strip() for word in (text or "").split(","))
-    return tuple(dict.fromkeys(word for word in words if word))
-
-
-def _backends(text: str | None) -> tuple[Backend, ...]:
-    return tuple(
-        next(known for known in get_args(Backend) if known == name)
-        for name in (parse_choice("--backends", name, Backend) for name in _names(text))
-    )
-
-
-def _peers(text: str | None) -> tuple[str, ...]:
-    """Names of peers, each of which there is."""
-    names = tuple(PEERS) if text == "all" else _names(text)
-    return tuple(find_peer(name).name for name in names)

@@ -1,0 +1,201 @@
+"""What ``parnet-deploy bench`` was asked to measure, and how it becomes engines and contestants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from parnet_deploy.bench.contestant import Contestant
+from parnet_deploy.bench.entries.networks import model_engines, variant_engines
+from parnet_deploy.bench.entries.preparing import timm_in_process
+from parnet_deploy.bench.entries.timm_networks import TIMM_NETWORKS, TimmRequest
+from parnet_deploy.bench.peers import PEERS, find_peer
+from parnet_deploy.bench.report.paper import networks as paper_networks
+from parnet_deploy.bench.result import Absence, Settings
+from parnet_deploy.bundle import (
+    EngineBundle,
+    find_bundles,
+    is_engine,
+    open_engine_bundle,
+    open_model,
+)
+from parnet_deploy.cli.build_engine import ENGINES
+from parnet_deploy.cli.console import progress
+from parnet_deploy.cli.options import parse_choice
+from parnet_deploy.engine import BuildOptions, choose_backend, make_builder
+from parnet_deploy.errors import UsageError
+from parnet_deploy.spec import Backend, variant
+from parnet_deploy.spec.precision import Precision
+
+UNFUSED = "l"
+"""The network that the paper's table 3 has unfused."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What is to be measured, as it was asked for.
+
+    Attributes:
+        subjects: bundles that were named.
+        variants: names of networks.
+        backends: what models and variants are built with; none: the fastest that works here.
+        against: names of peers.
+        precisions: of the variants' graphs.
+        paper: lay the figures out like the paper's.
+        gpus: that split engines may use; none: all.
+        schedules: measure other schedules of each engine, too.
+        floor: say what the device allows.
+    """
+
+    subjects: tuple[Path, ...]
+    variants: tuple[str, ...]
+    backends: tuple[Backend, ...] = ()
+    against: tuple[str, ...] = ()
+    precisions: tuple[Precision, ...] = ("fp32",)
+    paper: bool = False
+    gpus: tuple[int, ...] = ()
+    schedules: bool = True
+    floor: bool = False
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Variants: those that were named, or all that the paper's tables need."""
+        if self.paper and not self.variants and not self.subjects:
+            return paper_networks()
+        return self.variants
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """Peers: those that were named, or for the paper's table 3 what is unfused."""
+        return self.against or ("onnxruntime",) * self.paper
+
+    @property
+    def networks_of_peers(self) -> tuple[str, ...]:
+        """Networks that the peers take part in; empty means all."""
+        return (UNFUSED,) if self.paper and not self.against else ()
+
+
+def find(asked: Asked) -> tuple[Path, ...]:
+    """The bundles that were named, each of which is one, or those under ``engines/``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for name in asked.networks:
+        variant(name)
+    paths = asked.subjects or (() if asked.networks else tuple(find_bundles(ENGINES)))
+    if not paths and not asked.networks:
+        raise UsageError(
+            f"there is no engine under {ENGINES}/; build one with 'parnet-deploy build-engine', "
+            "name one, or give --variants"
+        )
+    for path in paths:
+        is_engine(path)
+    return paths
+
+
+def build_engines(
+    asked: Asked,
+    paths: Sequence[Path],
+    folder: Path,
+    settings: Settings,
+) -> tuple[EngineBundle, ...]:
+    """All engines, those of models and variants built now."""
+    given: list[EngineBundle] = []
+    backends = _chosen(asked)
+    for path in paths:
+        if is_engine(path):
+            given.append(open_engine_bundle(path))
+        else:
+            given += model_engines(open_model(path), backends, folder, progress=progress)
+    for precision in asked.precisions:
+        given += variant_engines(
+            asked.networks,
+            backends,
+            folder,
+            batch=settings.batch,
+            precision=precision,
+            progress=progress,
+        )
+    return tuple(given)
+
+
+def prepare_timm(
+    asked: Asked, folder: Path, settings: Settings
+) -> tuple[tuple[Contestant, ...], tuple[Absence, ...]]:
+    """The paper's other networks on each backend, and why some are absent."""
+    found: list[Contestant] = []
+    absent: list[Absence] = []
+    for name in TIMM_NETWORKS if asked.paper else ():
+        for backend in _chosen(asked):
+            progress(f"prepare: {name} with {backend}")
+            request = TimmRequest(
+                name=name,
+                workspace=str(folder / "timm"),
+                backend=backend,
+                device=_device_of(backend),
+                batch=settings.batch,
+                seed=settings.seed,
+            )
+            made = timm_in_process(request)
+            if isinstance(made, Contestant):
+                found.append(made)
+            else:
+                absent.append(made)
+    return tuple(found), tuple(absent)
+
+
+def _chosen(asked: Asked) -> tuple[Backend, ...]:
+    """The backends that were named, or the fastest that works here."""
+    return asked.backends or (choose_backend().backend,)
+
+
+def _device_of(backend: Backend) -> str:
+    """Where a backend's engines run here if nothing else is said."""
+    return make_builder(backend, BuildOptions(), split=False).devices[0]
+
+
+def title_of(asked: Asked, paths: Sequence[Path], settings: Settings) -> str:
+    """What is measured, in one line."""
+    names = [path.resolve().name for path in paths]
+    names += [f"ParNet-{name.upper()}" for name in asked.networks]
+    title = "the paper's tables 2, 3 and 11" if asked.paper else ", ".join(names)
+    title += f", batch {settings.batch}"
+    return title + (f", against {', '.join(asked.against)}" if asked.against else "")
+
+
+def parse_names(text: str | None) -> tuple[str, ...]:
+    """Words with commas between, each once."""
+    words = (word.strip() for word in (text or "").split(","))
+    return tuple(dict.fromkeys(word for word in words if word))
+
+
+def parse_backends(text: str | None) -> tuple[Backend, ...]:
+    """Backends with commas between, each of which there is."""
+    return tuple(
+        next(known for known in get_args(Backend) if known == name)
+        for name in (parse_choice("--backends", name, Backend) for name in parse_names(text))
+    )
+
+
+def parse_peers(text: str | None) -> tuple[str, ...]:
+    """Names of peers, each of which there is."""
+    names = tuple(PEERS) if text == "all" else parse_names(text)
+    return tuple(find_peer(name).name for name in names)
+
+
+def parse_precisions(text: str) -> tuple[Precision, ...]:
+    """Precisions with commas between, each of which there is.
+
+    Raises:
+        UsageError: one is none, or there is not one.
+    """
+    names = parse_names(text)
+    if not names:
+        raise UsageError(f"--precisions is one or several of {', '.join(get_args(Precision))}")
+    return tuple(
+        next(known for known in get_args(Precision) if known == name)
+        for name in (parse_choice("--precisions", name, Precision) for name in names)
+    )
