@@ -30,7 +30,7 @@ from parnet_deploy.errors import BuildError, EngineError
 from parnet_deploy.export import ExportOptions, export_model
 from parnet_deploy.net import initialise
 from parnet_deploy.runtime import machine, open_runner
-from parnet_deploy.spec import ParNetSpec, Preprocessing, StemMode, variant
+from parnet_deploy.spec import ParNetSpec, Preprocessing, StemMode, default_form, variant
 
 AMPERE = BuildOptions(compute_capabilities=("8.6",))
 
@@ -59,6 +59,7 @@ def export(
         preprocessing=Preprocessing(size=spec.image_size),
         stem=stem,
         batch=batch or BatchRange(),
+        form=default_form("tensorrt-rtx"),
     )
     source = Source(kind="untrained", seed=0)
     return export_model(initialise(spec, seed=0).eval(), source, final, options)
@@ -125,6 +126,20 @@ def test_preprocessing_softmax_and_a_fixed_batch_build(tmp_path: Path) -> None:
     check_plans(engine)
     assert engine.manifest.stages[0].inputs[0].dtype == "uint8"
     assert engine.manifest.outputs[0].name == "probabilities"
+
+
+def test_fp16_crosses_and_computes_in_half(tmp_path: Path) -> None:
+    form = default_form("tensorrt-rtx")
+    model = export_tiny(tmp_path / "model", precision="fp16", form=form)
+    engine = build(model, tmp_path / "engine", split=True)
+    assert engine.manifest.precision == "fp16"
+    plans = texts(engine)
+    cuts = {cut.tensor.name for cut in model.manifest.cuts}
+    for stage in engine.manifest.stages:
+        crossing = [spec for spec in (*stage.inputs, *stage.outputs) if spec.name in cuts]
+        assert crossing
+        assert {spec.dtype for spec in crossing} == {"float16"}
+        assert "half" in plans[stage.name].dtypes
 
 
 # -- what is written

@@ -1,12 +1,14 @@
 """Export: a network becomes ONNX graphs, whole and cut into stages.
 
-builder  one method per ONNX operator
-blocks   every block as ONNX operators
-graph    the whole network as one graph
-stages   the cuts: one graph per stage
-weights  weights stored once, shared by all graphs
-gate     stages joined together must equal the whole
-model    export_model: all of it, into a bundle
+builder     one method per ONNX operator
+blocks      every block as ONNX operators
+graph       the whole network as one graph
+precision   the whole graph, rounded to a lower precision
+magnitudes  values that a lower precision could not hold
+stages      the cuts: one graph per stage
+weights     weights stored once, shared by all graphs
+gate        stages joined together must equal the whole
+model       export_model: all of it, into a bundle
 """
 
 from parnet_deploy.export.graph import ExportOptions, whole_graph
