@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import call_and_close
-from conftest import Cli, clean_error
+from commands import call, call_and_close
+from conftest import Cli, clean_error, export_tiny
 
 from parnet_deploy.bundle import ModelBundle, open_engine_bundle
 from parnet_deploy.runtime import open_runner
+from parnet_deploy.spec import default_form
 
 CPU = ("--backend", "onnxruntime", "--provider", "cpu", "--threads", "1")
 
@@ -252,3 +253,14 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(models: Path, tmp_pat
     result = subprocess.CompletedProcess(process.args, process.returncode, "", told)
     clean_error(result, "could not write 'stream", "disk full")
     assert left_in(tmp_path / "engines") == []
+
+
+def test_a_form_that_another_backend_is_served_by_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for backend in ("tensorrt", "onnxruntime"):
+        model = export_tiny(tmp_path / backend, form=default_form(backend))
+        given = (model.path, "--backend", "onnxruntime", "--output", tmp_path / f"{backend}-engine")
+        result = call(capsys, "build-engine", *given)
+        assert result.status == 0, result.err
+        assert ("export --for onnxruntime" in result.out) == (backend == "tensorrt")

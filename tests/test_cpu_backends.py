@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import evaluated
+import numpy as np
 import pytest
 from commands import call
+from conftest import export_tiny
 
 from parnet_deploy.bundle import EngineBundle, open_bundle, open_engine_bundle, open_model
 from parnet_deploy.cli.inspection import inspect_bundle
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.errors import BundleError
+from parnet_deploy.runtime import open_runner
 from parnet_deploy.spec import Backend, count_block, layout
+from parnet_deploy.spec.precision import rounding_tolerance
 from parnet_deploy.verify.result import Verification
 
 Capture = pytest.CaptureFixture[str]
@@ -163,3 +167,20 @@ def test_stages_have_the_threads_that_the_manifest_says(room: Path, backend: str
     assert threads == expected
     assert min(number for number in threads.values() if number is not None) >= 1
     assert [stage.threads for stage in bundle(room, backend).manifest.stages] == [None]
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_openvino_runs_graphs_in_float16_whose_casts_it_merges_with_its_inputs(
+    split: bool, tmp_path: Path
+) -> None:
+    model = export_tiny(tmp_path / "half", precision="fp16")
+    full = export_tiny(tmp_path / "full")
+    builder = make_builder("openvino", BuildOptions(threads=1), split=split)
+    images = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    answers = []
+    for bundle in (model, full):
+        engine = build_engine(bundle, tmp_path / f"{bundle.path.name}-engine", builder, split=split)
+        with open_runner(engine) as runner:
+            answers.append(runner.run({"images": images})["logits"])
+    error = np.abs(answers[0] - answers[1]).max() / np.abs(answers[1]).max()
+    assert error < rounding_tolerance("fp16", model.manifest.spec)

@@ -42,7 +42,7 @@ from parnet_deploy.engine import (
     make_builder,
 )
 from parnet_deploy.errors import OutputExistsError, UsageError
-from parnet_deploy.spec import Backend
+from parnet_deploy.spec import Backend, default_form
 
 MODELS = Path("models")
 ENGINES = Path("engines")
@@ -274,6 +274,11 @@ def _print_summary(engine: EngineBundle) -> None:
             cells += ["" if n is None else str(n) for n in (stage.kernels, stage.streams)]
         table.add_row(*cells)
     print_table(table)
+    if manifest.form != default_form(manifest.backend):
+        say(
+            "note: the model has another deploy form than the one that serves "
+            f"{manifest.backend} best, which 'parnet-deploy export --for {manifest.backend}' writes"
+        )
     say(f"next: parnet-deploy verify {shlex.quote(str(engine.path))}")
 
 
