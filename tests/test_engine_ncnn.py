@@ -21,14 +21,14 @@ from onnx import TensorProto, helper
 from parity import relative_error
 from strategies import FORMS, SHAPES, small_size, specs, stem_modes
 
-import parnet_deploy.engine.ncnn as module
+import parnet_deploy.engine.ncnn.builder as module
 from parnet_deploy.bundle import BatchRange, EngineBundle, ModelBundle, Source, open_engine_bundle
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.engine.base import BuildStage
-from parnet_deploy.engine.ncnn import NcnnBuilder
-from parnet_deploy.engine.ncnn_convert import convert
-from parnet_deploy.engine.ncnn_layers import Blob, LayerGraph
-from parnet_deploy.engine.ncnn_values import ChannelTable, UnfitValueError
+from parnet_deploy.engine.ncnn.builder import NcnnBuilder
+from parnet_deploy.engine.ncnn.convert import convert
+from parnet_deploy.engine.ncnn.layers import Blob, LayerGraph
+from parnet_deploy.engine.ncnn.values import ChannelTable, UnfitValueError
 from parnet_deploy.errors import (
     BuildError,
     BundleError,

@@ -24,8 +24,8 @@ from parnet_deploy.engine import (
     build_stages,
     make_builder,
 )
-from parnet_deploy.engine.plan_text import PlanText, read_plan_text
-from parnet_deploy.engine.tensorrt import TensorRTBuilder
+from parnet_deploy.engine.tensorrt.builder import TensorRTBuilder
+from parnet_deploy.engine.tensorrt.plan_text import PlanText, read_plan_text
 from parnet_deploy.errors import BuildError, EngineError
 from parnet_deploy.export import ExportOptions, export_model
 from parnet_deploy.net import initialise

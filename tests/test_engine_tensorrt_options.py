@@ -13,8 +13,8 @@ from doubles.tensorrt import VERSIONS, make_api
 
 from parnet_deploy.bundle import EngineStage, ModelBundle
 from parnet_deploy.engine import BuildOptions, BuildStage, build_stages
-from parnet_deploy.engine.tensorrt import TensorRTBuilder
-from parnet_deploy.engine.tensorrt_inspect import count_layers
+from parnet_deploy.engine.tensorrt.builder import TensorRTBuilder
+from parnet_deploy.engine.tensorrt.inspect import count_layers
 from parnet_deploy.errors import BuildError, BundleError, EngineError, UsageError
 from parnet_deploy.runtime.cuda.device import CudaDevice
 from parnet_deploy.runtime.machine import Gpu

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from parnet_deploy.bundle import MODEL_GRAPH, ModelBundle
 from parnet_deploy.engine import BuildOptions, BuildStage
-from parnet_deploy.engine.plan_text import Kernel, PlanText, read_plan_text
-from parnet_deploy.engine.tensorrt import TensorRTBuilder
+from parnet_deploy.engine.tensorrt.builder import TensorRTBuilder
+from parnet_deploy.engine.tensorrt.plan_text import Kernel, PlanText, read_plan_text
 from parnet_deploy.errors import EngineError
 
 PROGRAM = """header {

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from parnet_deploy.bundle import BatchRange, ModelBundle
 from parnet_deploy.engine.base import WHOLE, BuildOptions, BuildStage
-from parnet_deploy.engine.ncnn import NcnnBuilder
+from parnet_deploy.engine.ncnn.builder import NcnnBuilder
 from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError, TargetError
 from parnet_deploy.runtime import OnnxRuntimeRunner, Runner
 from parnet_deploy.runtime import ncnn as module

@@ -237,7 +237,8 @@ def test_a_file_with_other_inputs_or_outputs_is_refused(
     tiny_bundle: ModelBundle, name: str
 ) -> None:
     specs = tuple(replace(spec, name="other") for spec in getattr(tiny_bundle.manifest, name))
-    with pytest.raises(EngineError, match=r"reads \[\['images'\]\] and gives \['logits'\]; expected"):
+    said = r"reads \[\['images'\]\] and gives \['logits'\]; expected"
+    with pytest.raises(EngineError, match=said):
         whole(tiny_bundle, **{name: specs})
 
 

@@ -16,8 +16,8 @@ from typing import Literal
 from parnet_deploy.bench.plan_parts import PlanPart, bundle_parts, network_parts
 from parnet_deploy.bundle import ModelBundle, versions
 from parnet_deploy.engine import BuildOptions
-from parnet_deploy.engine.plan_text import read_plan_text
-from parnet_deploy.engine.tensorrt import TensorRTBuilder
+from parnet_deploy.engine.tensorrt.builder import TensorRTBuilder
+from parnet_deploy.engine.tensorrt.plan_text import read_plan_text
 from parnet_deploy.errors import BuildError, SpecError, UsageError
 from parnet_deploy.pages.sheet import NONE, Column, Sheet
 from parnet_deploy.spec import DeployForm, ParNetSpec, StemMode, default_form

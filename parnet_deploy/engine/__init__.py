@@ -9,10 +9,6 @@ onnxruntime        sessions optimised once and saved
 openvino           graphs in OpenVINO's format
 ncnn               graphs as ncnn's layers
 tensorrt           TensorRT and TensorRT RTX plans
-tensorrt_options   which options a flavour and version has
-tensorrt_settings  options written into the builder's configuration
-tensorrt_inspect   kernels and streams as TensorRT's inspector tells them
-plan_text          kernels and streams as a TensorRT RTX plan tells them
 choose             which backend is fastest here, and why not the others
 """
 

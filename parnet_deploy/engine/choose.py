@@ -143,10 +143,10 @@ def make_builder(backend: Backend, options: BuildOptions, *, split: bool) -> Bui
 
         return OpenVinoBuilder(options, split=split)
     if backend == "ncnn":
-        from parnet_deploy.engine.ncnn import NcnnBuilder
+        from parnet_deploy.engine.ncnn.builder import NcnnBuilder
 
         return NcnnBuilder(options)
-    from parnet_deploy.engine.tensorrt import TensorRTBuilder
+    from parnet_deploy.engine.tensorrt.builder import TensorRTBuilder
 
     return TensorRTBuilder(backend, options)
 

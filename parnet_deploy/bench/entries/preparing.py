@@ -1,9 +1,9 @@
 """What a contest needs beforehand, made in a process of its own.
 
-``python -m parnet_deploy.bench.entries.preparing TASK`` reads what is asked as JSON from standard input
-and prints what it made as JSON. So the benchmark itself carries no training framework, and what a
-library does to the process it runs in ends with that process. Standard output carries the answer
-only: what libraries print goes to standard error.
+``python -m parnet_deploy.bench.entries.preparing TASK`` reads what is asked as JSON from standard
+input and prints what it made as JSON. So the benchmark itself carries no training framework, and
+what a library does to the process it runs in ends with that process. Standard output carries the
+answer only: what libraries print goes to standard error.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parnet_deploy.engine.ncnn_conversion import Conversion
-from parnet_deploy.engine.ncnn_layers import Blob
-from parnet_deploy.engine.ncnn_values import UnfitValueError, joined
+from parnet_deploy.engine.ncnn.conversion import Conversion
+from parnet_deploy.engine.ncnn.layers import Blob
+from parnet_deploy.engine.ncnn.values import UnfitValueError, joined
 from parnet_deploy.runtime.ncnn_param import DYNAMIC_SCALE, Param
 from parnet_deploy.spec import Array
 

@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from parnet_deploy.engine.ncnn_layers import Blob, LayerGraph
+from parnet_deploy.engine.ncnn.layers import Blob, LayerGraph
 
 _TO_BACK, _TO_FRONT = (0, 2, 3, 1), (0, 3, 1, 2)
 """Orders of axes from (N, C, H, W) to (N, H, W, C), and back."""

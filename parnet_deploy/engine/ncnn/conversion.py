@@ -8,8 +8,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from parnet_deploy.engine.ncnn_layers import Blob, Draft, LayerGraph
-from parnet_deploy.engine.ncnn_values import ChannelTable, UnfitValueError, Value
+from parnet_deploy.engine.ncnn.layers import Blob, Draft, LayerGraph
+from parnet_deploy.engine.ncnn.values import ChannelTable, UnfitValueError, Value
 from parnet_deploy.errors import BuildError
 from parnet_deploy.runtime.ncnn_param import Param
 from parnet_deploy.spec import Array, TensorSpec

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parnet_deploy.engine.ncnn_conversion import Conversion
-from parnet_deploy.engine.ncnn_layers import Blob, LayerGraph
-from parnet_deploy.engine.ncnn_operators import OPERATORS
-from parnet_deploy.engine.ncnn_values import UnfitValueError
+from parnet_deploy.engine.ncnn.conversion import Conversion
+from parnet_deploy.engine.ncnn.layers import Blob, LayerGraph
+from parnet_deploy.engine.ncnn.operators import OPERATORS
+from parnet_deploy.engine.ncnn.values import UnfitValueError
 from parnet_deploy.errors import BuildError, MissingDependencyError, os_reason
 from parnet_deploy.spec import Array, TensorSpec
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from parnet_deploy.bundle import BatchRange, EngineStage, versions
 from parnet_deploy.engine.base import BuildOptions, BuildStage
-from parnet_deploy.engine.plan_text import read_plan_text
-from parnet_deploy.engine.tensorrt_inspect import count_layers
-from parnet_deploy.engine.tensorrt_options import check_options, flag_names
-from parnet_deploy.engine.tensorrt_settings import apply_options, save_timing_cache
+from parnet_deploy.engine.tensorrt.inspect import count_layers
+from parnet_deploy.engine.tensorrt.options import check_options, flag_names
+from parnet_deploy.engine.tensorrt.plan_text import read_plan_text
+from parnet_deploy.engine.tensorrt.settings import apply_options, save_timing_cache
 from parnet_deploy.errors import BuildError, BundleError
 from parnet_deploy.interrupts import held_back
 from parnet_deploy.runtime.cuda.device import CudaDevice, find_gpu

@@ -13,7 +13,7 @@ import numpy as np
 
 from parnet_deploy.bundle import EngineStage, versions
 from parnet_deploy.engine.base import BuildOptions, BuildStage
-from parnet_deploy.engine.ncnn_convert import convert
+from parnet_deploy.engine.ncnn.convert import convert
 from parnet_deploy.errors import BuildError, BundleError, EngineError, RunnerError, os_reason
 from parnet_deploy.runtime.ncnn import NcnnRunner, load_ncnn, ncnn_target
 from parnet_deploy.spec import Backend

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from parnet_deploy.engine.base import BuildOptions
-from parnet_deploy.engine.tensorrt_options import capability_name, flag_names
+from parnet_deploy.engine.tensorrt.options import capability_name, flag_names
 from parnet_deploy.errors import BuildError
 from parnet_deploy.runtime.tensorrt_api import TensorRTBackend
 

@@ -1,0 +1,8 @@
+"""TensorRT and TensorRT RTX engines (docs/tensorrt.md).
+
+builder    writes plans, by one code for both
+options    which options a flavour and version has
+settings   options written into the builder's configuration
+inspect    kernels and streams as TensorRT's inspector tells them
+plan_text  kernels and streams as a TensorRT RTX plan tells them
+"""
