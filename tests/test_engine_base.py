@@ -362,3 +362,19 @@ def test_the_first_on_the_cpu_that_loads_is_taken_and_the_others_are_told(
     for name in order:
         behind = f"{name}: not taken, {expected} on cpu comes before it"
         assert (behind in choice.reasons) == (name not in (*before, expected))
+
+
+def test_a_backend_that_does_not_read_a_precision_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds = {kind.backend: kind for kind in choose_module._CPU_ORDER}
+    order = ("ncnn", "openvino", "onnxruntime")
+    monkeypatch.setattr(choose_module, "_CPU_ORDER", tuple(kinds[name] for name in order))
+    monkeypatch.setattr(choose_module, "installed", {"openvino": "2026.4.1", "ncnn": "1.0"}.get)
+    monkeypatch.setattr(choose_module, "import_problem", lambda module: None)
+    monkeypatch.setattr(choose_module, "cuda_driver", lambda: NO_GPU)
+    monkeypatch.setattr(choose_module, "provider_problem", lambda name: "no GPU")
+    assert choose_backend("fp32").backend == "ncnn"
+    choice = choose_backend("fp16")
+    assert choice.backend == "openvino"
+    assert "ncnn: not taken, it reads no fp16 graphs" in choice.reasons

@@ -178,7 +178,7 @@ def command(
         model.manifest, split=split_streams, devices=options.devices, place=place, plan=plan
     )
     options = replace(options, devices=placing.devices)
-    chosen, reasons = _settle(backend)
+    chosen, reasons = _settle(backend, model.manifest.precision)
     builder = make_builder(chosen, options, split=placing.split)
     final = output or _default_folder(model, builder.label, split=placing.split)
     _refuse_own_model(model, final)
@@ -206,11 +206,11 @@ def _split(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in parts if part))
 
 
-def _settle(backend: BackendChoice) -> tuple[Backend, tuple[str, ...]]:
+def _settle(backend: BackendChoice, precision: str) -> tuple[Backend, tuple[str, ...]]:
     """The backend, and for auto the reasons, which are told."""
     if backend != "auto":
         return backend, (f"{backend}: asked for",)
-    choice = choose_backend()
+    choice = choose_backend(precision)
     for reason in choice.reasons:
         progress(f"auto: {reason}")
     return choice.backend, choice.reasons

@@ -17,6 +17,7 @@ from parnet_deploy.runtime.machine import (
     provider_problem,
 )
 from parnet_deploy.spec import Backend
+from parnet_deploy.spec.precision import PRECISIONS
 
 _OF_TENSORRT = frozenset(
     {
@@ -64,19 +65,23 @@ _TENSORRT = (
 class _OnCpu(NamedTuple):
     backend: Backend
     package: str | None  # None: what is always there
+    precisions: frozenset[str] = frozenset(PRECISIONS)
 
 
 _CPU_ORDER = (
     _OnCpu("onnxruntime", None),
     _OnCpu("openvino", "openvino"),
-    _OnCpu("ncnn", "ncnn"),
+    _OnCpu("ncnn", "ncnn", frozenset({"fp32"})),
 )
 """Backends on the CPU in the order in which they are preferred; an extra is named like its package.
 docs/engines.md says what each is for."""
 
 
-def choose_backend() -> Choice:
+def choose_backend(precision: str = "fp32") -> Choice:
     """The fastest backend whose engines run here: TensorRT, TensorRT RTX, CUDA, the CPU.
+
+    Args:
+        precision: that of the graphs that are to be built.
 
     Returns:
         The backend and the reason, and why it is none of the others. Where a GPU is used, nothing
@@ -94,15 +99,15 @@ def choose_backend() -> Choice:
         reasons.append("onnxruntime on cuda: taken, the fastest that works here")
         return Choice("onnxruntime", tuple(reasons))
     reasons.append(f"onnxruntime on cuda: not taken, {problem}")
-    on_cpu = _choose_on_cpu()
+    on_cpu = _choose_on_cpu(precision)
     return Choice(on_cpu.backend, (*reasons, *on_cpu.reasons))
 
 
-def _choose_on_cpu() -> Choice:
+def _choose_on_cpu(precision: str) -> Choice:
     """The first of `_CPU_ORDER` that works here. Those behind it are not tried."""
     problems: dict[_OnCpu, str | None] = {}
     for kind in _CPU_ORDER:
-        problems[kind] = _cpu_problem(kind, tried=None not in problems.values())
+        problems[kind] = _cpu_problem(kind, precision, tried=None not in problems.values())
     taken = next(kind for kind, problem in problems.items() if problem is None)
     before = f"{taken.backend} on cpu comes before it"
     others = (
@@ -160,8 +165,10 @@ def _check_applicable(backend: Backend, options: BuildOptions) -> None:
         )
 
 
-def _cpu_problem(kind: _OnCpu, *, tried: bool) -> str | None:
+def _cpu_problem(kind: _OnCpu, precision: str, *, tried: bool) -> str | None:
     """Why engines of a backend cannot be built and run on this CPU, or None."""
+    if precision not in kind.precisions:
+        return f"it reads no {precision} graphs"
     if kind.package is None:
         return None
     if installed(kind.package) is None:
