@@ -241,7 +241,7 @@ def test_torch_compile_is_called_as_it_is_said(
     opened.runner.close()
     on_gpu = PEERS[name].prepare(replace(asked, peer=name, device="cuda:0"))
     assert on_gpu.settings["mode"] == torch_compile.CUDA_MODE
-    assert on_gpu.name.endswith("max-autotune, cuda:0")
+    assert on_gpu.name.endswith("max-autotune, cudnn.benchmark, cuda:0")
 
 
 @pytest.mark.slow

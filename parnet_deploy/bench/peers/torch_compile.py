@@ -12,7 +12,7 @@ from pathlib import Path
 from parnet_deploy.bench.contest.opened import OpenedRunner
 from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.peers.base import Peer, Preparation, contestant_of, device_number
-from parnet_deploy.bench.peers.torch_model import as_runner, load_network, settings_of
+from parnet_deploy.bench.peers.torch_model import TUNED, as_runner, load_network, settings_of
 from parnet_deploy.bundle import versions
 
 TITLE = "torch.compile"
@@ -53,10 +53,11 @@ def _prepare_as(asked: Preparation, title: str, *, fused: bool) -> Contestant:
     settings = {
         "fused": fused,
         "channels_last": fused,
+        "tuned": on_gpu,
         "mode": CUDA_MODE if on_gpu else None,
         "cache": str(asked.folder / f"{asked.peer}-cache"),
     }
-    mode = f", {CUDA_MODE}" if on_gpu else ""
+    mode = f", {CUDA_MODE}{TUNED}" if on_gpu else ""
     return contestant_of(asked, title + mode, "torch-compile", Path(asked.model), settings)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from parnet_deploy.bench.contest.opened import OpenedRunner
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.peers.base import Peer, Preparation, contestant_of
-from parnet_deploy.bench.peers.torch_model import as_runner, load_network, settings_of
+from parnet_deploy.bench.peers.base import Peer, Preparation, contestant_of, device_number
+from parnet_deploy.bench.peers.torch_model import TUNED, as_runner, load_network, settings_of
 from parnet_deploy.bundle import versions
 
 TITLE = "torch, eager"
@@ -35,8 +35,10 @@ def _prepare(asked: Preparation) -> Contestant:
 
 
 def _prepare_fused(asked: Preparation) -> Contestant:
-    settings = {"fused": True, "channels_last": True}
-    return contestant_of(asked, TITLE_FUSED, "torch", Path(asked.model), settings)
+    on_gpu = device_number(asked.device) is not None
+    settings = {"fused": True, "channels_last": True, "tuned": on_gpu}
+    title = TITLE_FUSED + (TUNED if on_gpu else "")
+    return contestant_of(asked, title, "torch", Path(asked.model), settings)
 
 
 TORCH = Peer(
