@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+from conftest import export_tiny
 
 from parnet_deploy.bench.contest import openers
 from parnet_deploy.bench.contest.openers import OPENERS, open_contestant
 from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.entries.graph_engine import OPENER, GraphEngine, build_graph
 from parnet_deploy.bench.peers import PEERS, Preparation
-from parnet_deploy.bundle import MODEL_GRAPH, EngineBundle, ModelBundle
+from parnet_deploy.bundle import MODEL_GRAPH, EngineBundle, ModelBundle, seal
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.errors import EngineError, UsageError
 from parnet_deploy.spec import IMAGES, LOGITS, Array, Backend
@@ -59,20 +60,42 @@ def test_an_engine_of_this_project(
 
 
 def test_what_an_engine_says_of_itself(engine: EngineBundle) -> None:
-    """TF32 is another precision than the graph's float32; kernels count where all are known."""
+    """Kernels count where all are known."""
 
-    def changed(*kernels: int | None, **changes: Any) -> EngineBundle:
+    def changed(*kernels: int | None) -> EngineBundle:
         pairs = zip(engine.manifest.stages, kernels, strict=False)
         stages = tuple(replace(stage, kernels=count) for stage, count in pairs)
-        manifest = replace(engine.manifest, stages=stages, **changes)
+        manifest = replace(engine.manifest, stages=stages)
         return type(engine)(path=engine.path, manifest=manifest, manifest_sha256="")
 
     assert openers._kernels(changed(3, 4)) == 7
     assert openers._kernels(changed(3, None)) is None
-    tf32 = {"builder_flags": ["TF32"]}
-    assert openers._precision(changed(1, options=tf32)) == "tf32"
-    assert openers._precision(changed(1, options=tf32, precision="fp16")) == "fp16"
-    assert openers._precision(changed(1, options={"builder_flags": []})) == "fp32"
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_engine_of_a_graph_in_float16_is_named_by_what_the_cpu_computes(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    model = export_tiny(tmp_path / "half", precision="fp16")
+    options = BuildOptions(provider="cpu" if backend == "onnxruntime" else "auto", threads=1)
+    builder = make_builder(backend, options, split=False)
+    engine = build_engine(model, tmp_path / "engine", builder, split=False)
+    assert (engine.manifest.precision, engine.manifest.computes) == ("fp16", "fp32")
+    assert engine.manifest.arithmetic == "fp16, computed in fp32"
+    opened = open_contestant(contestant("engine", engine.path))
+    assert opened.precision == "fp32"
+    opened.runner.close()
+
+
+def test_an_older_engine_is_named_by_its_graphs(engine: EngineBundle, tmp_path: Path) -> None:
+    """TF32 and all else that is computed stands in the manifest; older ones have no such entry."""
+    copy = shutil.copytree(engine.path, tmp_path / "copy")
+    for computes, named in (("tf32", "tf32"), ("", "fp32")):
+        seal(copy, replace(engine.manifest, computes=computes))
+        opened = open_contestant(contestant("engine", copy))
+        assert opened.precision == named
+        opened.runner.close()
 
 
 def test_every_peer_names_an_opener(tiny_bundle: ModelBundle, tmp_path: Path) -> None:

@@ -171,8 +171,9 @@ def test_stages_have_the_threads_that_the_manifest_says(room: Path, backend: str
 
 @pytest.mark.parametrize("split", [False, True])
 def test_openvino_runs_graphs_in_float16_whose_casts_it_merges_with_its_inputs(
-    split: bool, tmp_path: Path
+    split: bool, tmp_path: Path, capsys: Capture
 ) -> None:
+    """In float32, which is said."""
     model = export_tiny(tmp_path / "half", precision="fp16")
     full = export_tiny(tmp_path / "full")
     builder = make_builder("openvino", BuildOptions(threads=1), split=split)
@@ -182,5 +183,7 @@ def test_openvino_runs_graphs_in_float16_whose_casts_it_merges_with_its_inputs(
         engine = build_engine(bundle, tmp_path / f"{bundle.path.name}-engine", builder, split=split)
         with open_runner(engine) as runner:
             answers.append(runner.run({"images": images})["logits"])
+    shown = call(capsys, "inspect", tmp_path / "half-engine").out
+    assert "fp16, computed in fp32" in shown
     error = np.abs(answers[0] - answers[1]).max() / np.abs(answers[1]).max()
     assert error < rounding_tolerance("fp16", model.manifest.spec)

@@ -54,6 +54,9 @@ class Stamp:
     def tools(self) -> Mapping[str, str]:
         return {"stamp": "1.0"}
 
+    def computes(self, precision: str) -> str:
+        return "fp32"
+
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
         self.built.append(stage)
         path = folder / f"{stage.name}.stamp"

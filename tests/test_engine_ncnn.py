@@ -513,6 +513,17 @@ def test_a_graph_that_gives_something_else_is_refused(tmp_path: Path) -> None:
         NcnnBuilder(BuildOptions()).build(stage, tmp_path)
 
 
+def test_a_graph_in_float16_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    model = export_tiny(tmp_path / "half", precision="fp16")
+    builder = make_builder("ncnn", BuildOptions(threads=1), split=False)
+    sentence = (
+        "model.onnx is a graph in float16, and ncnn engines are float32: export the model with "
+        "--precision fp32"
+    )
+    with pytest.raises(BuildError, match=f"^{sentence}$"):
+        build_engine(model, tmp_path / "engine", builder, split=False)
+
+
 @pytest.mark.parametrize("content", [None, b"no graph"], ids=["missing", "garbage"])
 def test_a_file_that_is_no_graph_is_a_build_error(tmp_path: Path, content: bytes | None) -> None:
     stage = graph_of(tmp_path, node("Relu"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -13,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import export_tiny
+from onnx import TensorProto
 
 import parnet_deploy.engine.onnxruntime as module
 from parnet_deploy.bundle import (
@@ -207,6 +209,30 @@ def threads_of(engine: EngineBundle) -> dict[str, int]:
             stage.name: stage.runner._session.get_session_options().intra_op_num_threads
             for stage in runner._stages
         }
+
+
+@pytest.mark.parametrize(("machine", "computes"), [("x86_64", "fp32"), ("aarch64", "fp16")])
+def test_on_a_cpu_without_kernels_in_float16_it_computes_in_float32(
+    machine: str, computes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    builder = OnnxRuntimeBuilder(BuildOptions(provider="cpu"))
+    assert builder.computes("fp16") == computes
+    assert builder.computes("fp32") == "fp32"
+    builder.provider = "cuda"
+    assert builder.computes("fp16") == "fp16"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="Arm has kernels in float16")
+def test_what_it_saves_of_a_graph_in_float16_computes_in_float32(tmp_path: Path) -> None:
+    model = export_tiny(tmp_path / "half", precision="fp16")
+    engine = build(model, tmp_path / "engine", split=False)
+    graph = onnx.load(engine.file("whole.onnx"), load_external_data=False).graph
+    types = {weight.name: weight.data_type for weight in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) > 10
+    assert {types[node.input[1]] for node in convolutions} == {TensorProto.FLOAT}
+    assert engine.manifest.computes == "fp32"
 
 
 @pytest.mark.parametrize("split", [False, True])

@@ -74,6 +74,8 @@ def test_tf32_is_off_unless_asked_for(
     make().build(stage, tmp_path)
     assert "TF32" not in scenario.config.flags
     builder = make(BuildOptions(tf32=True))
+    assert (builder.computes("fp32"), builder.computes("fp16")) == ("tf32", "fp16")
+    assert make(BuildOptions()).computes("fp32") == "fp32"
     builder.build(stage, tmp_path)
     assert "TF32" in scenario.config.flags
     assert "TF32" in builder.options()["builder_flags"]

@@ -192,6 +192,9 @@ class EngineManifest:
             match where it is opened (compute capabilities, provider, versions).
         options: how it was built, with the names of the backend's own flags.
         source: where the model's weights came from.
+        precision: that of the graphs it was built from.
+        computes: what its engines compute in: a precision, or ``tf32``; backends on a CPU run
+            graphs in float16 in float32. Empty where the bundle is older than this entry.
     """
 
     format: Literal["parnet-deploy/engine"] = "parnet-deploy/engine"
@@ -208,6 +211,7 @@ class EngineManifest:
     preprocessing: Preprocessing
     target: Mapping[str, Any]
     options: Mapping[str, Any]
+    computes: str = ""
     source: Source | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -216,6 +220,13 @@ class EngineManifest:
     warnings: tuple[str, ...] = ()
     created: str = field(default_factory=_now)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
+
+    @property
+    def arithmetic(self) -> str:
+        """Its precision in words: ``fp32``, or ``fp16, computed in fp32``."""
+        if self.computes in ("", self.precision):
+            return self.precision
+        return f"{self.precision}, computed in {self.computes}"
 
 
 Manifest = TypeVar("Manifest", ModelManifest, EngineManifest)

@@ -257,7 +257,7 @@ def _print(engine: EngineBundle, reasons: tuple[str, ...], *, as_json: bool) -> 
 def _print_summary(engine: EngineBundle) -> None:
     manifest = engine.manifest
     total = human_bytes(sum(record.bytes for record in manifest.files.values()))
-    say(f"{engine.path}: {manifest.backend}, {manifest.precision}, {total}")
+    say(f"{engine.path}: {manifest.backend}, {manifest.arithmetic}, {total}")
     columns: dict[str, Justify] = {"engine": "left", "device": "left", "size": "right"}
     threaded = any(stage.threads is not None for stage in manifest.stages)
     if threaded:

@@ -88,7 +88,9 @@ def _facts(found: Inspection) -> Table:
         f"{form.identity_bn}, squeeze {form.squeeze}, join {form.join}"
     )
     facts["weights"] = _source(manifest.source)
-    facts["precision"] = manifest.precision
+    facts["precision"] = (
+        manifest.arithmetic if isinstance(manifest, EngineManifest) else manifest.precision
+    )
     facts["batch"] = batch_text(found)
     facts["input"] = (
         f"{', '.join(map(_tensor, manifest.inputs))}; {_preprocessing(manifest.preprocessing)}"

@@ -156,6 +156,10 @@ class Builder(Protocol):
         """Versions of what takes part."""
         ...
 
+    def computes(self, precision: str) -> str:
+        """What its engines compute in, given graphs of a precision."""
+        ...
+
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
         """Build one engine.
 
@@ -304,6 +308,7 @@ def _manifest(
         preprocessing=source.preprocessing,
         target=builder.target(),
         options=builder.options(),
+        computes=builder.computes(source.precision),
         source=source.source,
         inputs=source.inputs,
         outputs=source.outputs,

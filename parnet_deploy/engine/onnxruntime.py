@@ -6,10 +6,11 @@ it costs a read instead of an optimisation. Its weights lie in a file of their o
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from parnet_deploy.bundle import EngineStage, versions
+from parnet_deploy.bundle import SPIN_CHOSEN, EngineStage, versions
 from parnet_deploy.engine.base import BuildOptions, BuildStage
 from parnet_deploy.errors import BuildError, BundleError, EngineError, UsageError
 from parnet_deploy.runtime.machine import provider_problem
@@ -43,6 +44,7 @@ class OnnxRuntimeBuilder:
         self.threads = options.threads
         own = self.provider == "cpu" and not split
         self.spin = own if options.spin is None else options.spin
+        self._spin_chosen = options.spin is not None
         self.label = f"onnxruntime-{self.provider}"
         gpus = tuple(f"cuda:{device}" for device in options.devices or (0,))
         self.devices = gpus if self.provider == "cuda" else ("cpu",)
@@ -57,11 +59,21 @@ class OnnxRuntimeBuilder:
             "graph_optimization_level": "ORT_ENABLE_ALL",
             "intra_op_num_threads": self.threads,
             "intra_op_spinning": self.spin,
+            **({SPIN_CHOSEN: True} if self._spin_chosen else {}),
         }
 
     def tools(self) -> Mapping[str, str]:
         """Version of the ONNX Runtime package, whichever of the two it is."""
         return versions("onnxruntime-gpu", "onnxruntime")
+
+    def computes(self, precision: str) -> str:
+        """On a CPU float32: what its kernels there take. It casts graphs in float16.
+
+        On Arm it has some kernels in float16, so that such graphs are computed in both.
+        """
+        if self.provider == "cuda" or precision == "fp32" or _has_half_kernels():
+            return precision
+        return "fp32"
 
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
         """Optimise one graph and save it. See `Builder.build`."""
@@ -111,6 +123,14 @@ def _provider(options: BuildOptions) -> Provider:
             "'parnet-deploy doctor' says what to install, and --provider cpu needs no GPU"
         )
     return "cpu"
+
+
+def _has_half_kernels() -> bool:
+    """Whether ONNX Runtime has kernels in float16 for this kind of CPU.
+
+    Source: ``MLAS_F16VEC_INTRINSICS_SUPPORTED`` in its ``core/mlas/inc/mlas.h``.
+    """
+    return platform.machine().lower() in ("aarch64", "arm64")
 
 
 def _device_id(device: str) -> int:

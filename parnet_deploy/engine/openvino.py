@@ -57,6 +57,10 @@ class OpenVinoBuilder:
         """Version of OpenVINO."""
         return versions("openvino")
 
+    def computes(self, precision: str) -> str:
+        """Float32: it is told to, and asked again."""
+        return "fp32"
+
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
         """Read one graph and write it. See `Builder.build`."""
         saved = folder / f"{stage.name}.xml"

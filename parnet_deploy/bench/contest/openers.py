@@ -53,16 +53,9 @@ def open_engine(contestant: Contestant) -> OpenedRunner:
     return OpenedRunner(
         runner=open_runner(bundle),
         versions=versions("parnet-deploy", *_PACKAGES[bundle.manifest.backend]),
-        precision=_precision(bundle),
+        precision=bundle.manifest.computes or bundle.manifest.precision,
         kernels=_kernels(bundle),
     )
-
-
-def _precision(bundle: EngineBundle) -> str:
-    """What an engine computes in; float32's products may be TF32's."""
-    manifest = bundle.manifest
-    flags = manifest.options.get("builder_flags", ())
-    return "tf32" if manifest.precision == "fp32" and "TF32" in flags else manifest.precision
 
 
 def _kernels(bundle: EngineBundle) -> int | None:

@@ -47,6 +47,10 @@ class NcnnBuilder:
         """Versions of ncnn, which tried it, and of onnx, which read the graph."""
         return versions("ncnn", "onnx")
 
+    def computes(self, precision: str) -> str:
+        """Float32: it reads no other graphs."""
+        return "fp32"
+
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
         """Convert one graph, and let it answer once. See `Builder.build`."""
         param, weights = folder / f"{stage.name}.param", folder / f"{stage.name}.bin"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from parnet_deploy.engine.ncnn.conversion import Conversion
 from parnet_deploy.engine.ncnn.layers import Blob, LayerGraph
@@ -35,6 +38,7 @@ def convert(
         MissingDependencyError: the onnx package is not installed.
     """
     graph, constants = _read(path)
+    _refuse_halves(constants, path)
     state = Conversion(graph, constants, {spec.name for spec in outputs})
     for spec in inputs:
         state.add_input(spec)
@@ -59,6 +63,15 @@ def _read(path: Path) -> tuple[onnx.GraphProto, dict[str, Array]]:
     except Exception as exc:  # protobuf's and onnx's share no base class
         raise BuildError(f"{path} cannot be read as ONNX: {exc}") from exc
     return model.graph, constants
+
+
+def _refuse_halves(constants: Mapping[str, Array], path: Path) -> None:
+    """Raise for a graph in float16: ncnn's weights here are float32, and so is what it computes."""
+    if any(constant.dtype == np.float16 for constant in constants.values()):
+        raise BuildError(
+            f"{path.name} is a graph in float16, and ncnn engines are float32: export the model "
+            "with --precision fp32"
+        )
 
 
 def _add_node(state: Conversion, node: onnx.NodeProto) -> None:

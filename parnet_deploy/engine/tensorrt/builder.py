@@ -94,6 +94,10 @@ class TensorRTBuilder:
         """Version of TensorRT."""
         return {self.backend: str(self._api.__version__), **versions("cuda-bindings")}
 
+    def computes(self, precision: str) -> str:
+        """The graphs' own precision: networks are strongly typed. Float32 may be TF32."""
+        return "tf32" if precision == "fp32" and self._options.tf32 else precision
+
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
         """Build one plan. See `Builder.build`."""
         path = folder / f"{stage.name}.plan"
