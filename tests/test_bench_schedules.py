@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 
 from parnet_deploy.bench.entries.schedules import (
+    Entered,
+    Identity,
     Schedule,
     build_options,
+    build_siblings,
     contestant_name,
-    enter,
+    identity,
     schedule_of,
     schedules,
 )
 from parnet_deploy.bundle import EngineBundle, ModelBundle, open_engine_bundle
-from parnet_deploy.engine import BuildOptions, build_engine, make_builder
+from parnet_deploy.engine import BuildOptions, build_engine, make_builder, recorded_options
 
 IMAGES = Path("images.npz")
 
@@ -50,18 +53,33 @@ def test_gpus_have_all_four() -> None:
     assert names(schedules("tensorrt-rtx", ("cuda:0",))) == names(found)[:3]
 
 
-def test_an_engine_and_its_other_schedules_take_part(engine: EngineBundle, tmp_path: Path) -> None:
+def siblings(
+    engine: EngineBundle, folder: Path, entered: set[Identity] | None = None
+) -> tuple[Entered, list[str]]:
     steps: list[str] = []
-    entered = enter(engine, IMAGES, tmp_path, ("cpu",), siblings=True, progress=steps.append)
-    whole, split = entered.contestants
-    assert (whole.name, split.name) == ("onnxruntime whole", "onnxruntime split")
-    assert whole.path == str(engine.path)
-    assert (whole.settings["schedule"], split.settings["schedule"]) == ("whole", "split-one-device")
+    found = build_siblings(
+        engine,
+        IMAGES,
+        folder,
+        ("cpu",),
+        entered=set() if entered is None else entered,
+        progress=steps.append,
+    )
+    return found, steps
+
+
+def test_an_engines_other_schedules_are_built_as_it_was(
+    engine: EngineBundle, tmp_path: Path
+) -> None:
+    (found, steps) = siblings(engine, tmp_path)
+    (split,) = found.contestants
+    assert (split.name, split.settings["schedule"]) == ("onnxruntime split", "split-one-device")
     built = open_engine_bundle(Path(split.path))
     assert built.manifest.split
     assert built.manifest.model.manifest_sha256 == engine.manifest.model.manifest_sha256
-    assert built.manifest.options["intra_op_num_threads"] == 1  # as the engine it stands beside
-    assert entered.absent == ()
+    assert recorded_options(built.manifest) == recorded_options(engine.manifest)
+    assert recorded_options(built.manifest).threads == 1
+    assert found.absent == ()
     assert steps == ["build: onnxruntime split"]
 
 
@@ -70,27 +88,36 @@ def test_a_split_engine_gets_the_whole_one_beside_it(
 ) -> None:
     builder = make_builder("onnxruntime", BuildOptions(provider="cpu"), split=True)
     split = build_engine(tiny_bundle_dynamic, tmp_path / "split", builder, split=True)
-    assert schedule_of(split.manifest).name == "split-one-device"
-    entered = enter(split, IMAGES, tmp_path, ("cpu",), siblings=True)
-    assert [c.name for c in entered.contestants] == [
-        "onnxruntime split, stem shared",
-        "onnxruntime whole",
-    ]
+    own = schedule_of(split.manifest)
+    assert own.name == "split-one-device"
+    assert contestant_name(split.manifest, own) == "onnxruntime split, stem shared"
+    (found, _) = siblings(split, tmp_path)
+    assert [c.name for c in found.contestants] == ["onnxruntime whole"]
 
 
-def test_without_siblings_only_the_engine_takes_part(engine: EngineBundle, tmp_path: Path) -> None:
-    entered = enter(engine, IMAGES, tmp_path, ("cpu",), siblings=False)
-    assert len(entered.contestants) == 1
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_takes_part_already_is_not_built_again(
+    engine: EngineBundle, tiny_bundle: ModelBundle, tmp_path: Path, threads: int
+) -> None:
+    """With other threads it is another engine."""
+    options = BuildOptions(provider="cpu", threads=threads)
+    builder = make_builder("onnxruntime", options, split=True)
+    split = build_engine(tiny_bundle, tmp_path / "split", builder, split=True)
+    both = {identity(e.manifest, schedule_of(e.manifest)) for e in (engine, split)}
+    counts = []
+    for each in (engine, split):
+        found, steps = siblings(each, tmp_path, both)
+        counts.append((len(found.contestants), len(steps)))
+    assert counts == ([(0, 0)] * 2 if threads == 1 else [(1, 1)] * 2)
 
 
 def test_a_schedule_that_cannot_be_built_is_absent_with_the_reason(
     engine: EngineBundle, tmp_path: Path
 ) -> None:
     manifest = replace(engine.manifest, model=replace(engine.manifest.model, path="gone"))
-    lost = replace(engine, manifest=manifest)
-    entered = enter(lost, IMAGES, tmp_path, ("cpu",), siblings=True)
-    assert len(entered.contestants) == 1
-    (absence,) = entered.absent
+    found, _ = siblings(replace(engine, manifest=manifest), tmp_path)
+    assert found.contestants == ()
+    (absence,) = found.absent
     assert absence.name == "onnxruntime split"
     assert "there is no bundle at" in absence.reason
 
@@ -101,8 +128,8 @@ def test_a_model_that_was_exported_anew_since_does_not_stand_in(
     manifest = replace(
         engine.manifest, model=replace(engine.manifest.model, manifest_sha256="0" * 64)
     )
-    entered = enter(replace(engine, manifest=manifest), IMAGES, tmp_path, ("cpu",), siblings=True)
-    (absence,) = entered.absent
+    found, _ = siblings(replace(engine, manifest=manifest), tmp_path)
+    (absence,) = found.absent
     assert "is another model" in absence.reason
 
 
@@ -122,6 +149,14 @@ def test_options_of_tensorrt_engines_are_kept(engine: EngineBundle) -> None:
     assert build_options(manifest, Schedule(name="split", devices=gpu)) == BuildOptions(
         compute_capabilities=("8.6", "9.0"), tf32=True, optimization_level=4, devices=(0, 2)
     )
+    limited = replace(manifest, options={"max_aux_streams": 2, "workspace_mib": 64})
+    whole = Schedule(name="whole", devices=("cuda:0",))
+    assert build_options(limited, whole) == BuildOptions(
+        compute_capabilities=("8.6", "9.0"), aux_streams=2, workspace_mib=64, devices=(0,)
+    )
+    single = replace(manifest, options={"max_aux_streams": 0})
+    assert build_options(single, whole).aux_streams is None
+    assert build_options(single, Schedule(name="split", devices=gpu)).aux_streams == 0
     one = Schedule(name="whole-one-stream", devices=("cuda:0",), aux_streams=0)
     assert build_options(manifest, one).aux_streams == 0
     assert contestant_name(manifest, one) == "tensorrt-rtx whole, one stream"

@@ -12,7 +12,13 @@ from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.entries.images import images_for, write_images
 from parnet_deploy.bench.entries.preparing import prepare_in_process, reference_in_process
 from parnet_deploy.bench.entries.reference import Question
-from parnet_deploy.bench.entries.schedules import enter
+from parnet_deploy.bench.entries.schedules import (
+    Identity,
+    build_siblings,
+    describe_engine,
+    identity,
+    schedule_of,
+)
 from parnet_deploy.bench.floor import floor_on
 from parnet_deploy.bench.outcomes import outcomes
 from parnet_deploy.bench.peers import Preparation, find_peer
@@ -30,7 +36,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class Programme:
     """What is to be measured.
 
     Attributes:
@@ -61,12 +67,12 @@ class Plan:
 
 
 def run_benchmark(
-    plan: Plan, workspace: Path, progress: Progress = lambda step: None
+    programme: Programme, workspace: Path, progress: Progress = lambda step: None
 ) -> BenchResult:
     """Measure.
 
     Args:
-        plan: what.
+        programme: what.
         workspace: an empty folder for what is built on the way.
         progress: called with a line at each step.
 
@@ -74,31 +80,37 @@ def run_benchmark(
         UsageError: an engine does not take the batch, or a peer's name is unknown.
         RunnerError: nobody could be measured.
     """
-    check_batch(plan)
-    entries = _Entries(plan, workspace, progress)
-    for engine in plan.engines:
+    check_engines(programme)
+    entries = _Entries(programme, workspace, progress)
+    for engine in programme.engines:
         entries.enter_engine(engine)
-    for engine in plan.engines:
+    for engine in programme.engines if programme.schedules else ():
+        entries.enter_siblings(engine)
+    for engine in programme.engines:
         entries.enter_peers(engine)
+    entries.close()
     before = look()
     contest = hold_contest(
-        [*entries.contestants.values(), *plan.others], plan.settings, workspace, progress=progress
+        [*entries.contestants.values(), *programme.others],
+        programme.settings,
+        workspace,
+        progress=progress,
     )
     if not contest.records:
         reasons = "; ".join(f"{absence.name}: {absence.reason}" for absence in contest.absent)
         raise RunnerError(f"nobody could be measured: {reasons}")
-    references = entries.references | _own_references(plan.others)
-    measured = outcomes(contest.records, plan.settings.batch, references=references)
+    references = entries.references | _own_references(programme.others)
+    measured = outcomes(contest.records, programme.settings.batch, references=references)
     found = measured.outcomes
-    if plan.floor:
+    if programme.floor:
         found = tuple(entries.with_floor(outcome) for outcome in found)
     result = BenchResult(
-        title=plan.title,
-        command=plan.command,
-        settings=plan.settings,
+        title=programme.title,
+        command=programme.command,
+        settings=programme.settings,
         conditions=conditions(before, look()),
         outcomes=found,
-        absent=(*plan.absent, *entries.absent, *contest.absent, *measured.absent),
+        absent=(*programme.absent, *entries.absent, *contest.absent, *measured.absent),
     )
     return replace(result, verdict=sentences(result))
 
@@ -112,14 +124,18 @@ def _own_references(others: Sequence[Contestant]) -> dict[str, Path]:
     }
 
 
-def check_batch(plan: Plan) -> None:
-    """Refuse a batch that an engine does not take, before anything is built.
+def check_engines(programme: Programme) -> None:
+    """Refuse what cannot be measured, before anything is built.
 
     Raises:
-        UsageError: there is such an engine.
+        UsageError: an engine is named twice, or does not take the batch.
     """
-    size = plan.settings.batch
-    for engine in plan.engines:
+    size = programme.settings.batch
+    seen: set[Path] = set()
+    for engine in programme.engines:
+        if engine.path.resolve() in seen:
+            raise UsageError(f"{engine.path} is named twice; each engine takes part once")
+        seen.add(engine.path.resolve())
         takes = engine.manifest.batch
         if not takes.min <= size <= takes.max:
             raise UsageError(
@@ -128,56 +144,86 @@ def check_batch(plan: Plan) -> None:
             )
 
 
+_PeerKey = tuple[str, str, str, str]
+"""Network, device, peer, precision."""
+
+
 class _Entries:
     """Contestants as they are entered, and what is right of them."""
 
-    def __init__(self, plan: Plan, workspace: Path, progress: Progress) -> None:
-        self._plan = plan
+    def __init__(self, programme: Programme, workspace: Path, progress: Progress) -> None:
+        self._programme = programme
         self._workspace = workspace
         self._progress = progress
         self._images: dict[str, Path] = {}
         self._answers: dict[str, Path | None] = {}
-        self._peers: set[tuple[str, str, str, str]] = set()
+        self._entered: set[Identity] = set()
+        self._peers: set[_PeerKey] = set()
+        self._lacking: dict[_PeerKey, str] = {}
         self._specs: dict[str, ParNetSpec] = {}
         self.contestants: dict[str, Contestant] = {}
         self.absent: list[Absence] = []
         self.references: dict[str, Path] = {}
 
     def enter_engine(self, engine: EngineBundle) -> None:
-        """An engine, and its siblings in other schedules."""
-        folder = self._folder(engine)
-        entered = enter(
+        """An engine that was named: it takes part as it is."""
+        schedule = schedule_of(engine.manifest)
+        self._entered.add(identity(engine.manifest, schedule))
+        self._add(describe_engine(engine, schedule, self._images_of(engine)), engine)
+
+    def enter_siblings(self, engine: EngineBundle) -> None:
+        """The same model in other schedules, where those do not take part already."""
+        built = build_siblings(
             engine,
             self._images_of(engine),
-            folder,
+            self._folder(engine),
             self._devices(engine),
-            siblings=self._plan.schedules,
+            entered=self._entered,
             progress=self._progress,
         )
-        self.absent += entered.absent
-        for contestant in entered.contestants:
+        self.absent += built.absent
+        for contestant in built.contestants:
             self._add(contestant, engine)
 
     def enter_peers(self, engine: EngineBundle) -> None:
-        """The peers on an engine's network and device, once for both."""
+        """The peers on an engine's network and device, once for all engines of both."""
         model = _model_of(engine)
         device, network = engine.manifest.stages[0].device, engine.manifest.spec.name
-        for name in self._plan.against:
-            left_out = self._plan.networks and network not in self._plan.networks
+        if self._programme.networks and network not in self._programme.networks:
+            return
+        for name in self._programme.against:
             precision = _peer_precision(name, engine, device)
-            if left_out or (network, device, name, precision) in self._peers:
+            key = (network, device, name, precision)
+            if key in self._peers:
                 continue
-            self._peers.add((network, device, name, precision))
-            if isinstance(model, str):
-                self.absent.append(Absence(name=name, network=network, reason=model))
+            if isinstance(model, str):  # another engine of the network may have one
+                self._lacking.setdefault(key, model)
                 continue
-            self._progress(f"prepare: {name}")
-            made = prepare_in_process(self._preparation(name, engine, model, device, precision))
-            if isinstance(made, Absence):
-                self.absent.append(made)
-                continue
-            words = "" if precision == "fp32" else f", {precision}"
-            self._add(replace(made, name=made.name + words), engine)
+            self._peers.add(key)
+            self._enter_peer(name, engine, model, device, precision)
+
+    def close(self) -> None:
+        """Peers of which no engine had a model are absent."""
+        for key, reason in self._lacking.items():
+            network, _, name, _ = key
+            if key not in self._peers:
+                self.absent.append(Absence(name=name, network=network, reason=reason))
+
+    def _enter_peer(
+        self,
+        name: str,
+        engine: EngineBundle,
+        model: ModelBundle,
+        device: str,
+        precision: PeerPrecision,
+    ) -> None:
+        self._progress(f"prepare: {name}")
+        made = prepare_in_process(self._preparation(name, engine, model, device, precision))
+        if isinstance(made, Absence):
+            self.absent.append(made)
+            return
+        words = "" if precision == "fp32" else f", {precision}"
+        self._add(replace(made, name=made.name + words), engine)
 
     def with_floor(self, outcome: Outcome) -> Outcome:
         """An outcome with the floor of its network on its device, where that is known."""
@@ -188,7 +234,7 @@ class _Entries:
             spec,
             outcome.contestant.devices[0],
             precision=outcome.precision,
-            batch=self._plan.settings.batch,
+            batch=self._programme.settings.batch,
         )
         return replace(outcome, floor=floor)
 
@@ -207,7 +253,7 @@ class _Entries:
             workspace=str(self._folder(engine) / "peers"),
             images=str(self._images_of(engine)),
             device=device,
-            batch=self._plan.settings.batch,
+            batch=self._programme.settings.batch,
             precision=precision,
         )
 
@@ -228,7 +274,7 @@ class _Entries:
     def _images_of(self, engine: EngineBundle) -> Path:
         path = self._folder(engine) / "images.npz"
         if not path.exists():
-            settings = self._plan.settings
+            settings = self._programme.settings
             count = images_for(settings.batch)
             write_images(path, engine.manifest.preprocessing, count=count, seed=settings.seed)
         return path
@@ -249,7 +295,7 @@ class _Entries:
         question = Question(
             model=str(model.path),
             images=str(self._images_of(engine)),
-            count=images_for(self._plan.settings.batch),
+            count=images_for(self._programme.settings.batch),
             answers=str(self._folder(engine) / "reference.npy"),
         )
         try:
@@ -262,7 +308,7 @@ class _Entries:
         own = tuple(dict.fromkeys(stage.device for stage in engine.manifest.stages))
         if own[0] == "cpu":
             return own
-        numbers: Sequence[int] = self._plan.gpus or [gpu.index for gpu in cuda_driver().gpus]
+        numbers: Sequence[int] = self._programme.gpus or [gpu.index for gpu in cuda_driver().gpus]
         return tuple(f"cuda:{number}" for number in numbers) or own
 
 

@@ -6,6 +6,7 @@ before use: a bundle under its final name is whole, or it was changed by somebod
 
 manifest  what a manifest says, as values
 opening   opening a bundle, every file checked
+recorded  how an engine was built
 writing   writing a bundle, all of it or nothing
 digest    sha256
 tools     versions of what took part
@@ -42,6 +43,7 @@ from parnet_deploy.bundle.opening import (
     open_model,
     resolve_model,
 )
+from parnet_deploy.bundle.recorded import SPIN_CHOSEN, recorded_fields
 from parnet_deploy.bundle.tools import versions
 from parnet_deploy.bundle.writing import refuse_existing, seal, staged
 
@@ -52,6 +54,7 @@ __all__ = [
     "MANIFEST",
     "MANIFEST_SUM",
     "MODEL_GRAPH",
+    "SPIN_CHOSEN",
     "WEIGHTS",
     "BatchRange",
     "Bundle",
@@ -71,6 +74,7 @@ __all__ = [
     "open_bundle",
     "open_engine_bundle",
     "open_model",
+    "recorded_fields",
     "refuse_existing",
     "resolve_model",
     "seal",

@@ -21,6 +21,7 @@ from parnet_deploy.bundle.manifest import (
     ModelManifest,
     ModelReference,
 )
+from parnet_deploy.bundle.recorded import recorded_fields
 from parnet_deploy.errors import BundleError, SpecError, os_reason
 from parnet_deploy.spec import decode
 
@@ -111,19 +112,21 @@ def build_command(path: Path, manifest: EngineManifest, *, same: bool = True) ->
 def _build_flags(manifest: EngineManifest) -> list[str]:
     """What was chosen of how an engine computes; for which GPUs is left to where it is built."""
     flags: list[str] = []
-    if (provider := manifest.target.get("provider")) in ("cpu", "cuda"):
-        flags += ["--provider", str(provider)]
-    for name in _THREADS:
-        if threads := manifest.options.get(name):
-            flags += ["--threads", str(threads)]
-    own = provider == "cpu" and not manifest.split
-    if (spin := manifest.options.get("intra_op_spinning", own)) != own:
-        flags += ["--spin" if spin else "--no-spin"]
-    return flags + ["--tf32"] * ("TF32" in manifest.options.get("builder_flags", ()))
+    for field, value in recorded_fields(manifest).items():
+        if field in _OF_A_PLACE:
+            continue
+        name = f"--{_OPTIONS.get(field, field.replace('_', '-'))}"
+        if isinstance(value, bool):
+            flags.append(name if value else name.replace("--", "--no-", 1))
+        else:
+            flags += [name, str(value)]
+    return flags
 
 
-_THREADS = ("intra_op_num_threads", "INFERENCE_NUM_THREADS", "num_threads")
-"""What ONNX Runtime, OpenVINO and ncnn call the number of threads."""
+_OF_A_PLACE = ("devices", "compute_capabilities")
+
+_OPTIONS = {"workspace_mib": "workspace"}
+"""Options of ``build-engine`` that are not called like the field."""
 
 
 def find_bundles(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from parnet_deploy.bench.benchmark import Plan, run_benchmark
+from parnet_deploy.bench.benchmark import Programme, run_benchmark
 from parnet_deploy.bench.peers import PEERS
 from parnet_deploy.bench.report.paper import sheets as paper_sheets
 from parnet_deploy.bench.report.saving import contents, targets
@@ -194,7 +194,7 @@ def _measure(asked: Asked, paths: Sequence[Path], title: str, settings: Settings
     with tempfile.TemporaryDirectory(prefix="parnet-deploy-bench-") as name:
         folder = Path(name)
         others, absent = prepare_timm(asked, folder, settings)
-        plan = Plan(
+        programme = Programme(
             title=title,
             command=shlex.join(["parnet-deploy", *sys.argv[1:]]),
             engines=build_engines(asked, paths, folder, settings),
@@ -207,7 +207,7 @@ def _measure(asked: Asked, paths: Sequence[Path], title: str, settings: Settings
             floor=asked.floor,
             settings=settings,
         )
-        return run_benchmark(plan, folder, progress)
+        return run_benchmark(programme, folder, progress)
 
 
 def print_result(result: BenchResult, extra: Sequence[Sheet] = ()) -> None:

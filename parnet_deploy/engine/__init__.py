@@ -3,6 +3,7 @@
 base               BuildOptions, the builder protocol, build_engine
 placement          which stage runs on which device
 plan               a placement in a file
+recorded           the options that an engine was built with
 figures            peak figures of the devices here
 cores              how many of a CPU's cores each stage has
 onnxruntime        sessions optimised once and saved
@@ -22,6 +23,7 @@ from parnet_deploy.engine.base import (
     build_stages,
 )
 from parnet_deploy.engine.choose import choose_backend, make_builder
+from parnet_deploy.engine.recorded import recorded_options
 
 __all__ = [
     "WHOLE",
@@ -33,4 +35,5 @@ __all__ = [
     "build_stages",
     "choose_backend",
     "make_builder",
+    "recorded_options",
 ]

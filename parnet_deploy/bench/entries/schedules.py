@@ -6,19 +6,21 @@ split-one-device   an engine per stage, all on one device
 split              an engine per stage, spread over all devices (where there are several)
 
 On a CPU the first is the second, and the last two are one: `split-one-device`.
+Siblings of an engine are built with the options that its manifest records.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.result import Absence
 from parnet_deploy.bundle import EngineBundle, EngineManifest, open_model, resolve_model
-from parnet_deploy.engine import BuildOptions, ProviderChoice, build_engine, make_builder
+from parnet_deploy.engine import BuildOptions, build_engine, make_builder, recorded_options
 from parnet_deploy.errors import BuildError, ParnetDeployError
 
 ScheduleName = Literal["whole-one-stream", "whole", "split-one-device", "split"]
@@ -86,38 +88,59 @@ def schedule_of(manifest: EngineManifest) -> Schedule:
     return Schedule(name="whole", devices=devices)
 
 
-def enter(
+class Identity(NamedTuple):
+    """What makes two engines the same for a benchmark: equals are measured once."""
+
+    model: str
+    backend: str
+    schedule: ScheduleName
+    devices: frozenset[str]
+    options: BuildOptions
+
+
+def identity(manifest: EngineManifest, schedule: Schedule) -> Identity:
+    """That of an engine that is built like another one, in its own or in another schedule."""
+    return Identity(
+        model=manifest.model.manifest_sha256,
+        backend=manifest.backend,
+        schedule=schedule.name,
+        devices=frozenset(schedule.devices),
+        options=replace(build_options(manifest, schedule), devices=()),
+    )
+
+
+def build_siblings(
     engine: EngineBundle,
     images: Path,
     folder: Path,
     devices: Sequence[str],
     *,
-    siblings: bool,
+    entered: set[Identity],
     progress: Progress = lambda step: None,
 ) -> Entered:
-    """An engine as a contestant, and beside it the same model in the other schedules.
+    """The model of an engine in the backend's other schedules, built as the engine was.
 
     Args:
-        engine: the engine; it takes part as it is.
+        engine: the engine.
         images: what contestants of its network are fed.
         folder: where the others are built.
         devices: where its backend may run.
-        siblings: whether the others take part, too.
+        entered: engines that take part already and are not built again; those that are built, or
+            cannot be, are added.
         progress: called with a line at each step.
     """
-    own = schedule_of(engine.manifest)
-    contestants = [describe_engine(engine, own, images)]
-    absent = []
-    others = schedules(engine.manifest.backend, devices) if siblings else ()
-    for schedule in others:
-        if schedule.name == own.name:
+    manifest = engine.manifest
+    contestants, absent = [], []
+    for schedule in schedules(manifest.backend, devices):
+        same = identity(manifest, schedule)
+        if same in entered or schedule.name == schedule_of(manifest).name:
             continue
+        entered.add(same)
         try:
             built = _build(engine, schedule, folder, progress)
         except ParnetDeployError as exc:
-            name = contestant_name(engine.manifest, schedule)
-            network = engine.manifest.spec.name
-            absent.append(Absence(name=name, network=network, reason=str(exc)))
+            name = contestant_name(manifest, schedule)
+            absent.append(Absence(name=name, network=manifest.spec.name, reason=str(exc)))
             continue
         contestants.append(describe_engine(built, schedule, images))
     return Entered(tuple(contestants), tuple(absent))
@@ -155,30 +178,18 @@ def contestant_name(manifest: EngineManifest, schedule: Schedule) -> str:
 
 
 def build_options(manifest: EngineManifest, schedule: Schedule) -> BuildOptions:
-    """Options that build the same engine in another schedule."""
-    recorded, target = manifest.options, manifest.target
-    flags = recorded.get("builder_flags", ())
-    options = BuildOptions(
-        threads=int(recorded.get("intra_op_num_threads", 0)),
-        tf32="TF32" in flags,
-        optimization_level=recorded.get("builder_optimization_level"),
-        aux_streams=schedule.aux_streams,
-    )
-    if manifest.backend == "onnxruntime":
-        options = replace(options, provider=_provider(target))
-    if manifest.backend == "tensorrt-rtx":
-        capabilities = tuple(
-            cc for cc in target.get("compute_capabilities", ()) if not str(cc).endswith("+")
-        )
-        options = replace(options, compute_capabilities=capabilities)
+    """Options that build the same engine in another schedule.
+
+    A limit of auxiliary streams is kept, but for a limit of none: that is a schedule of its own.
+    """
+    recorded = recorded_options(manifest)
+    limit = schedule.aux_streams
+    if limit is None and (recorded.aux_streams or (schedule.split and manifest.split)):
+        limit = recorded.aux_streams
     numbers = tuple(
         int(device.removeprefix("cuda:")) for device in schedule.devices if device != "cpu"
     )
-    return replace(options, devices=numbers)
-
-
-def _provider(target: Any) -> ProviderChoice:
-    return "cuda" if target.get("provider") == "cuda" else "cpu"
+    return replace(recorded, aux_streams=limit, devices=numbers)
 
 
 def _build(
@@ -193,5 +204,7 @@ def _build(
         manifest.backend, build_options(manifest, schedule), split=schedule.split
     )
     progress(f"build: {contestant_name(manifest, schedule)}")
-    name = f"{engine.path.resolve().name}-{schedule.name}"
-    return build_engine(model, folder / name, builder, split=schedule.split, force=True)
+    # Engines of one name may come from several folders.
+    below = tempfile.mkdtemp(prefix=f"{schedule.name}-", dir=folder)
+    final = Path(below) / f"{engine.path.resolve().name}-{schedule.name}"
+    return build_engine(model, final, builder, split=schedule.split)
