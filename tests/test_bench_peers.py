@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -353,6 +354,28 @@ def test_a_preparation_without_end_is_an_absence(
     absence = prepare_in_process(asked, seconds=0.2)
     assert isinstance(absence, Absence)
     assert absence.reason == "its preparation took longer than 0.2 seconds"
+
+
+@pytest.mark.parametrize("end", ["time.sleep(60)", "print('not JSON')"], ids=["late", "done"])
+def test_what_a_preparation_has_started_ends_with_it(
+    end: str, asked: Preparation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a converter that hangs: the contest would run beside it."""
+    note = tmp_path / "pid"
+    code = (
+        "import pathlib, subprocess, sys, time\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        "quiet = subprocess.DEVNULL\n"
+        "child = subprocess.Popen(sleep, stdin=quiet, stdout=quiet, stderr=quiet)\n"
+        f"pathlib.Path({str(note)!r}).write_text(str(child.pid))\n{end}"
+    )
+    monkeypatch.setattr(preparing, "COMMAND", (sys.executable, "-c", code))
+    assert isinstance(prepare_in_process(asked, seconds=2.0), Absence)
+    stat = Path(f"/proc/{note.read_text()}/stat")
+    deadline = time.monotonic() + 20
+    while stat.exists() and "Z" not in stat.read_text().split() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not stat.exists() or "Z" in stat.read_text().split()
 
 
 def test_a_reference_that_cannot_be_computed(asked: Preparation, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -55,6 +56,18 @@ def state(pid: int) -> str:
             return found
         time.sleep(0.01)
     return found
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or only its parent has not asked about it yet (a zombie)."""
+    for _ in range(500):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def test_it_rests_between_its_turns() -> None:
@@ -122,6 +135,57 @@ def test_killing_ends_a_process_that_rests() -> None:
     held.kill()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+PARENT = f"""
+import json, subprocess, sys
+sys.stdin.readline()
+waiting = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+child = subprocess.Popen(waiting, stdin=subprocess.PIPE)
+opened = json.loads('{OPENED}')
+opened["opened"]["kernels"] = child.pid
+print(json.dumps(opened), flush=True)
+for line in sys.stdin:
+    print('{TURNED}', flush=True)
+print('{FINISHED}', flush=True)
+"""
+"""Starts another process, as ``torch.compile`` does, and tells its number as its kernels."""
+
+
+def test_what_it_has_started_rests_and_ends_with_it() -> None:
+    held = worker(PARENT)
+    opened, _ = held.open()
+    child = opened.kernels
+    assert child is not None
+    assert state(child) == "T"
+    held.turn(TURN)
+    assert state(child) == "T"
+    held.kill()
+    assert ended(child)
+
+
+@pytest.mark.parametrize("how", ["at the end", "in a turn"])
+def test_what_it_leaves_behind_is_ended(how: str) -> None:
+    held = worker(PARENT)
+    opened, _ = held.open()
+    assert opened.kernels is not None
+    if how == "at the end":
+        held.finish()
+    else:
+        os.kill(pid_of(held), signal.SIGKILL)
+        with pytest.raises(RunnerError, match="its process ended with signal 9"):
+            held.turn(TURN)
+    assert ended(opened.kernels)
+
+
+def test_what_it_has_started_runs_while_it_has_its_turn() -> None:
+    """The child is waited for within the turn; one that is stopped would never end."""
+    held = worker(PARENT.replace("in sys.stdin:", "in sys.stdin:\n    child.communicate()"))
+    opened, _ = held.open()
+    assert opened.kernels is not None
+    held.turn(TURN)
+    assert ended(opened.kernels)
+    held.kill()
 
 
 def test_an_interrupt_of_the_terminal_does_not_reach_it() -> None:

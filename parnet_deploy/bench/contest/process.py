@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from parnet_deploy.bench.contest.messages import Assignment, Finished, Opened, Reply, Turn, Turned
+from parnet_deploy.bench.process_group import end_group, signal_group
 from parnet_deploy.errors import RunnerError, SpecError
 from parnet_deploy.spec import decode
 from parnet_deploy.spec.codec import encode_line
@@ -33,8 +34,8 @@ _SAID_BYTES = 2000
 class WorkerProcess:
     """A contestant in a process of its own, which is stopped (SIGSTOP) while it has no turn.
 
-    So nothing of it, such as a pool of threads that wait for work by spinning, can take time
-    from another's turn.
+    So nothing of it can take time from another's turn: no pool of threads that wait for work by
+    spinning, and no process that it has started, which are stopped and ended with it.
     """
 
     def __init__(
@@ -75,7 +76,8 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._said,
             env=self._environment,
-            start_new_session=True,  # Ctrl-C is for the benchmark, which ends its processes
+            # A group of its own, and Ctrl-C is for the benchmark, which ends its processes.
+            start_new_session=True,
         )
         self._send(self._assignment)
         reply = self._receive(OPENING_SECONDS).opened
@@ -122,12 +124,9 @@ class WorkerProcess:
         process, self._process = self._process, None
         if process is None:
             return
-        process.kill()  # reaches a stopped process, too
-        process.wait()
-        for pipe in (process.stdin, process.stdout, self._said):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # what could not be sent any more
-                    pipe.close()
+        end_group(process)
+        if self._said is not None:
+            self._said.close()
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -135,7 +134,7 @@ class WorkerProcess:
         return self._process
 
     def _signal(self, number: signal.Signals) -> None:
-        self._running().send_signal(number)
+        signal_group(self._running(), number)
 
     def _send(self, message: Assignment | Turn) -> None:
         stdin = self._running().stdin

@@ -7,9 +7,7 @@ to standard error.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ from parnet_deploy.bench.contest.measure import peak_memory, take_turn
 from parnet_deploy.bench.contest.messages import Assignment, Finished, Opened, Reply, Turn
 from parnet_deploy.bench.contest.openers import open_contestant
 from parnet_deploy.bench.entries.images import read_images
+from parnet_deploy.bench.process_group import end_with_parent
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import ParnetDeployError, UsageError
 from parnet_deploy.runtime import Runner, run_batches
@@ -31,12 +30,10 @@ from parnet_deploy.spec.codec import encode_line
 
 Say = Callable[[Reply], None]
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> int:
     """Serve one contestant until the input ends. Exit status 1 where it failed."""
-    _end_with_parent()
+    end_with_parent()
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -107,12 +104,6 @@ def answer_all(assignment: Assignment, runner: Runner) -> Array:
     images = read_images(Path(assignment.contestant.images), source.dtype)
     size = assignment.batch
     return run_batches(runner, images, BatchRange(min=size, opt=size, max=size))
-
-
-def _end_with_parent() -> None:
-    """Let Linux end this process with its parent: a stopped one cannot notice by itself."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

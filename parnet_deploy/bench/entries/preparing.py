@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from parnet_deploy.bench.entries.timm_networks import (
     timm_problem,
 )
 from parnet_deploy.bench.peers import Preparation, find_peer
+from parnet_deploy.bench.process_group import end_group, end_with_parent
 from parnet_deploy.bench.result import Absence
 from parnet_deploy.errors import BuildError, ParnetDeployError, SpecError
 from parnet_deploy.spec import decode, encode
@@ -123,6 +124,7 @@ TASKS: Mapping[str, Callable[[bytes], object]] = {
 
 def main() -> int:
     """Do the task that is named by the first argument. Exit status 1 where it failed."""
+    end_with_parent()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
@@ -142,21 +144,36 @@ def _ask(task: str, asked: object, kind: type[T], seconds: float) -> T:
     Raises:
         BuildError: it failed, crashed, or took too long.
     """
+    status, answer, said = _have_done((*COMMAND, task), encode(asked), seconds)
     try:
-        done = subprocess.run(
-            (*COMMAND, task), input=encode(asked), capture_output=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise BuildError(f"its preparation took longer than {seconds:g} seconds") from exc
-    except OSError as exc:
-        raise BuildError(f"cannot start {sys.executable}: {exc.strerror or exc}") from exc
-    try:
-        prepared = decode(done.stdout, Prepared)
+        prepared = decode(answer, Prepared)
         if prepared.error is None:
             return decode(encode(prepared.made), kind)
     except SpecError as exc:
-        raise BuildError(_ended(done.returncode, done.stderr)) from exc
+        raise BuildError(_ended(status, said)) from exc
     raise BuildError(prepared.error)
+
+
+def _have_done(command: Sequence[str], asked: bytes, seconds: float) -> tuple[int, bytes, bytes]:
+    """A process's status, answer and words. Whatever it has started ends with it.
+
+    Raises:
+        BuildError: it cannot be started, or took too long.
+    """
+    pipe = subprocess.PIPE
+    try:
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+        )
+    except OSError as exc:
+        raise BuildError(f"cannot start {command[0]}: {exc.strerror or exc}") from exc
+    try:
+        answer, said = process.communicate(asked, timeout=seconds)
+    except subprocess.TimeoutExpired as exc:
+        raise BuildError(f"its preparation took longer than {seconds:g} seconds") from exc
+    finally:
+        end_group(process)
+    return process.returncode, answer, said
 
 
 def _ended(status: int, said: bytes) -> str:
