@@ -1,15 +1,20 @@
 """The steps of ``scripts/gpu-check``: every path that needs a GPU, one command after the other.
 
-A step that fails is told and does not end the others: time on a machine with a GPU is precious.
+A step that fails is told and does not end the others, and neither does one that does not end: it
+is stopped when its time is over. Time on a machine with a GPU is precious.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,8 +28,21 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path("benchmarks") / "results"
 """From the project's folder, in which the script is run: no path of the machine is in a result."""
 
-GPU_PEERS = "torch,torch-fused,torch-compile,torch-compile-fused,onnxruntime,torch-onnx"
-CPU_PEERS = "torch-fused,onnxruntime"
+GPU_PEERS = (
+    *("torch", "torch-fused", "torch-compile", "torch-compile-fused"),
+    *("onnxruntime", "torch-onnx"),
+)
+CPU_PEERS = ("torch-fused", "onnxruntime")
+FLAVOURS = ("tensorrt", "tensorrt-rtx")
+"""Packages, each of which is a peer, too: the unfused export, so that what folding gains is told
+from what the backend does by itself."""
+
+LIMITS = {"doctor": 300.0, "bench": 7200.0}
+LIMIT = 1800.0
+"""Seconds after which a command is stopped, by its name and otherwise."""
+
+GRACE = 20.0
+"""Seconds for a command that is stopped to put away what it has begun."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +57,7 @@ class Check:
         devices: GPUs by number; none on a CPU.
         peers: what `bench` compares with.
         extra: further options of `bench`.
+        paper: options of the benchmark of the paper's tables; None leaves it out.
     """
 
     hardware: str
@@ -46,8 +65,9 @@ class Check:
     backends: dict[str, tuple[str, ...]]
     precisions: tuple[str, ...]
     devices: tuple[int, ...]
-    peers: str
+    peers: tuple[str, ...]
     extra: tuple[str, ...] = ()
+    paper: tuple[str, ...] | None = ()
 
     @property
     def stem(self) -> str:
@@ -63,15 +83,32 @@ class Step:
     purpose: str
     arguments: tuple[str, ...]
 
+    @property
+    def limit(self) -> float:
+        """Seconds that it may take."""
+        return LIMITS.get(self.arguments[0], LIMIT)
+
 
 @dataclass(kw_only=True, slots=True)
 class Done:
-    """A step that was taken."""
+    """A step that was taken.
+
+    Attributes:
+        step: which.
+        status: its exit status; None where it was stopped when its time was over.
+        seconds: how long it took.
+        lines: what it said.
+    """
 
     step: Step
-    status: int
-    seconds: float
+    status: int | None = None
+    seconds: float = 0.0
     lines: list[str] = field(default_factory=list)
+
+    @property
+    def ending(self) -> str:
+        """How it ended."""
+        return f"{self.status}" if self.status is not None else "stopped, its time was over"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, a small network")
     parser.add_argument("--variant", default=None, help="[default: l; digits to rehearse]")
     parser.add_argument("--precisions", default=None, help="[default: fp32,fp16]")
+    parser.add_argument("--no-paper", action="store_true", help="leave out the paper's tables")
+    parser.add_argument("--limit", type=float, default=None, help="seconds a step, at most")
     parser.add_argument("--work", type=Path, default=ROOT, help="where models/, engines/ are")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -89,15 +128,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if options.precisions:
         check = replace(check, precisions=tuple(options.precisions.split(",")))
+    if options.no_paper:
+        check = replace(check, paper=None)
     results = options.work / options.results
     results.mkdir(parents=True, exist_ok=True)
-    done = [take(step, options.work) for step in steps(check, options.results)]
+    most = float("inf") if options.limit is None else options.limit
+    done = [
+        take(step, options.work, min(step.limit, most)) for step in steps(check, options.results)
+    ]
     report = results / f"{check.stem}.md"
     report.write_text(describe(check, done), encoding="utf-8")
     print(f"\nwritten: {report}")
-    failed = [each for each in done if each.status]
+    failed = [each for each in done if each.status != 0]
     for each in failed:
-        print(f"failed ({each.status}): {each.step.purpose}", file=sys.stderr)
+        print(f"failed ({each.ending}): {each.step.purpose}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -126,7 +170,7 @@ def gpu_check(variant: str | None, driver: CudaDriver | None = None) -> Check | 
         backends=backends,
         precisions=("fp32", "fp16"),
         devices=tuple(gpu.index for gpu in driver.gpus),
-        peers=GPU_PEERS,
+        peers=(*GPU_PEERS, *(flavour for flavour in FLAVOURS if installed(flavour))),
     )
 
 
@@ -141,6 +185,7 @@ def rehearsal(variant: str | None) -> Check:
         devices=(),
         peers=CPU_PEERS,
         extra=("--rounds", "2", "--processes", "1", "--iterations", "4", "--seconds", "0"),
+        paper=("--variants", variant or "digits"),
     )
 
 
@@ -156,13 +201,25 @@ def steps(check: Check, results: Path) -> Iterator[Step]:
             yield Step(
                 purpose=f"every schedule beside its peers and the floor, {precision}",
                 arguments=(
-                    *("bench", *engines, "--against", check.peers, "--floor"),
+                    *("bench", *engines, "--against", ",".join(check.peers), "--floor"),
                     *_numbers(check),
                     *check.extra,
                     *("--output", str(results / f"{check.stem}-{check.variant}-{precision}")),
                     "--force",
                 ),
             )
+    if check.paper is not None and check.backends:
+        backends = dict.fromkeys(build[1] for build in check.backends.values())
+        yield Step(
+            purpose="the paper's tables, its figures beside what was found here",
+            arguments=(
+                *("bench", "--paper", *check.paper, "--backends", ",".join(backends)),
+                *("--precisions", ",".join(check.precisions)),
+                *_numbers(check),
+                *check.extra,
+                *("--output", str(results / f"{check.stem}-paper"), "--force"),
+            ),
+        )
 
 
 def _make(check: Check, backend: str, build: tuple[str, ...], precision: str) -> Iterator[Step]:
@@ -206,21 +263,56 @@ def _numbers(check: Check) -> tuple[str, ...]:
     return ("--devices", ",".join(map(str, check.devices))) if check.devices else ()
 
 
-def take(step: Step, work: Path) -> Done:
-    """Run a step in a folder; what it says is shown as it comes, and kept."""
+def take(step: Step, work: Path, limit: float) -> Done:
+    """Run a step in a folder; what it says is shown as it comes, and kept.
+
+    Args:
+        step: which.
+        work: the folder.
+        limit: seconds after which it is stopped, with all that it has started.
+    """
     command = [sys.executable, "-m", "parnet_deploy", *step.arguments]
     print(f"\n== {step.purpose}\n$ parnet-deploy {shlex.join(step.arguments)}", flush=True)
     start = time.monotonic()
-    done = Done(step=step, status=1, seconds=0.0)
-    with subprocess.Popen(
-        command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            done.lines.append(line.rstrip())
-    done.status = process.returncode
+    done = Done(step=step)
+    process = subprocess.Popen(
+        command,
+        cwd=work,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    reader = threading.Thread(target=_show, args=(process, done.lines), daemon=True)
+    reader.start()
+    try:
+        done.status = process.wait(timeout=limit)
+    except subprocess.TimeoutExpired:
+        done.lines.append(f"stopped after {limit:.0f} s, its time was over")
+        print(done.lines[-1], flush=True)
+    finally:  # also at Ctrl-C, which a session of its own does not hear
+        if done.status is None:
+            _stop(process)
+        # What it has started may have left its group, and hold on to the pipe.
+        reader.join(timeout=GRACE)
     done.seconds = time.monotonic() - start
     return done
+
+
+def _show(process: subprocess.Popen[str], lines: list[str]) -> None:
+    with process.stdout or contextlib.nullcontext(()) as said:
+        for line in said:
+            print(line, end="", flush=True)
+            lines.append(line.rstrip())
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """End a process and its group: by asking, then by force."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter: macOS
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=GRACE)
 
 
 def describe(check: Check, done: Sequence[Done]) -> str:
@@ -234,7 +326,7 @@ def describe(check: Check, done: Sequence[Done]) -> str:
         "",
         "| step | status | seconds |",
         "|---|---|---|",
-        *(f"| {each.step.purpose} | {each.status} | {each.seconds:.0f} |" for each in done),
+        *(f"| {each.step.purpose} | {each.ending} | {each.seconds:.0f} |" for each in done),
         "",
     ]
     for each in done:
