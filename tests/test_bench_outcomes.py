@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from parnet_deploy.bench.contest.holding import Record
 from parnet_deploy.bench.contest.messages import Finished, Opened
 from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.outcomes import NO_ANSWER, outcomes
+from parnet_deploy.bench.tolerances import UNKNOWN_DEPTH, Graph, tolerance
+from parnet_deploy.spec import variant
+from parnet_deploy.spec.precision import rounding_tolerance
 
 LOGITS = np.random.default_rng(0).standard_normal((8, 5))
 
@@ -54,7 +58,7 @@ def test_the_first_of_each_network_is_what_the_others_are_compared_with(tmp_path
         record(tmp_path, "c", 3.0, network="s"),
         record(tmp_path, "d", 6.0, network="s"),
     ]
-    found = outcomes(records, 4, references={}).outcomes
+    found = outcomes(records, 4, references={}, graphs={}).outcomes
     assert [(o.contestant.name, o.ratio.median) for o in found] == [
         ("b", 0.5),
         ("a", 1.0),
@@ -79,7 +83,9 @@ def test_parity_is_that_of_all_images(tmp_path: Path, reference: Path) -> None:
     wrong = LOGITS.copy()
     wrong[7] = np.roll(wrong[7], 1)  # only the last image
     records = [record(tmp_path, "a", 1.0), record(tmp_path, "b", 1.0, answers=wrong)]
-    found = outcomes(records, 1, references={r.contestant.key: reference for r in records})
+    found = outcomes(
+        records, 1, references={r.contestant.key: reference for r in records}, graphs={}
+    )
     good, bad = (outcome.parity for outcome in found.outcomes)
     assert good is not None
     assert good.max_abs < 1e-6
@@ -93,7 +99,7 @@ def test_probabilities_are_compared_with_probabilities(tmp_path: Path, reference
     powers = np.exp(LOGITS)
     answers = powers / powers.sum(1, keepdims=True)
     one = record(tmp_path, "a", 1.0, answers=answers, output="probabilities")
-    (outcome,) = outcomes([one], 1, references={one.contestant.key: reference}).outcomes
+    (outcome,) = outcomes([one], 1, references={one.contestant.key: reference}, graphs={}).outcomes
     assert outcome.parity is not None
     assert outcome.parity.max_abs < 1e-6
 
@@ -105,9 +111,49 @@ def test_whose_answers_are_none_is_absent_however_fast(
     answers: np.ndarray | None, tmp_path: Path, reference: Path
 ) -> None:
     records = [record(tmp_path, "a", 0.001, answers=answers), record(tmp_path, "b", 8.0)]
-    found = outcomes(records, 1, references={r.contestant.key: reference for r in records})
+    found = outcomes(
+        records, 1, references={r.contestant.key: reference for r in records}, graphs={}
+    )
     (outcome,) = found.outcomes
     assert outcome.contestant.name == "b"
     assert outcome.ratio.median == 1.0
     (absence,) = found.absent
     assert (absence.name, absence.reason) == ("a", NO_ANSWER)
+
+
+L = variant("l").spec
+
+
+@pytest.mark.parametrize(
+    ("graph", "computes", "allowed"),
+    [
+        (Graph(spec=L), "fp32", 1e-4),
+        (Graph(spec=L), "nobody knows", 1e-4),
+        (Graph(spec=L), "tf32", rounding_tolerance("fp16", L)),
+        (Graph(spec=L, precision="fp16"), "fp16", rounding_tolerance("fp16", L)),
+        (Graph(spec=L, precision="fp16"), "fp32", rounding_tolerance("fp16", L)),  # its weights
+        (Graph(), "fp32", 1e-4),
+        (Graph(), "fp16", 4 * UNKNOWN_DEPTH * 2**-11),
+    ],
+)
+def test_a_precision_is_allowed_what_it_rounds(graph: Graph, computes: str, allowed: float) -> None:
+    assert tolerance(graph, computes) == pytest.approx(allowed)
+
+
+@pytest.mark.parametrize(("off", "right"), [(1e-6, True), (1e-2, False)])
+def test_an_error_that_leaves_every_class_in_place_is_an_error_all_the_same(
+    off: float, right: bool, tmp_path: Path, reference: Path
+) -> None:
+    one = record(tmp_path, "a", 1.0, answers=LOGITS * (1 + off))
+    opened = Opened(output="logits", precision="fp32", kernels=None, versions={})
+    one = replace(one, opened=opened)
+    found = outcomes([one], 1, references={one.contestant.key: reference}, graphs={})
+    (outcome,) = found.outcomes
+    assert outcome.parity is not None
+    assert outcome.parity.same_top1 == outcome.parity.images
+    assert outcome.right is right
+    half = Graph(spec=L, precision="fp16")
+    found = outcomes(
+        [one], 1, references={one.contestant.key: reference}, graphs={one.contestant.key: half}
+    )
+    assert found.outcomes[0].right

@@ -26,11 +26,11 @@ from parnet_deploy.bench.peers.base import Kind
 from parnet_deploy.bench.peers.base import Precision as PeerPrecision
 from parnet_deploy.bench.report.wording import sentences
 from parnet_deploy.bench.result import Absence, BenchResult, Outcome, Settings
+from parnet_deploy.bench.tolerances import Graph
 from parnet_deploy.bundle import EngineBundle, ModelBundle, open_model, resolve_model
 from parnet_deploy.errors import BuildError, BundleError, RunnerError, UsageError
 from parnet_deploy.roofline import PRECISIONS
 from parnet_deploy.runtime.machine import cuda_driver
-from parnet_deploy.spec import ParNetSpec
 
 Progress = Callable[[str], None]
 
@@ -100,7 +100,9 @@ def run_benchmark(
         reasons = "; ".join(f"{absence.name}: {absence.reason}" for absence in contest.absent)
         raise RunnerError(f"nobody could be measured: {reasons}")
     references = entries.references | _own_references(programme.others)
-    measured = outcomes(contest.records, programme.settings.batch, references=references)
+    measured = outcomes(
+        contest.records, programme.settings.batch, references=references, graphs=entries.graphs
+    )
     found = measured.outcomes
     if programme.floor:
         found = tuple(entries.with_floor(outcome) for outcome in found)
@@ -160,10 +162,10 @@ class _Entries:
         self._entered: set[Identity] = set()
         self._peers: set[_PeerKey] = set()
         self._lacking: dict[_PeerKey, str] = {}
-        self._specs: dict[str, ParNetSpec] = {}
         self.contestants: dict[str, Contestant] = {}
         self.absent: list[Absence] = []
         self.references: dict[str, Path] = {}
+        self.graphs: dict[str, Graph] = {}
 
     def enter_engine(self, engine: EngineBundle) -> None:
         """An engine that was named: it takes part as it is."""
@@ -223,15 +225,15 @@ class _Entries:
             self.absent.append(made)
             return
         words = "" if precision == "fp32" else f", {precision}"
-        self._add(replace(made, name=made.name + words), engine)
+        self._add(replace(made, name=made.name + words), engine, precision)
 
     def with_floor(self, outcome: Outcome) -> Outcome:
         """An outcome with the floor of its network on its device, where that is known."""
-        spec = self._specs.get(outcome.contestant.key)
-        if spec is None or outcome.precision not in PRECISIONS:
+        graph = self.graphs.get(outcome.contestant.key)
+        if graph is None or graph.spec is None or outcome.precision not in PRECISIONS:
             return outcome
         floor = floor_on(
-            spec,
+            graph.spec,
             outcome.contestant.devices[0],
             precision=outcome.precision,
             batch=self._programme.settings.batch,
@@ -257,13 +259,18 @@ class _Entries:
             precision=precision,
         )
 
-    def _add(self, contestant: Contestant, engine: EngineBundle) -> None:
+    def _add(
+        self, contestant: Contestant, engine: EngineBundle, precision: str | None = None
+    ) -> None:
         while contestant.key in self.contestants:
             contestant = replace(contestant, name=f"{contestant.name}, {engine.path.name}")
         self.contestants[contestant.key] = contestant
         if (answers := self._answers_of(engine)) is not None:
             self.references[contestant.key] = answers
-        self._specs[contestant.key] = engine.manifest.spec
+        manifest = engine.manifest
+        self.graphs[contestant.key] = Graph(
+            spec=manifest.spec, precision=precision or manifest.precision
+        )
 
     def _folder(self, engine: EngineBundle) -> Path:
         """The workspace of an engine's model."""

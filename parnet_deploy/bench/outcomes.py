@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from parnet_deploy.bench.contest.holding import Record
 from parnet_deploy.bench.entries.reference import compare_answers, read_answers
 from parnet_deploy.bench.result import Absence, Outcome, Parity
 from parnet_deploy.bench.statistics import compare, describe
+from parnet_deploy.bench.tolerances import Graph, tolerance
 
 PROBABILITIES = "probabilities"
 
@@ -29,6 +31,7 @@ def outcomes(
     batch: int,
     *,
     references: Mapping[str, Path],
+    graphs: Mapping[str, Graph],
 ) -> Measured:
     """What every contestant did, network by network, the fastest first.
 
@@ -39,6 +42,7 @@ def outcomes(
         records: of those who took part to the end, in the order in which they were named.
         batch: images per run.
         references: ``.npy`` files of what is right, by contestants' keys.
+        graphs: what contestants were made of, by their keys, where that is known.
     """
     parities = {r.contestant.key: _parity(r, references.get(r.contestant.key)) for r in records}
     answering = [r for r in records if _answers(parities[r.contestant.key])]
@@ -47,7 +51,11 @@ def outcomes(
         first.setdefault(record.contestant.network, record)
     networks = list(first)
     found = [
-        _outcome(r, first[r.contestant.network], batch, parities[r.contestant.key])
+        replace(
+            _outcome(r, first[r.contestant.network], batch),
+            parity=parities[r.contestant.key],
+            tolerance=_tolerance(r, graphs.get(r.contestant.key, Graph())),
+        )
         for r in answering
     ]
     return Measured(
@@ -66,7 +74,6 @@ def _outcome(
     record: Record,
     reference: Record,
     batch: int,
-    parity: Parity | None,
 ) -> Outcome:
     latency = describe(record.rounds)
     told, end = record.opened, record.finished
@@ -80,11 +87,14 @@ def _outcome(
         first_answer=tuple(record.first_answer),
         host_memory=end.host_memory if end else 0,
         gpu_memory=end.gpu_memory if end else None,
-        parity=parity,
         timeline=end.timeline if end else (),
         precision=told.precision if told else "fp32",
         kernels=told.kernels if told else None,
     )
+
+
+def _tolerance(record: Record, graph: Graph) -> float:
+    return tolerance(graph, record.opened.precision if record.opened else graph.precision)
 
 
 def _parity(record: Record, reference: Path | None) -> Parity | None:

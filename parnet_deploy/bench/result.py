@@ -10,6 +10,7 @@ from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.statistics import Latency, Ratio
 from parnet_deploy.errors import UsageError
 from parnet_deploy.runtime.timeline import Span
+from parnet_deploy.verify.tolerances import FLOAT32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +101,7 @@ class Outcome:
         host_memory: greatest resident memory of its process, in bytes.
         gpu_memory: greatest memory of its process on GPUs in bytes, where NVML tells.
         parity: how near its answers are to the training form's, None where none is at hand.
+        tolerance: greatest relative error with which its answers count as right.
         timeline: one run's stages, where the runner can tell them apart.
         floor: of its network on its device, where the device's figures are known.
         precision: what it computes in: ``fp32`` ...
@@ -117,11 +119,24 @@ class Outcome:
     host_memory: int
     gpu_memory: int | None = None
     parity: Parity | None = None
+    tolerance: float = FLOAT32
     timeline: tuple[Span, ...] = ()
     floor: Floor | None = None
     precision: str = "fp32"
     kernels: int | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def right(self) -> bool:
+        """Whether its answers are the training form's, as far as its precision allows.
+
+        That is: every image has the same top-1 class, and no output is further off than the
+        tolerance. Where it cannot be known, nothing is held against it.
+        """
+        parity = self.parity
+        return parity is None or (
+            parity.same_top1 == parity.images and parity.max_rel <= self.tolerance
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
