@@ -41,7 +41,7 @@ def after(others: float, *, stolen: float = 0.0, seconds: float = 100.0) -> Mome
 
 
 def test_a_quiet_machine_is_not_complained_of() -> None:
-    found = conditions(BEFORE, after(BUSY_SHARE / 2))
+    found = conditions(BEFORE, after(BUSY_SHARE / 2), {})
     assert found.warnings == ()
     assert found.observations == ("other programs took 2 % of the processor time",)
     assert "cores" in found.hardware[0]
@@ -60,24 +60,43 @@ def test_time_given_to_other_virtual_machines_is_noticed() -> None:
 
 def test_where_the_system_does_not_tell_nothing_is_said() -> None:
     untold = replace(BEFORE, busy=None, stolen=None)
-    found = conditions(untold, replace(untold, wall=200.0))
+    found = conditions(untold, replace(untold, wall=200.0), {})
     assert found.observations == ()
     assert found.warnings == ()
 
 
 def test_processor_time_is_read_as_linux_writes_it(tmp_path: Path) -> None:
     stat = tmp_path / "stat"
-    stat.write_text("cpu  1000 200 300 99999 88 10 20 400 0 0\ncpu0 1 2 3\n")
-    moment = look(stat, gpus=lambda: (GPU,))
+    stat.write_text(
+        "cpu  9000 9000 9000 99999 88 9000 9000 9000 0 0\n"
+        "cpu0 7000 0 0 99 0 0 0 900 0 0\n"
+        "cpu1 600 200 100 99 80 10 0 100 0 0\n"
+        "cpu11 400 0 200 99 8 0 20 300 0 0\n"
+        "intr 1 2 3\n"
+    )
+    moment = look(stat, gpus=lambda: (GPU,), cores=lambda: (1, 11))
     assert (moment.busy, moment.stolen) == (15.3, 4.0)
     assert moment.gpus == (GPU,)
+    assert look(stat, gpus=tuple, cores=lambda: (1, 2)).busy is None
     assert look(tmp_path / "missing", gpus=tuple).busy is None
 
 
-@pytest.mark.parametrize("text", ["", "cpu", "cpu a b c d e f g h", "cpu 1 2"])
+@pytest.mark.parametrize("text", ["", "cpu0", "cpu0 a b c d e f g h", "cpu0 1 2", "cpu 1 2 3 4"])
 def test_a_stat_file_that_cannot_be_read_tells_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "stat").write_text(text)
-    assert look(tmp_path / "stat", gpus=tuple).busy is None
+    assert look(tmp_path / "stat", gpus=tuple, cores=lambda: (0,)).busy is None
+
+
+def test_what_the_shell_has_set_and_contestants_did_not_get_is_told() -> None:
+    quiet = after(0.0)
+    plain = conditions(BEFORE, quiet, {"OMP_WAIT_POLICY": "PASSIVE", "HOME": "/"})
+    found = conditions(BEFORE, quiet, {"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "1"})
+    more = found.observations[len(plain.observations) :]
+    assert [line.partition(" is set")[0] for line in more] == [
+        "OMP_NUM_THREADS=1",
+        "OMP_WAIT_POLICY=active",
+    ]
+    assert found.warnings == plain.warnings == ()
 
 
 def test_this_machine_counts_processor_time() -> None:

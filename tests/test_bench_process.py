@@ -201,4 +201,17 @@ def test_peers_do_not_get_the_environment_of_our_own_command_line(
     group: Group, policy: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    assert worker_of(assignment(group))._environment.get("OMP_WAIT_POLICY") == policy
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "FALSE")
+    environment = worker_of(assignment(group))._environment
+    assert environment.get("OMP_WAIT_POLICY") == policy
+    assert environment["OMP_DISPLAY_ENV"] == "FALSE"
+
+
+@pytest.mark.parametrize("group", ["ours", "peer"])
+def test_what_limits_threads_reaches_nobody(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime would not notice OMP_NUM_THREADS=1, and torch would be held to one thread."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    environment = worker_of(assignment(group))._environment
+    assert not [name for name in environment if name.endswith("_NUM_THREADS")]
+    assert os.environ["OMP_NUM_THREADS"] == "1"

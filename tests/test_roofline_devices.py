@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 
 import pytest
 
 from parnet_deploy.bench.floor import floor_on
 from parnet_deploy.engine import figures
-from parnet_deploy.errors import UsageError
+from parnet_deploy.errors import TargetError, UsageError
 from parnet_deploy.roofline import GPUS, Device, Link, between, gpu_kind, known_gpu, probe_cpu
-from parnet_deploy.roofline.cpu import measure_cpu
+from parnet_deploy.roofline.cpu import PROBE, THREAD_VARIABLES, ask_probe, measured_cpu
+from parnet_deploy.roofline.probe import probe
 from parnet_deploy.runtime.machine import CudaDriver, Gpu
 from parnet_deploy.spec import variant
 
@@ -93,7 +95,8 @@ def test_a_cpus_figures_are_what_the_clock_said() -> None:
         run()
         return next(times)
 
-    found = measure_cpu("A CPU", 2, seconds_of=clock)
+    copying, multiplying = probe(clock)
+    found = measured_cpu("A CPU", 2, copying=copying, multiplying=multiplying)
     assert found.bandwidth == pytest.approx(2 * 64 * 2**20 / 0.01)
     assert found.rates == {"fp32": pytest.approx(2 * 1024**3 / 0.1)}
     assert found.measured
@@ -107,6 +110,35 @@ def test_a_cpu_is_probed_once() -> None:
     assert first.bandwidth > 1e7
     assert first.rate("fp32") > 1e7
     assert probe_cpu("this", 1) is first
+
+
+def test_what_limits_threads_does_not_reach_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A floor of one thread would be too high for who runs with all."""
+    for name in THREAD_VARIABLES:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("KEPT", "7")
+    code = (
+        "import os; "
+        f"limits = sum(name in os.environ for name in {THREAD_VARIABLES}); "
+        "print([limits, int(os.environ['KEPT'])])"
+    )
+    command = (sys.executable, "-c", code)
+    assert ask_probe(command) == (0.0, 7.0)
+    assert PROBE[1:] == ("-m", "parnet_deploy.roofline.probe")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("raise MemoryError('64 MiB')", "ended with status 1: MemoryError: 64 MiB"),
+        ("print('quick')", "cannot be measured: Expecting value"),
+        ("print([1])", "cannot be measured: not enough values"),
+        ("print(1)", "cannot be measured"),
+    ],
+)
+def test_a_probe_that_fails_says_why(code: str, words: str) -> None:
+    with pytest.raises(TargetError, match=words):
+        ask_probe((sys.executable, "-c", code))
 
 
 def test_devices_here_are_found_by_the_drivers_names(monkeypatch: pytest.MonkeyPatch) -> None:

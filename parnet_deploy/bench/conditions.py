@@ -6,13 +6,14 @@ import importlib.metadata
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from parnet_deploy.bench.contest.environment import not_passed_on
 from parnet_deploy.bench.nvml import GpuState, gpu_states
 from parnet_deploy.bench.result import Conditions
-from parnet_deploy.runtime.cpu import read_cpu
+from parnet_deploy.runtime.cpu import core_numbers, read_cpu
 
 PACKAGES = (
     "parnet-deploy",
@@ -34,7 +35,7 @@ BUSY_SHARE = 0.05
 
 STAT = Path("/proc/stat")
 
-_USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL = 0, 1, 2, 5, 6, 7  # columns of /proc/stat
+_BUSY, _STEAL = (0, 1, 2, 5, 6), 7  # columns of /proc/stat: user, nice, system, irq, softirq
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +45,8 @@ class Moment:
     Attributes:
         wall: seconds of a clock that never goes back.
         own: processor seconds of this process and of its children that have ended.
-        busy: processor seconds of everybody, idle time left out; None where not told.
+        busy: processor seconds of everybody on the cores that this process may use, idle time
+            left out; None where not told.
         stolen: processor seconds that the host gave to other virtual machines; None likewise.
         gpus: every GPU's state.
     """
@@ -56,14 +58,19 @@ class Moment:
     gpus: tuple[GpuState, ...]
 
 
-def look(stat: Path = STAT, gpus: Callable[[], tuple[GpuState, ...]] = gpu_states) -> Moment:
+def look(
+    stat: Path = STAT,
+    gpus: Callable[[], tuple[GpuState, ...]] = gpu_states,
+    cores: Callable[[], Iterable[int]] = core_numbers,
+) -> Moment:
     """Look at the machine now.
 
     Args:
-        stat: where Linux counts processor time.
+        stat: where Linux counts processor time, core by core.
         gpus: gives the GPUs' states.
+        cores: gives the numbers of the cores that this process may use.
     """
-    busy, stolen = _processor_seconds(stat)
+    busy, stolen = _processor_seconds(stat, cores())
     own = sum(
         usage.ru_utime + usage.ru_stime
         for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -71,16 +78,20 @@ def look(stat: Path = STAT, gpus: Callable[[], tuple[GpuState, ...]] = gpu_state
     return Moment(wall=time.monotonic(), own=own, busy=busy, stolen=stolen, gpus=gpus())
 
 
-def conditions(before: Moment, after: Moment) -> Conditions:
+def conditions(
+    before: Moment, after: Moment, environment: Mapping[str, str] = os.environ
+) -> Conditions:
     """What two looks at the machine say together.
 
     Args:
         before: before the contest.
         after: when all its processes have ended.
+        environment: variables of the benchmark itself.
     """
     cpu = read_cpu()
     features = f", {', '.join(cpu.features)}" if cpu.features else ""
     observations, warnings = _others(before, after, cpu.cores)
+    observations += not_passed_on(environment)
     for first, last in zip(before.gpus, after.gpus, strict=False):
         observations += [f"before: {first}", f"after: {last}"]
         warnings += _gpu_warnings(first, last)
@@ -126,14 +137,15 @@ def _gpu_warnings(before: GpuState, after: GpuState) -> list[str]:
     return warnings
 
 
-def _processor_seconds(stat: Path) -> tuple[float | None, float | None]:
+def _processor_seconds(stat: Path, cores: Iterable[int]) -> tuple[float | None, float | None]:
+    """Busy and stolen seconds of those cores: what others do on others' disturbs nobody here."""
     try:
-        first = stat.read_text(encoding="ascii").splitlines()[0]
-        ticks = [int(number) for number in first.split()[1:]]
+        lines = dict(line.partition(" ")[::2] for line in stat.read_text("ascii").splitlines())
+        ticks = [[int(number) for number in lines[f"cpu{core}"].split()] for core in cores]
         per_second = os.sysconf("SC_CLK_TCK")
-        busy = sum(ticks[column] for column in (_USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ))
-        return busy / per_second, ticks[_STEAL] / per_second
-    except (OSError, ValueError, IndexError):
+        busy = sum(row[column] for row in ticks for column in _BUSY)
+        return busy / per_second, sum(row[_STEAL] for row in ticks) / per_second
+    except (OSError, ValueError, IndexError, KeyError):
         return None, None
 
 

@@ -3,7 +3,7 @@
 costs     operations and bytes of every block
 devices   Device: a device's peak figures, and the links between devices
 gpus      those of common GPUs, with the vendor's page that each is from
-cpu       those of a CPU, measured
+cpu       those of a CPU, measured by a probe
 floor     the least time that they allow a network
 latency   a placement played through: stages, what crosses, and when
 predict   stages as tasks: their times from the roofline, or as measured

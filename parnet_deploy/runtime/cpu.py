@@ -82,7 +82,12 @@ def _fields(cpuinfo: Path) -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """How many cores this process may run on."""
+    return len(core_numbers())
+
+
+def core_numbers() -> tuple[int, ...]:
+    """Which they are, by the system's numbers."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))

@@ -2,6 +2,7 @@
 
 holding    rounds, turns, and who is left out
 process    a contestant's process as the benchmark holds it
+environment  the variables that it gets
 messages   what the two say to each other
 worker     that process: opens a contestant, times its runs
 openers    from a contestant, which is data, to a runner; opened: what they give

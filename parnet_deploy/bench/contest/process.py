@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+from parnet_deploy.bench.contest.environment import environment_of
 from parnet_deploy.bench.contest.messages import Assignment, Finished, Opened, Reply, Turn, Turned
 from parnet_deploy.bench.process_group import end_group, signal_group
 from parnet_deploy.errors import RunnerError, SpecError
@@ -196,14 +197,8 @@ class WorkerProcess:
 
 
 def worker_of(assignment: Assignment) -> WorkerProcess:
-    """The process of a contestant, with the environment that its users would have.
-
-    ``OMP_WAIT_POLICY`` is set by this project's own command line; others' threads wait in their
-    own way.
-    """
-    environment = dict(os.environ)
-    if assignment.contestant.group == "peer":
-        environment.pop("OMP_WAIT_POLICY", None)
+    """The process of a contestant, with the environment that its users would have."""
+    environment = environment_of(assignment.contestant.group, os.environ)
     return WorkerProcess(assignment, environment=environment)
 
 
