@@ -42,7 +42,7 @@ def test_latencies_stand_in_their_columns() -> None:
     rounds = ((1.0, 2.0, 3.0),) * 8
     found = made.result(
         made.outcome("slow", rounds=((2.0, 4.0, 6.0),) * 8, group="peer"),
-        made.outcome("fast", rounds=rounds, compute=describe([[0.5]]), floor=FLOOR),
+        made.outcome("fast", rounds=rounds),
     )
     sheet = table.latency_sheet(found, "l")
     assert sheet.title == "l: latency of 1 image, ratio to 'slow'"
@@ -50,16 +50,16 @@ def test_latencies_stand_in_their_columns() -> None:
         "contestant": "fast",
         "whose": "ours",
         "precision": "fp32",
-        "median ms": "2.000",
+        "p50 ms": "2.000",
         "p90 ms": "3.000",
+        "p95 ms": "3.000",
         "p99 ms": "3.000",
+        "mean ms": "2.000",
+        "CV %": "40.8",
         "ratio": "0.500",
         "quartiles": "0.500-0.500",
         "images/s": "500",
-        "compute ms": "0.5000",
-        "times floor": "5.0",
     }
-    assert cells(sheet, 1) | {"compute ms": "-", "times floor": "-"} == cells(sheet, 1)
     assert sheet.emphasised == {0}
 
 
@@ -81,6 +81,26 @@ def test_costs_stand_in_their_columns() -> None:
     assert cells(sheet, 1)["max rel error"] == "-"
 
 
+def test_all_are_held_against_the_floor_in_the_same_way() -> None:
+    alone = describe([[0.5]])
+    rounds = ((1.0, 2.0, 3.0),) * 8
+    found = made.result(
+        made.outcome("a", rounds=rounds, compute=alone, floor=FLOOR),
+        made.outcome("b", 20.0, rounds=rounds, compute=alone, floor=FLOOR, group="peer"),
+        made.outcome("c", rounds=rounds),
+    )
+    sheet = table.cost_sheet(found, "l")
+    assert [cells(sheet, row)["times floor"] for row in range(3)] == ["5.0", "5.0", "-"]
+    assert sheet.notes == ("Times floor: compute alone.",)
+    peer = replace(found.outcomes[1], compute=None)
+    found = replace(found, outcomes=(found.outcomes[0], peer, found.outcomes[2]))
+    sheet = table.cost_sheet(found, "l")
+    assert [cells(sheet, row)["times floor"] for row in range(3)] == ["20.0", "20.0", "-"]
+    assert [cells(sheet, row)["compute ms"] for row in range(3)] == ["0.5000", "-", "-"]
+    assert sheet.notes == ("Times floor: end to end.",)
+    assert table.cost_sheet(made.result(made.outcome("a")), "l").notes == ()
+
+
 def test_columns_with_nothing_to_say_are_left_out() -> None:
     heads = [c.one_line for sheet in table.sheets(made.contest()) for c in sheet.columns]
     assert "compute ms" not in heads
@@ -93,8 +113,11 @@ def test_what_is_doubtful_stands_below() -> None:
         made.outcome("shaky", 10.0, spread=0.3), made.outcome("hot", 12.0, warnings=("throttled",))
     )
     notes = table.latency_sheet(found, "l").notes
-    assert any(note.startswith("shaky is unstable: its latencies vary by") for note in notes)
-    assert "hot: throttled" in notes
+    warning, unstable, advice = notes
+    assert warning == "hot: throttled"
+    assert unstable.startswith("shaky is unstable: its latencies vary by")
+    assert "measure again" in advice
+    assert table.latency_sheet(made.result(made.outcome("calm")), "l").notes == ()
 
 
 def test_every_network_has_its_tables() -> None:
@@ -117,7 +140,7 @@ def test_the_widest_table_fits_120_columns(monkeypatch: pytest.MonkeyPatch) -> N
         printing.print_sheet(sheet)
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 120
-    assert [len(sheet.columns) for sheet in sheets] == [len(table.LATENCY), len(table.COST)]
+    assert [len(sheet.columns) for sheet in sheets] == [len(table.LATENCY), len(table.COST) + 1]
     for outcome in full().outcomes:
         assert text.count(outcome.contestant.name) >= 2  # not folded
 

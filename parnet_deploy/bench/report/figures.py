@@ -56,10 +56,8 @@ def error(value: float) -> str:
 def evidence(found: Duel) -> str:
     """What a claim rests on: the quartiles, and in how many rounds it was so."""
     ahead = "ahead " if found.verdict == "undecided" else ""
-    return (
-        f"quartiles {factor(found.speed.low)} to {factor(found.speed.high)}, {ahead}in "
-        f"{found.won} of {found.won + found.lost} rounds"
-    )
+    rounds = f"{ahead}in {found.won} of {found.won + found.lost} rounds"
+    return f"quartiles {quartiles(found.speed)}, {rounds}"
 
 
 def doubt(found: Duel) -> str:

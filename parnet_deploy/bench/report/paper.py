@@ -248,10 +248,11 @@ def _measured(result: BenchResult, network: str) -> list[Outcome]:
 
 
 def _best(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """The fastest in each precision, which stand first."""
+    """The fastest in each precision whose answers are right; the fastest stand first."""
     found: dict[str, Outcome] = {}
     for outcome in outcomes:
-        found.setdefault(outcome.precision, outcome)
+        if outcome.right:
+            found.setdefault(outcome.precision, outcome)
     return list(found.values())
 
 

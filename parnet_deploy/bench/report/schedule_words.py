@@ -23,20 +23,27 @@ _SPLIT = ("split-one-device", "split")
 
 
 def sentences(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Which schedule won, by how much, and whether splitting pays, for each kind of engine.
+    """Whether splitting pays, and how the schedules compare, for each kind of engine.
 
     Args:
-        outcomes: one network's, the fastest first.
+        outcomes: one network's whose answers are right, the fastest first.
     """
-    for engine, schedules in by_engine(outcomes).items():
+    engines = by_engine(outcomes)
+    for engine, schedules in engines.items():
+        where = f"{engine}, " if len(engines) > 1 else ""
         if len(schedules) == 1:
             (only,) = schedules.values()
             name = schedule_name(only, schedules)
-            yield f"of the schedules {engine} only '{name}' ran: nothing is known of the others."
-            continue
-        yield _winner(engine, schedules)
-        if verdict := splitting(schedules):
-            yield verdict
+            yield f"{where}of the schedules only '{name}' is known."
+        else:
+            yield where + _compared(schedules)
+
+
+def pairs(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, Outcome]]:
+    """Contestants that `sentences` compares."""
+    for schedules in by_engine(outcomes).values():
+        first, *others = schedules.values()
+        yield from ((first, other) for other in others)
 
 
 def over_networks(result: BenchResult) -> Iterator[str]:
@@ -44,7 +51,7 @@ def over_networks(result: BenchResult) -> Iterator[str]:
     words = {"faster": "pays", "slower": "loses", "undecided": "makes no certain difference"}
     found: dict[str, dict[str, list[str]]] = {}
     for network in result.networks:
-        for engine, schedules in by_engine(result.of(network)).items():
+        for engine, schedules in by_engine([o for o in result.of(network) if o.right]).items():
             if pair := _split_and_whole(schedules):
                 verdict = words[duel(*pair).verdict]
                 found.setdefault(engine, {}).setdefault(verdict, []).append(network)
@@ -80,45 +87,43 @@ def by_engine(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Outcome]]:
     return found
 
 
-def splitting(schedules: Schedules) -> str | None:
-    """Whether splitting pays: the best split schedule against the best whole one."""
+def _compared(schedules: Schedules) -> str:
+    """The fastest schedule against the best of the other kind, then against all others."""
+    first, *others = schedules.values()
     pair = _split_and_whole(schedules)
     if pair is None:
-        return None
-    names = [schedule_name(outcome, schedules) for outcome in pair]
-    found = duel(*pair)
-    if found.verdict == "slower":
-        found = duel(pair[1], pair[0])
+        return f"{_against(first, others, schedules)}."
+    # The fastest of all is the best of its kind.
+    rival = pair[1] if pair[0] is first else pair[0]
+    found = duel(first, rival)
+    rest = [other for other in others if other is not rival]
+    more = f"; {_against(first, rest, schedules)}" if rest else ""
+    names = schedule_name(first, schedules), schedule_name(rival, schedules)
+    if found.verdict == "faster" and rival is pair[0]:
         return (
-            f"splitting loses: {names[0]} takes {figures.times(found.speed.median)} as long as "
-            f"{names[1]} ({figures.evidence(found)})."
+            f"splitting loses: {names[1]} takes {figures.times(found.speed.median)} as long as "
+            f"{names[0]} ({figures.evidence(found)}){more}."
         )
     claim, doubt = "splitting pays", ""
-    if found.verdict == "undecided":
+    if found.verdict != "faster":
         claim = "splitting neither pays nor loses for certain"
         doubt = f"; {figures.doubt(found)}"
     return (
         f"{claim}: {names[0]} is {figures.times(found.speed.median)} as fast as {names[1]} "
-        f"({figures.evidence(found)}{doubt})."
+        f"({figures.evidence(found)}{doubt}){more}."
     )
 
 
-def _winner(engine: str, schedules: Schedules) -> str:
-    """The fastest schedule against each of the others, or between which it cannot be told."""
-    first, *others = schedules.values()
-    name = schedule_name(first, schedules)
-    near, beaten = [], []
+def _against(first: Outcome, others: Sequence[Outcome], schedules: Schedules) -> str:
+    words = []
     for other in others:
         found = duel(first, other)
-        than = f"{figures.times(found.speed.median)} as fast as {schedule_name(other, schedules)}"
-        if found.verdict == "faster":
-            beaten.append(f"{than} ({figures.evidence(found)})")
-        else:
-            near.append(f"{than} ({figures.evidence(found)}; {figures.doubt(found)})")
-    if not near:
-        return f"of the schedules {engine}, {name} wins: {figures.listed(beaten)}."
-    behind = f"; but it is {figures.listed(beaten)}" if beaten else ""
-    return f"of the schedules {engine}, none wins: {name} is {figures.listed(near)}{behind}."
+        doubt = "" if found.verdict == "faster" else f"; {figures.doubt(found)}"
+        words.append(
+            f"{figures.times(found.speed.median)} as fast as {schedule_name(other, schedules)} "
+            f"({figures.evidence(found)}{doubt})"
+        )
+    return f"{schedule_name(first, schedules)} is {figures.listed(words)}"
 
 
 def _split_and_whole(schedules: Schedules) -> tuple[Outcome, Outcome] | None:

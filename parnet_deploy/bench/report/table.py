@@ -17,25 +17,24 @@ LATENCY: tuple[tuple[Column, Cell], ...] = (
     (NAME, lambda o: o.contestant.name),
     (Column(head="whose", numeric=False), lambda o: o.contestant.group),
     (Column(head="preci-\nsion", numeric=False), lambda o: o.precision),
-    (Column(head="median\nms"), lambda o: figures.milliseconds(o.latency.p50)),
+    (Column(head="p50\nms"), lambda o: figures.milliseconds(o.latency.p50)),
     (Column(head="p90\nms"), lambda o: figures.milliseconds(o.latency.p90)),
+    (Column(head="p95\nms"), lambda o: figures.milliseconds(o.latency.p95)),
     (Column(head="p99\nms"), lambda o: figures.milliseconds(o.latency.p99)),
+    (Column(head="mean\nms"), lambda o: figures.milliseconds(o.latency.mean)),
+    (Column(head="CV\n%"), lambda o: f"{100 * o.latency.variation:.1f}"),
     (Column(head="ratio"), lambda o: figures.factor(o.ratio.median)),
     (Column(head="quartiles"), lambda o: figures.quartiles(o.ratio)),
     (Column(head="images/s"), lambda o: figures.rate(o.throughput)),
-    (
-        Column(head="compute\nms"),
-        lambda o: NONE if o.compute is None else figures.milliseconds(o.compute.p50),
-    ),
-    (
-        Column(head="times\nfloor"),
-        lambda o: NONE if o.floor is None else f"{wording.times_floor(o):.1f}",
-    ),
 )
 
 COST: tuple[tuple[Column, Cell], ...] = (
     (NAME, lambda o: o.contestant.name),
     (Column(head="devices", numeric=False), lambda o: ", ".join(o.contestant.devices)),
+    (
+        Column(head="compute\nms"),
+        lambda o: NONE if o.compute is None else figures.milliseconds(o.compute.p50),
+    ),
     (Column(head="first\nanswer s"), lambda o: f"{median(o.first_answer):.2f}"),
     (Column(head="memory\nMiB"), lambda o: figures.mebibytes(o.host_memory)),
     (Column(head="GPU\nMiB"), lambda o: figures.mebibytes(o.gpu_memory)),
@@ -71,9 +70,19 @@ def latency_sheet(result: BenchResult, network: str) -> Sheet:
 
 
 def cost_sheet(result: BenchResult, network: str) -> Sheet:
-    """One network's times to the first answer, memory, and how near the answers are."""
+    """One network's distance from the floor, memory, and how near the answers are."""
+    outcomes = result.of(network)
     title = f"{network}: what it costs, and how near the answers are"
-    return _sheet(title, COST, result.of(network))
+    if not any(outcome.floor for outcome in outcomes):
+        return _sheet(title, COST, outcomes)
+    basis = wording.floor_basis(outcomes)
+    name, devices, compute, *rest = COST
+    columns = (name, devices, compute, (Column(head="times\nfloor"), _floor(basis)), *rest)
+    return _sheet(title, columns, outcomes, notes=(f"Times floor: {basis}.",))
+
+
+def _floor(basis: wording.Basis) -> Cell:
+    return lambda o: NONE if o.floor is None else f"{wording.times_floor(o, basis):.1f}"
 
 
 def _sheet(
@@ -93,10 +102,7 @@ def _sheet(
 
 
 def _doubts(outcomes: Sequence[Outcome]) -> list[str]:
-    found = []
-    for outcome in outcomes:
-        name = outcome.contestant.name
-        found += [f"{name}: {warning}" for warning in outcome.warnings]
-        if reason := wording.instability(outcome.latency):
-            found.append(f"{name} is unstable: {reason}")
-    return found
+    found = [f"{o.contestant.name}: {warning}" for o in outcomes for warning in o.warnings]
+    shaky = [(o.contestant.name, wording.instability(o.latency)) for o in outcomes]
+    unstable = [f"{name} is unstable: {reason}." for name, reason in shaky if reason]
+    return [*found, *unstable, *([wording.ADVICE] if unstable else [])]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from parnet_deploy.bench.report import figures, schedule_words
 from parnet_deploy.bench.report.duel import duel
-from parnet_deploy.bench.result import BenchResult, Outcome
+from parnet_deploy.bench.result import BenchResult, Outcome, Parity
 from parnet_deploy.bench.statistics import Latency
 
 MOST_VARIATION = 0.1
@@ -15,9 +16,20 @@ MOST_VARIATION = 0.1
 MOST_DRIFT = 0.1
 """Relative distance of a round's median from the median of all that makes it unstable, too."""
 
+ADVICE = (
+    f"Unstable is a variation above {figures.percent(MOST_VARIATION)} or a drift above "
+    f"{figures.percent(MOST_DRIFT)}: let nothing else run on the machine, "
+    "fix its clocks where you may, raise --rounds or --seconds, and measure again."
+)
+
+Basis = Literal["compute alone", "end to end"]
+
 
 def sentences(result: BenchResult) -> tuple[str, ...]:
-    """What was found: winners, schedules, peers, floors, doubts, and who is missing."""
+    """What was found: winners, schedules, peers, floors, who is wrong, and who is missing.
+
+    What is unstable stands in the tables' notes (`table.latency_sheet`).
+    """
     found: list[str] = []
     for network in result.networks:
         found += network_sentences(result.of(network), network)
@@ -31,19 +43,21 @@ def sentences(result: BenchResult) -> tuple[str, ...]:
 
 
 def network_sentences(outcomes: Sequence[Outcome], network: str) -> list[str]:
-    """The sentences on one network.
+    """The sentences on one network. Whose answers are not right is compared with nobody.
 
     Args:
         outcomes: its contestants', the fastest first.
         network: its name, which stands in front of each sentence.
     """
+    right = [outcome for outcome in outcomes if outcome.right]
+    pairs = list(peer_pairs(right))
+    told = [*pairs, *schedule_words.pairs(right)]
     said = (
-        _fastest(outcomes),
-        *schedule_words.sentences(outcomes),
-        *peer_sentences(outcomes),
-        *floor_sentences(outcomes),
-        *_other_answers(outcomes),
-        *_unstable(outcomes),
+        _fastest(right, told),
+        *schedule_words.sentences(right),
+        *(_against(best, peer) for best, peer in pairs),
+        *floor_sentences(right, floor_basis(outcomes)),
+        *_not_right(outcomes),
     )
     return [f"{network}: {sentence}" for sentence in said]
 
@@ -58,18 +72,26 @@ def instability(latency: Latency) -> str | None:
     return " and ".join(reasons) or None
 
 
-def peer_sentences(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Our best against each peer: on the same kind of device and in its precision, where we can."""
+def peer_pairs(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, Outcome]]:
+    """Our best beside each peer: on the same kind of device and in its precision, where we can."""
     ours = [outcome for outcome in outcomes if outcome.contestant.group == "ours"]
-    if not ours:
-        return
     for peer in outcomes:
-        if peer.contestant.group == "peer":
+        if ours and peer.contestant.group == "peer":
             # `max` takes the first of equals, and the fastest stand first.
-            yield _against(max(ours, key=lambda own: _likeness(own, peer)), peer)
+            yield max(ours, key=lambda own: _likeness(own, peer)), peer
 
 
-def floor_sentences(outcomes: Sequence[Outcome]) -> Iterator[str]:
+def floor_basis(outcomes: Sequence[Outcome]) -> Basis:
+    """What a network's contestants are held against the floor with: the same of all.
+
+    Compute alone has no copies, as the floor has none; where one cannot tell it, all are taken
+    from host memory to host memory.
+    """
+    known = all(o.compute is not None for o in outcomes if o.floor is not None)
+    return "compute alone" if known else "end to end"
+
+
+def floor_sentences(outcomes: Sequence[Outcome], basis: Basis) -> Iterator[str]:
     """How far above the hardware's floor our fastest stands, floor by floor."""
     seen = set()
     for outcome in outcomes:
@@ -77,37 +99,41 @@ def floor_sentences(outcomes: Sequence[Outcome]) -> Iterator[str]:
         if floor is None or outcome.contestant.group != "ours" or floor in seen:
             continue
         seen.add(floor)
-        what = "end to end" if outcome.compute is None else "compute alone"
         parts = f"{figures.milliseconds(floor.roofline)} ms of operations and bytes"
         if floor.launches:
             parts += f", {figures.milliseconds(floor.launches)} ms of launches"
         yield (
-            f"{_name(outcome)} ({outcome.precision}, {what}) stands at "
-            f"{figures.times(times_floor(outcome))} the floor of "
+            f"{_name(outcome)} ({outcome.precision}, {basis}) takes "
+            f"{figures.times(times_floor(outcome, basis))} the floor of "
             f"{figures.milliseconds(floor.total)} ms ({parts}; {floor.device})."
         )
 
 
-def times_floor(outcome: Outcome) -> float:
-    """How many times its floor a contestant takes: its compute where known, since it has no copies.
+def times_floor(outcome: Outcome, basis: Basis) -> float:
+    """How many times its floor a contestant takes.
 
     Raises:
-        ValueError: its floor is not known.
+        ValueError: its floor is not known, or not what is to be held against it.
     """
-    if outcome.floor is None:
-        raise ValueError(f"the floor of '{outcome.contestant.name}' is not known")
-    return (outcome.compute or outcome.latency).p50 / outcome.floor.total
+    latency = outcome.compute if basis == "compute alone" else outcome.latency
+    if outcome.floor is None or latency is None:
+        raise ValueError(f"'{outcome.contestant.name}': floor or {basis} is not known")
+    return latency.p50 / outcome.floor.total
 
 
-def _fastest(outcomes: Sequence[Outcome]) -> str:
-    """The fastest whose answers are right, or those that cannot be told from it."""
-    right = [outcome for outcome in outcomes if not _answers_otherwise(outcome)] or list(outcomes)
-    first, *others = right
-    faster = outcomes[: outcomes.index(first)]
-    wrong = f"; {figures.listed(map(_name, faster))} answered otherwise" if faster else ""
+def _fastest(outcomes: Sequence[Outcome], told: Sequence[tuple[Outcome, Outcome]]) -> str:
+    """The fastest, or those that cannot be told from it.
+
+    Args:
+        outcomes: whose answers are right, the fastest first.
+        told: pairs that other sentences compare; their figures are not told here, too.
+    """
+    if not outcomes:
+        return "nobody's answers are right: there is no fastest."
+    first, *others = outcomes
     latency = figures.milliseconds(first.latency.p50)
     if not others:
-        return f"{_who(first)} has nothing to be compared with: median {latency} ms{wrong}."
+        return f"{_who(first)} has nothing to be compared with: median {latency} ms."
     duels = [duel(first, other) for other in others]
     near = [
         f"{_who(other)} at {figures.milliseconds(other.latency.p50)} ms"
@@ -118,18 +144,24 @@ def _fastest(outcomes: Sequence[Outcome]) -> str:
         few = f"; {figures.doubt(duels[0])}" if duels[0].too_short else ""
         return (
             f"no single fastest: {_who(first)}, median {latency} ms, cannot be told from "
-            f"{figures.listed(near)}{few}{wrong}."
+            f"{figures.listed(near)}{few}."
+        )
+    lead = ""
+    if not any(first in pair and others[0] in pair for pair in told):
+        lead = (
+            f"; {figures.times(duels[0].speed.median)} as fast as the next, "
+            f"{_name(others[0])} ({figures.evidence(duels[0])})"
         )
     return (
         f"{_who(first)} is the fastest: median {latency} ms, {figures.rate(first.throughput)} "
-        f"images/s; {figures.times(duels[0].speed.median)} as fast as the next, "
-        f"{_name(others[0])} ({figures.evidence(duels[0])}){wrong}{_care(first, others[0])}."
+        f"images/s{lead}{_care(first, others[0])}."
     )
 
 
 def _care(*outcomes: Outcome) -> str:
     """A warning where a claim rests on latencies that were unstable."""
-    return "; unstable, as below" if any(instability(o.latency) for o in outcomes) else ""
+    shaky = any(instability(outcome.latency) for outcome in outcomes)
+    return "; with care, since latencies are unstable" if shaky else ""
 
 
 def _against(best: Outcome, peer: Outcome) -> str:
@@ -168,33 +200,27 @@ def _mixed(one: Outcome, other: Outcome) -> str:
     return "".join(f", {own} against {others}" for own, others in pairs if own != others)
 
 
-def _other_answers(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    for outcome in outcomes:
-        parity = outcome.parity
-        if parity is not None and _answers_otherwise(outcome):
-            yield (
-                f"{_name(outcome)} answers otherwise than the training form: it has the "
-                f"same top-1 class for {parity.same_top1} of {parity.images} images, and its "
-                f"greatest relative error is {figures.error(parity.max_rel)}."
-            )
-
-
-def _unstable(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    shaky = [(outcome, instability(outcome.latency)) for outcome in outcomes]
-    words = [f"{_name(outcome)} ({reason})" for outcome, reason in shaky if reason]
-    if words:
+def _not_right(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    wrong = [
+        f"{_name(outcome)} ({_how_wrong(outcome, outcome.parity)})"
+        for outcome in outcomes
+        if outcome.parity is not None and not outcome.right
+    ]
+    if wrong:
         yield (
-            f"unstable: {figures.listed(words)}; a variation above "
-            f"{figures.percent(MOST_VARIATION)} or a drift above {figures.percent(MOST_DRIFT)} is "
-            "too much. "
-            "Let nothing else run on the machine, fix its clocks where you may, raise --rounds or "
-            "--seconds, and measure again."
+            f"{figures.listed(wrong)} "
+            f"{'answers' if len(wrong) == 1 else 'answer'} otherwise than the training form, and "
+            f"{'is' if len(wrong) == 1 else 'are'} compared with nobody."
         )
 
 
-def _answers_otherwise(outcome: Outcome) -> bool:
-    """Whether an image has another top-1 class than the training form gives it."""
-    return outcome.parity is not None and outcome.parity.same_top1 < outcome.parity.images
+def _how_wrong(outcome: Outcome, parity: Parity) -> str:
+    error = f"relative error {figures.error(parity.max_rel)}"
+    if parity.max_rel > outcome.tolerance:
+        error += f" where {figures.error(outcome.tolerance)} is allowed"
+    if parity.same_top1 == parity.images:
+        return error
+    return f"the same top-1 class for {parity.same_top1} of {parity.images} images, {error}"
 
 
 def _name(outcome: Outcome) -> str:
