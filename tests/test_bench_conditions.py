@@ -202,6 +202,35 @@ def test_without_nvml_nothing_is_told_and_nothing_fails() -> None:
     assert process_memory(1, missing) is None
 
 
+CALLS = [name for name in vars(Nvml) if name.startswith("nvml") and callable(getattr(Nvml, name))]
+
+
+@pytest.mark.parametrize("how", ["refuses", "breaks", "lacks"])
+@pytest.mark.parametrize("call", CALLS)
+def test_whatever_is_not_told_nothing_fails(
+    call: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GPUs that are partitioned or virtual, and with a library that is older."""
+
+    def refuse(*arguments: Any) -> Any:
+        raise Nvml.NVMLError("Not Supported") if how == "refuses" else OSError("lost")
+
+    if how == "lacks":
+        monkeypatch.delattr(Nvml, call)
+    else:
+        monkeypatch.setattr(Nvml, call, refuse)
+    nvml = Nvml()
+    states = gpu_states(lambda name: nvml)
+    memory = process_memory(7, lambda name: nvml)
+    nobody = call in {"nvmlInit", "nvmlDeviceGetCount"}
+    assert len(states) == (0 if nobody else 2)
+    assert (memory is None) == (nobody or call == "nvmlDeviceGetComputeRunningProcesses")
+    if not nobody:
+        before = replace(BEFORE, gpus=states)
+        assert conditions(before, replace(after(0.0), gpus=states)).hardware[1:]
+        assert (states[1].name == "GPU 1") == (call == "nvmlDeviceGetName")
+
+
 def test_the_double_has_only_names_that_nvml_has() -> None:
     pynvml = pytest.importorskip("pynvml")
     names = [name for name in vars(Nvml) if name.lower().startswith("nvml")]

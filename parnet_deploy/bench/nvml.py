@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,10 @@ Load = Callable[[str], Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuState:
-    """A GPU at one moment.
+    """A GPU at one moment; a number that is not told is 0.
 
     Attributes:
-        name: its maker's.
+        name: its maker's, or its number where that is not told.
         sm_mhz: clock of its multiprocessors, and the highest that it may have.
         sm_max_mhz: the highest that this may be.
         memory_mhz: clock of its memory.
@@ -66,11 +66,11 @@ def gpu_states(load: Load = importlib.import_module) -> tuple[GpuState, ...]:
     with _library(load) as nvml:
         if nvml is None:
             return ()
-        return tuple(_state(nvml, handle) for handle in _handles(nvml))
+        return tuple(_state(nvml, index) for index in range(_count(nvml)))
 
 
 def process_memory(pid: int, load: Load = importlib.import_module) -> int | None:
-    """Memory of a process on all GPUs in bytes, or None where that is not told.
+    """Memory of a process on all GPUs in bytes at this moment, or None where that is not told.
 
     Inside a container NVML names the processes by their numbers outside of it, and tells nothing
     of this one.
@@ -80,8 +80,8 @@ def process_memory(pid: int, load: Load = importlib.import_module) -> int | None
             return None
         found = [
             process.usedGpuMemory
-            for handle in _handles(nvml)
-            for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            for index in range(_count(nvml))
+            for process in _processes(nvml, _handle(nvml, index))
             if process.pid == pid and process.usedGpuMemory is not None
         ]
     return sum(found) if found else None
@@ -103,29 +103,47 @@ def _library(load: Load) -> Iterator[Any]:
             nvml.nvmlShutdown()
 
 
-def _handles(nvml: Any) -> Iterator[Any]:
-    for index in range(nvml.nvmlDeviceGetCount()):
-        yield nvml.nvmlDeviceGetHandleByIndex(index)
+def _told(nvml: Any, function: str, *arguments: Any) -> Any:
+    """What a function gives, or None.
+
+    Not every GPU tells everything: one that is partitioned (MIG), virtual (vGPU) or lent to WSL
+    tells little, and an older library lacks functions.
+    """
+    try:
+        return getattr(nvml, function)(*arguments)
+    except Exception:  # noqa: BLE001 - whatever the reason, it is not told
+        return None
 
 
-def _state(nvml: Any, handle: Any) -> GpuState:
+def _count(nvml: Any) -> int:
+    return int(_told(nvml, "nvmlDeviceGetCount") or 0)
+
+
+def _handle(nvml: Any, index: int) -> Any:
+    return _told(nvml, "nvmlDeviceGetHandleByIndex", index)
+
+
+def _processes(nvml: Any, handle: Any) -> Sequence[Any]:
+    return _told(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or ()
+
+
+def _state(nvml: Any, index: int) -> GpuState:
+    handle = _handle(nvml, index)
+
     def told(function: str, *arguments: Any) -> int:
-        try:
-            return int(getattr(nvml, function)(handle, *arguments))
-        except nvml.NVMLError:  # not every GPU tells everything
-            return 0
+        return int(_told(nvml, function, handle, *arguments) or 0)
 
     reasons = told("nvmlDeviceGetCurrentClocksEventReasons")
     names = {text for bit, text in _THROTTLED.items() if reasons & int(getattr(nvml, bit, 0))}
     return GpuState(
-        name=_text(nvml.nvmlDeviceGetName(handle)),
+        name=_text(_told(nvml, "nvmlDeviceGetName", handle) or f"GPU {index}"),
         sm_mhz=told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         sm_max_mhz=told("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
         memory_mhz=told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
         celsius=told("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
         watts=told("nvmlDeviceGetPowerUsage") / 1000,
         throttled=tuple(sorted(names)),
-        processes=len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)),
+        processes=len(_processes(nvml, handle)),
     )
 
 
