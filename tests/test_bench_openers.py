@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -16,7 +18,7 @@ from parnet_deploy.bench.contest.openers import OPENERS, open_contestant
 from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.entries.graph_engine import OPENER, GraphEngine, build_graph
 from parnet_deploy.bench.peers import PEERS, Preparation
-from parnet_deploy.bundle import MODEL_GRAPH, EngineBundle, ModelBundle, seal
+from parnet_deploy.bundle import MODEL_GRAPH, EngineBundle, ModelBundle, seal, sha256
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.errors import EngineError, UsageError
 from parnet_deploy.spec import IMAGES, LOGITS, Array, Backend
@@ -135,6 +137,33 @@ def test_an_engine_of_a_graph_in_no_bundle(
     np.testing.assert_allclose(answer, wanted(tiny_bundle, images), rtol=1e-3, atol=1e-4)
     assert opened.versions
     opened.runner.close()
+
+
+def test_no_contestant_reads_its_files_once_more_to_check_them(
+    engine: EngineBundle,
+    tiny_bundle: ModelBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would count as time to the first answer, and for some contestants only."""
+    manifest = tiny_bundle.manifest
+    build_graph(
+        tiny_bundle.path / MODEL_GRAPH,
+        tmp_path,
+        backend="onnxruntime",
+        device="cpu",
+        batch=1,
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+    )
+    digested: list[Any] = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *a: digested.append(a) or digest(*a))
+    open_contestant(contestant("engine", engine.path)).runner.close()
+    open_contestant(contestant(OPENER, tmp_path)).runner.close()
+    assert digested == []
+    assert sha256(engine.path / "fusion.onnx")
+    assert len(digested) == 1, "digests are noticed"
 
 
 def test_a_graph_engine_that_is_not_there(tmp_path: Path) -> None:

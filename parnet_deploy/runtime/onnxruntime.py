@@ -174,6 +174,8 @@ def open_session(
     provider: Provider,
     device_id: int = 0,
     more: Mapping[str, str] | None = None,
+    *,
+    whole: bool = True,
 ) -> Any:
     """A session on exactly that provider.
 
@@ -186,6 +188,7 @@ def open_session(
         provider: what runs it.
         device_id: which GPU, for ``cuda``.
         more: further options of the provider, for ``cuda``.
+        whole: off where ONNX Runtime may place some nodes on the CPU, as it does by itself.
 
     Raises:
         TargetError: the provider is not available, or fell back to the CPU.
@@ -203,7 +206,8 @@ def open_session(
     settings: dict[str, str] = {}
     if provider == "cuda":
         settings = {"device_id": str(device_id), "use_tf32": "0", **(more or {})}
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        if whole:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         _preload_cuda(onnxruntime)
     try:
         session = onnxruntime.InferenceSession(

@@ -21,7 +21,7 @@ from parnet_deploy.errors import BuildError, EngineError
 from parnet_deploy.runtime.cpu import usable_cores
 from parnet_deploy.spec import IMAGES, LOGITS, Array
 
-TITLE = "MNN, unfused export, fp32"
+TITLE = "MNN, unfused export, fp32, Winograd memory level 2"
 
 NETWORK = "model.mnn"
 

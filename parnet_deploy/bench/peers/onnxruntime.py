@@ -21,7 +21,8 @@ def open_onnxruntime(contestant: Contestant) -> OpenedRunner:
     """Open a graph with the session options that ONNX Runtime has by itself.
 
     Its threads wait for work by spinning then, which a session that has the machine to itself
-    gains by. On a GPU its TF32, which it uses by default, is off: precisions are compared with
+    gains by. On a GPU it may place single nodes on the CPU; one that is left to the CPU as a whole
+    takes no part. Its TF32, which it uses there by default, is off: precisions are compared with
     their equals.
 
     Raises:
@@ -35,6 +36,7 @@ def open_onnxruntime(contestant: Contestant) -> OpenedRunner:
         load_onnxruntime().SessionOptions(),
         "cpu" if number is None else "cuda",
         number or 0,
+        whole=False,
     )
     (source,), (target,) = session.get_inputs(), session.get_outputs()
 
