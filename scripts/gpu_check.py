@@ -184,7 +184,10 @@ def rehearsal(variant: str | None) -> Check:
         precisions=("fp32",),
         devices=(),
         peers=CPU_PEERS,
-        extra=("--rounds", "2", "--processes", "1", "--iterations", "4", "--seconds", "0"),
+        extra=(
+            *("--rounds", "2", "--processes", "1", "--iterations", "4", "--seconds", "0"),
+            *("--warm-up-seconds", "0"),
+        ),
         paper=("--variants", variant or "digits"),
     )
 

@@ -189,11 +189,18 @@ def test_rounds_are_shared_out_evenly(rounds: int, processes: int) -> None:
 def test_the_turns_together_reach_what_was_asked_for(
     rounds: int, iterations: int, seconds: float, warm_up: int
 ) -> None:
-    settings = Settings(rounds=rounds, iterations=iterations, seconds=seconds, warm_up=warm_up)
+    settings = Settings(
+        rounds=rounds,
+        iterations=iterations,
+        seconds=seconds,
+        warm_up=warm_up,
+        warm_up_seconds=seconds / 2,
+    )
     turn = turn_of(settings)
     assert iterations <= turn.iterations * rounds < iterations + rounds
     assert turn.seconds * rounds == pytest.approx(seconds)
     assert turn.warm_up == warm_up
+    assert turn.warm_up_seconds == seconds / 2  # of each turn, as the runs are
 
 
 def test_networks_take_turns_as_a_whole_and_are_never_held_in_memory_together(

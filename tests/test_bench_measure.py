@@ -79,7 +79,10 @@ def test_a_turn_ends_when_both_runs_and_seconds_are_reached(
     clock = Clock()
     network = Network(clock)
     turned = take_turn(
-        network, FEEDS, Turn(warm_up=2, iterations=iterations, seconds=seconds), clock
+        network,
+        FEEDS,
+        Turn(warm_up=2, warm_up_seconds=0.0, iterations=iterations, seconds=seconds),
+        clock,
     )
     assert turned.latencies == (250.0,) * expected  # the slow first two are the warm-up
     assert network.runs == 2 + expected
@@ -88,15 +91,35 @@ def test_a_turn_ends_when_both_runs_and_seconds_are_reached(
 
 def test_slow_first_runs_count_without_a_warm_up() -> None:
     clock = Clock()
-    turned = take_turn(Network(clock), FEEDS, Turn(warm_up=0, iterations=3, seconds=0.0), clock)
+    turn = Turn(warm_up=0, warm_up_seconds=0.0, iterations=3, seconds=0.0)
+    turned = take_turn(Network(clock), FEEDS, turn, clock)
     assert turned.latencies == (2500.0, 2500.0, 250.0)
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "seconds", "warmed"),
+    [(1, 0.0, 1), (1, 2.6, 2), (1, 5.1, 3), (5, 5.1, 5), (0, 6.0, 6)],
+)
+def test_a_warm_up_ends_when_both_runs_and_seconds_are_reached(
+    warm_up: int, seconds: float, warmed: int
+) -> None:
+    """Two runs of 2.5 s each, and then runs of 0.25 s."""
+    clock = Clock()
+    network = Network(clock)
+    turn = Turn(warm_up=warm_up, warm_up_seconds=seconds, iterations=4, seconds=0.0)
+    turned = take_turn(network, FEEDS, turn, clock)
+    assert network.runs == warmed + 4
+    assert len(turned.latencies) == 4
 
 
 @pytest.mark.parametrize("iterations", [1, 4, 5, 12])
 def test_compute_alone_is_timed_in_some_runs_more(iterations: int) -> None:
     clock = Clock()
     turned = take_turn(
-        GpuNetwork(clock), FEEDS, Turn(warm_up=2, iterations=iterations, seconds=0.0), clock
+        GpuNetwork(clock),
+        FEEDS,
+        Turn(warm_up=2, warm_up_seconds=0.0, iterations=iterations, seconds=0.0),
+        clock,
     )
     assert len(turned.latencies) == iterations
     assert turned.compute == (50.0,) * -(-iterations // COMPUTE_SHARE)
@@ -131,7 +154,7 @@ def serve(
     assignment: Assignment, runner: FunctionRunner, turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> list[Reply]:
     monkeypatch.setattr(worker, "open_contestant", lambda contestant: opened(runner))
-    turn = Turn(warm_up=0, iterations=2, seconds=0.0)
+    turn = Turn(warm_up=0, warm_up_seconds=0.0, iterations=2, seconds=0.0)
     lines = [encode_line(assignment), *[encode_line(turn)] * turns]
     said: list[Reply] = []
     worker.serve(io.StringIO(b"".join(lines).decode()), said.append)

@@ -16,7 +16,7 @@ from parnet_deploy.bench.contest.process import WorkerProcess, worker_of
 from parnet_deploy.bench.contestant import Contestant, Group
 from parnet_deploy.errors import RunnerError
 
-TURN = Turn(warm_up=0, iterations=1, seconds=0.0)
+TURN = Turn(warm_up=0, warm_up_seconds=0.0, iterations=1, seconds=0.0)
 
 OPENED = '{"opened": {"output": "logits", "precision": "fp32", "kernels": 3, "versions": {}}}'
 TURNED = '{"turned": {"latencies": [1.0, 2.0]}}'

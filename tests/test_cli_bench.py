@@ -24,7 +24,10 @@ from parnet_deploy.cli.bench_asked import Asked
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.spec import decode
 
-QUICK = ("--rounds", 2, "--processes", 1, "--iterations", 4, "--seconds", 0, "--warm-up", 1)
+QUICK = (
+    *("--rounds", 2, "--processes", 1, "--iterations", 4, "--seconds", 0),
+    *("--warm-up", 1, "--warm-up-seconds", 0),
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def test_json_is_the_whole_result(engine: EngineBundle, capsys: pytest.CaptureFi
     found = decode(result.out, BenchResult)
     assert [outcome.contestant.name for outcome in found.outcomes] == ["onnxruntime whole"]
     assert found.settings.rounds == 2
-    assert found.settings.warm_up == 1
+    assert (found.settings.warm_up, found.settings.warm_up_seconds) == (1, 0.0)
 
 
 @pytest.mark.slow
@@ -137,6 +140,7 @@ def test_who_cannot_take_part_is_named_with_the_reason(
         (["nowhere"], 1, "there is no bundle at nowhere"),
         (["--variants", "s", "--rounds", "0"], 2, "--rounds"),
         (["--variants", "s", "--seconds", "-1"], 2, "--seconds"),
+        (["--variants", "s", "--warm-up-seconds", "-1"], 2, "--warm-up-seconds"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_built(

@@ -21,7 +21,8 @@ class Settings:
         batch: images per run.
         rounds: turns of each contestant; in every round the order is shuffled anew.
         processes: how often each contestant is started anew; the rounds are divided among them.
-        warm_up: runs at the beginning of each turn that do not count.
+        warm_up: runs at the beginning of each turn that do not count, at least.
+        warm_up_seconds: how long they go on, at least: clocks and caches take time, not runs.
         iterations: runs of a contestant that count, at least, over all rounds.
         seconds: seconds that a contestant is timed, at least, over all rounds.
         seed: of the order and of the images.
@@ -31,6 +32,7 @@ class Settings:
     rounds: int = 12
     processes: int = 3
     warm_up: int = 3
+    warm_up_seconds: float = 0.2
     iterations: int = 100
     seconds: float = 10.0
     seed: int = 0
@@ -44,8 +46,8 @@ class Settings:
         for name in ("batch", "rounds", "processes", "iterations"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} is at least 1, not {getattr(self, name)}")
-        if self.warm_up < 0 or self.seconds < 0:
-            raise UsageError("--warm-up and --seconds are not negative")
+        if min(self.warm_up, self.warm_up_seconds, self.seconds) < 0:
+            raise UsageError("--warm-up, --warm-up-seconds and --seconds are not negative")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +101,7 @@ class Outcome:
         first_answer: seconds from the start of its process to its first answer, process by
             process.
         host_memory: greatest resident memory of its process, in bytes.
-        gpu_memory: greatest memory of its process on GPUs in bytes, where NVML tells.
+        gpu_memory: memory of its process on GPUs in bytes after its last turn, where NVML tells.
         parity: how near its answers are to the training form's, None where none is at hand.
         tolerance: greatest relative error with which its answers count as right.
         timeline: one run's stages, where the runner can tell them apart.

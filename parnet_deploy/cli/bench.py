@@ -66,7 +66,8 @@ Rounds = Annotated[
 Processes = Annotated[
     int, typer.Option(help="How often each contestant is started anew meanwhile.", min=1)
 ]
-WarmUp = Annotated[int, typer.Option(help="Runs of each turn that do not count.", min=0)]
+WarmUp = Annotated[int, typer.Option(help="Runs of each turn that do not count, at least.", min=0)]
+WarmUpSeconds = Annotated[float, typer.Option(help="How long these go on, at least.", min=0)]
 Iterations = Annotated[int, typer.Option(help="Runs of a contestant, at least.", min=1)]
 Seconds = Annotated[float, typer.Option(help="Seconds of a contestant, at least.", min=0)]
 Seed = Annotated[int, typer.Option(help="Seed of images and of the order.", min=0)]
@@ -126,6 +127,7 @@ def command(
     rounds: Rounds = _DEFAULT.rounds,
     processes: Processes = _DEFAULT.processes,
     warm_up: WarmUp = _DEFAULT.warm_up,
+    warm_up_seconds: WarmUpSeconds = _DEFAULT.warm_up_seconds,
     iterations: Iterations = _DEFAULT.iterations,
     seconds: Seconds = _DEFAULT.seconds,
     seed: Seed = _DEFAULT.seed,
@@ -163,6 +165,7 @@ def command(
         rounds=rounds,
         processes=processes,
         warm_up=warm_up,
+        warm_up_seconds=warm_up_seconds,
         iterations=iterations,
         seconds=seconds,
         seed=seed,

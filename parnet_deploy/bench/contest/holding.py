@@ -120,6 +120,7 @@ def turn_of(settings: Settings) -> Turn:
     """One of a contestant's turns, so that all of them reach what is asked for."""
     return Turn(
         warm_up=settings.warm_up,
+        warm_up_seconds=settings.warm_up_seconds,
         iterations=-(-settings.iterations // settings.rounds),
         seconds=settings.seconds / settings.rounds,
     )

@@ -37,8 +37,10 @@ def take_turn(
     Raises:
         RunnerError: a run failed.
     """
-    for _ in range(turn.warm_up):
+    begin, warmed = clock(), 0
+    while warmed < turn.warm_up or clock() - begin < turn.warm_up_seconds:
         runner.run(feeds)
+        warmed += 1
     latencies: list[float] = []
     begin = clock()
     while len(latencies) < turn.iterations or clock() - begin < turn.seconds:

@@ -29,12 +29,14 @@ class Turn:
     """Every further line: run now, and tell how long it took. Runs end when both are reached.
 
     Attributes:
-        warm_up: runs before those that count.
+        warm_up: runs before those that count, at least.
+        warm_up_seconds: how long these go on, at least.
         iterations: runs that count, at least.
         seconds: how long to go on, at least.
     """
 
     warm_up: int
+    warm_up_seconds: float
     iterations: int
     seconds: float
 
@@ -71,7 +73,7 @@ class Finished:
     Attributes:
         timeline: one run's stages, where the runner can tell them apart.
         host_memory: greatest resident memory in bytes.
-        gpu_memory: memory on GPUs in bytes, where NVML tells.
+        gpu_memory: memory on GPUs in bytes after the last turn, where NVML tells.
     """
 
     timeline: tuple[Span, ...]

@@ -96,7 +96,8 @@ class WorkerProcess:
         """
         self._signal(signal.SIGCONT)
         self._send(turn)
-        reply = self._receive(turn.seconds + TURN_SECONDS).turned
+        seconds = turn.warm_up_seconds + turn.seconds + TURN_SECONDS
+        reply = self._receive(seconds).turned
         if reply is None:
             self._fail("it gave no latencies")
         self._signal(signal.SIGSTOP)
