@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +13,9 @@ from types import ModuleType
 import pytest
 from conftest import tiny_spec
 from torch import nn
+
+from parnet_deploy.bundle import open_engine_bundle
+from parnet_deploy.spec import Backend, DeployForm, default_form
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -87,3 +93,50 @@ def test_ratios_are_those_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> 
     assert (fast.name, fast.median_ms, fast.ratio) == ("b", 3.0, 0.375)
     assert (slow.name, slow.ratio, slow.ratio_low, slow.ratio_high) == ("a", 1.0, 1.0, 1.0)
     assert (fast.ratio_low, fast.ratio_high) == (0.3125, 0.4375)
+
+
+@pytest.fixture
+def forms_cpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import forms_cpu
+
+    return forms_cpu
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "ncnn"])
+def test_forms_are_all_there_are_each_once_and_the_backends_own_first(
+    forms_cpu: ModuleType, backend: Backend
+) -> None:
+    found = list(forms_cpu.forms(forms_cpu.parse(["--backend", backend])))
+    assert found[0] == default_form(backend)
+    assert len(found) == len(set(found)) == 2 * 3 * 2
+    assert len({forms_cpu.name_of(form) for form in found}) == len(found)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "ncnn"])
+def test_a_form_is_built_and_timed(
+    forms_cpu: ModuleType, backend: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--backend", backend, "--variant", "digits", "--iterations", "2", "--threads", "1"]
+    options = forms_cpu.parse(given)
+    form = DeployForm(identity_bn="fold", squeeze="conv", join="concat")
+    engine = forms_cpu.build(form, tmp_path, options)
+    manifest = open_engine_bundle(engine).manifest
+    assert (manifest.backend, manifest.form, manifest.split) == (backend, form, False)
+    assert [stage.threads for stage in manifest.stages] == [1]
+    capfd.readouterr()
+    command = forms_cpu.worker(engine, options)
+    assert subprocess.run(command, check=True).returncode == 0
+    first, second = json.loads(capfd.readouterr().out)
+    assert min(first, second) > 0
+
+
+def test_a_result_names_the_command_that_makes_it_again(forms_cpu: ModuleType) -> None:
+    given = ["--backend", "ncnn", "--variant", "s", "--rounds", "5", "--threads", "2"]
+    options = forms_cpu.parse(given)
+    report = forms_cpu.report(options)
+    assert report.stem == "ncnn-cpu-forms-s"
+    assert f"ncnn {importlib.metadata.version('ncnn')}" in report.title
+    program, *arguments = report.command.split()
+    assert (BENCHMARKS.parent / program).is_file()
+    assert forms_cpu.parse(arguments) == options
