@@ -146,7 +146,7 @@ def load_onnxruntime() -> Any:
 def session_options(*, threads: int, optimise: bool, spin: bool = False) -> Any:
     """Options of a session that shares the machine with others.
 
-    Between runs its threads sleep. ONNX Runtime by itself lets them spin for some 40 ms after each
+    Between runs its threads sleep. ONNX Runtime by itself lets them spin for some 50 ms after each
     run, in which they take the cores from whoever runs next.
 
     Args:
