@@ -286,7 +286,7 @@ def take(step: Step, work: Path, limit: float) -> Done:
         text=True,
         start_new_session=True,
     )
-    reader = threading.Thread(target=_show, args=(process, done.lines), daemon=True)
+    reader = threading.Thread(target=_show, args=(process, done.lines, work), daemon=True)
     reader.start()
     try:
         done.status = process.wait(timeout=limit)
@@ -302,11 +302,12 @@ def take(step: Step, work: Path, limit: float) -> Done:
     return done
 
 
-def _show(process: subprocess.Popen[str], lines: list[str]) -> None:
+def _show(process: subprocess.Popen[str], lines: list[str], work: Path) -> None:
+    here = f"{work.resolve()}{os.sep}"
     with process.stdout or contextlib.nullcontext(()) as said:
         for line in said:
             print(line, end="", flush=True)
-            lines.append(line.rstrip())
+            lines.append(line.rstrip().replace(here, ""))  # no path of the machine is kept
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

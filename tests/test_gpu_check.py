@@ -187,8 +187,10 @@ def test_a_step_that_fails_is_told_and_the_others_are_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = script.Step(purpose="say which this is", arguments=("--version",))
+    place = tmp_path / "models" / "nowhere"
+    elsewhere = script.Step(purpose="name a place in full", arguments=("inspect", str(place)))
     bad = script.Step(purpose="ask for what is not there", arguments=("inspect", "nowhere"))
-    monkeypatch.setattr(script, "steps", lambda check, results: [bad, good])
+    monkeypatch.setattr(script, "steps", lambda check, results: [bad, good, elsewhere])
     status = script.main(["--rehearse", "--work", str(tmp_path), "--results", "found"])
     said = capsys.readouterr()
     assert status == 1
@@ -198,6 +200,8 @@ def test_a_step_that_fails_is_told_and_the_others_are_taken(
     assert "| ask for what is not there | 1 |" in text
     assert "| say which this is | 0 |" in text
     assert "there is no bundle at nowhere" in text
+    assert f"$ parnet-deploy inspect {place}" in text  # as it was asked for
+    assert "there is no bundle at models/nowhere" in text
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ RUNS = 1700
 """Of each of six runners: ten thousand in all."""
 
 ALLOWED = 1 << 20
-"""Bytes: some 600 a run. An image has 49,152, the smallest map that crosses between stages 1,536."""
+"""Bytes: some 600 a run. An image has 49,152, the smallest map between stages 1,536."""
 
 
 @pytest.fixture(params=["onnxruntime", "openvino", "ncnn"])
