@@ -42,13 +42,18 @@ def counts(table: PlanTable, precision: str) -> dict[str, tuple[int, int, int | 
 @pytest.mark.slow
 def test_parnet_l_in_the_default_form() -> None:
     """The figures of docs/kernel-counts.md: kernels, streams, and the longest chain."""
-    table = run_plan_table(PlanOptions(networks=(variant("l").spec,)))
+    table = run_plan_table(PlanOptions(networks=(variant("l").spec,), stems=("replicate", "share")))
     assert counts(table, "fp32") == {
         "whole": (75, 3, 59),
         "stream1 (replicate)": (24, 1, 24),
         "stream2 (replicate)": (27, 1, 27),
         "stream3 (replicate)": (30, 1, 30),
         "fusion (replicate)": (16, 2, 15),
+        "stem (share)": (15, 1, 15),
+        "stream1 (share)": (18, 1, 18),
+        "stream2 (share)": (18, 1, 18),
+        "stream3 (share)": (18, 1, 18),
+        "fusion (share)": (16, 2, 15),
     }
     assert counts(table, "fp16") == {
         "whole": (73, 3, 57),
@@ -56,6 +61,11 @@ def test_parnet_l_in_the_default_form() -> None:
         "stream2 (replicate)": (27, 1, 27),
         "stream3 (replicate)": (29, 1, 29),
         "fusion (replicate)": (14, 2, 13),
+        "stem (share)": (14, 1, 14),
+        "stream1 (share)": (18, 1, 18),
+        "stream2 (share)": (18, 1, 18),
+        "stream3 (share)": (17, 1, 17),
+        "fusion (share)": (14, 2, 13),
     }
 
 

@@ -8,21 +8,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import call
 from conftest import Cli
 
 from parnet_deploy.bench.entries.timm_networks import TimmRequest
+from parnet_deploy.bench.peer_names import PEER_NAMES
+from parnet_deploy.bench.peers import PEERS
 from parnet_deploy.bench.plan_table import PlanTable
 from parnet_deploy.bench.report.paper import networks as paper_networks
 from parnet_deploy.bench.result import Absence, BenchResult
 from parnet_deploy.bundle import EngineBundle, ModelBundle
 from parnet_deploy.cli import bench_asked
 from parnet_deploy.cli.bench_asked import Asked
+from parnet_deploy.cli.bench_space import ENGINE, MODEL, space_needed
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
-from parnet_deploy.spec import decode
+from parnet_deploy.spec import count, decode, variant
 
 QUICK = (
     *("--rounds", 2, "--processes", 1, "--iterations", 4, "--seconds", 0),
@@ -140,6 +145,7 @@ def test_who_cannot_take_part_is_named_with_the_reason(
         (["nowhere"], 1, "there is no bundle at nowhere"),
         (["--variants", "s", "--rounds", "0"], 2, "--rounds"),
         (["--variants", "s", "--seconds", "-1"], 2, "--seconds"),
+        (["--variants", "s", "--forms", "keep"], 2, "nothing is counted, so leave out --forms"),
         (["--variants", "s", "--warm-up-seconds", "-1"], 2, "--warm-up-seconds"),
     ],
 )
@@ -249,6 +255,48 @@ def test_the_settings_are_those_of_the_options() -> None:
     assert {name: defaults[name] for name in plain} == plain
 
 
+def test_the_names_of_the_peers_are_those_there_are() -> None:
+    assert tuple(PEERS) == PEER_NAMES
+
+
+def test_other_commands_do_not_load_the_benchmark() -> None:
+    program = "import sys, parnet_deploy.cli.main; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    bench = {name for name in done.stdout.split() if name.startswith("parnet_deploy.bench.")}
+    assert bench
+    assert bench <= {
+        f"parnet_deploy.bench.{name}"
+        for name in ("contestant", "peer_names", "result", "statistics")
+    }
+
+
+def test_what_does_not_fit_on_the_disk_is_not_begun(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "parnet_deploy.cli.bench_space.shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 30)
+    )
+    result = call(capsys, "bench", "--paper", "--backends", "onnxruntime", "--schedules")
+    assert result.status == 2
+    assert "GiB of models and engines" in result.err
+    assert "set TMPDIR to a folder on a larger disk" in result.err
+    assert "export:" not in result.err
+
+
+def test_room_is_counted_by_what_is_built(engine: EngineBundle) -> None:
+    one = Asked(subjects=(), variants=("s",), backends=("onnxruntime",), schedules=False)
+    weights = 4 * count(variant("s").spec).parameters_fused
+    assert space_needed(one, ()) == pytest.approx((MODEL + ENGINE) * weights)
+    assert space_needed(replace(one, schedules=True), ()) > space_needed(one, ())
+    both = replace(one, backends=("onnxruntime", "ncnn"))
+    assert space_needed(both, ()) == pytest.approx(2 * space_needed(one, ()), abs=1)
+    assert space_needed(replace(one, against=("mnn",)), ()) > space_needed(one, ())
+    assert space_needed(one, (engine.path,)) > space_needed(one, ())
+    assert space_needed(replace(one, paper=True), ()) - space_needed(one, ()) > 1 << 30
+
+
 @pytest.mark.slow
 def test_the_papers_tables_stand_beside_ours(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -298,9 +346,15 @@ def test_plans_are_counted_without_a_gpu(
     result = call(capsys, "bench", *given)
     assert result.status == 0, result.err
     table = decode(out.read_bytes(), PlanTable)
-    parts = {(row.precision, row.part) for row in table.rows}
-    stages = ("whole", "stream1", "stream2", "stream3", "fusion")
-    assert parts == {(precision, part) for precision in ("fp32", "fp16") for part in stages}
+    streams = ("stream1", "stream2", "stream3", "fusion")
+    parts = [
+        ("whole", None),
+        *((part, "replicate") for part in streams),
+        *((part, "share") for part in ("stem", *streams)),
+    ]
+    assert [(row.precision, row.part, row.stem) for row in table.rows] == [
+        (precision, *part) for precision in ("fp32", "fp16") for part in parts
+    ]
     for row in table.rows:
         assert f" {row.kernels} " in result.out
         assert row.streams <= row.kernels
@@ -318,10 +372,16 @@ def test_plans_are_counted_without_a_gpu(
         (["--variants", "digits", "--output", "plans.html"], "--plan writes .json or .md"),
         (["--variants", "digits", "--compute-capability", "86"], "compute capability"),
         ([], "plans of which network?"),
+        (
+            ["--variants", "s", "--against", "all", "--rounds", 12, "--floor", "--paper"],
+            "--plan runs nothing, so leave out --against, --floor, --paper, --rounds",
+        ),
+        (["--variants", "s", "--no-schedules"], "so leave out --no-schedules"),
+        (["--variants", "s", "--warm-up", 3, "--devices", "0"], "leave out --devices, --warm-up"),
     ],
 )
 def test_plans_that_cannot_be_are_refused(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str | int], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = call(capsys, "bench", "--plan", *arguments)
     assert result.status == 2

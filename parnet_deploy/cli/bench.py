@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from parnet_deploy.bench.benchmark import Programme, run_benchmark
-from parnet_deploy.bench.peers import PEERS
-from parnet_deploy.bench.report.paper import sheets as paper_sheets
-from parnet_deploy.bench.report.saving import contents, targets
-from parnet_deploy.bench.report.table import sheets
-from parnet_deploy.bench.result import BenchResult, Settings
-from parnet_deploy.cli.bench_asked import (
-    Asked,
-    build_engines,
-    find,
-    parse_backends,
-    parse_names,
-    parse_peers,
-    parse_precisions,
-    prepare_timm,
-    title_of,
-)
-from parnet_deploy.cli.bench_plans import count_plans
-from parnet_deploy.cli.console import print_json, print_sheet, progress, say, tell
-from parnet_deploy.cli.options import parse_numbers
-from parnet_deploy.cli.output import refuse_files, write_files
-from parnet_deploy.pages.sheet import Sheet
+from parnet_deploy.bench.peer_names import PEER_NAMES
+from parnet_deploy.bench.result import Settings
+from parnet_deploy.cli.options import parse_numbers, refuse_given
 
 Subjects = Annotated[
     list[Path] | None,
@@ -44,7 +21,7 @@ Subjects = Annotated[
 ]
 Against = Annotated[
     str | None,
-    typer.Option(help=f"Peers with commas between, or all: {', '.join(PEERS)}."),
+    typer.Option(help=f"Peers with commas between, or all: {', '.join(PEER_NAMES)}."),
 ]
 Variants = Annotated[
     str | None, typer.Option(help="Networks by name, such as s,m,l,xl: exported and built first.")
@@ -116,7 +93,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with every lat
 _DEFAULT = Settings()
 
 
+OF_PLANS = frozenset({"forms", "compute_capability"})
+"""Parameters that mean something with ``--plan`` only."""
+
+OF_BOTH = frozenset({"engines", "variants", "precisions", "plan", "output", "force", "as_json"})
+"""Parameters that mean something with ``--plan`` and without it."""
+
+
 def command(
+    context: typer.Context,
     engines: Subjects = None,
     against: Against = None,
     variants: Variants = None,
@@ -146,6 +131,19 @@ def command(
     While one runs, all others are stopped. Figures are medians over all runs; ratios are taken
     round by round, so that what disturbs the machine for a while falls out of them.
     """
+    from parnet_deploy.cli.bench_asked import (
+        Asked,
+        parse_backends,
+        parse_names,
+        parse_peers,
+        parse_precisions,
+    )
+
+    if plan:
+        others = context.params.keys() - OF_PLANS - OF_BOTH
+        refuse_given(context, others, "--plan runs nothing")
+    else:
+        refuse_given(context, OF_PLANS, "without --plan nothing is counted")
     asked = Asked(
         subjects=tuple(engines or ()),
         variants=parse_names(variants),
@@ -158,8 +156,12 @@ def command(
         floor=floor,
     )
     if plan:
+        from parnet_deploy.cli.bench_plans import count_plans
+
         count_plans(asked, forms, compute_capability, output, force=force, as_json=as_json)
         return
+    from parnet_deploy.cli.bench_running import bench
+
     settings = Settings(
         batch=batch,
         rounds=rounds,
@@ -170,54 +172,4 @@ def command(
         seconds=seconds,
         seed=seed,
     )
-    _bench(asked, settings, output, force=force, as_json=as_json)
-
-
-def _bench(
-    asked: Asked, settings: Settings, output: Path | None, *, force: bool, as_json: bool
-) -> None:
-    """Refuse what cannot be, measure, and show."""
-    paths = find(asked)
-    title = title_of(asked, paths, settings)
-    files = () if output is None else targets(output, title)
-    refuse_files(files, force=force)
-    result = _measure(asked, paths, title, settings)
-    extra = paper_sheets(result) if asked.paper else ()
-    write_files(contents(result, files, extra=extra), force=force)
-    if as_json:
-        print_json(result)
-    else:
-        print_result(result, extra)
-    for path in files:
-        tell(f"written: {path}")
-
-
-def _measure(asked: Asked, paths: Sequence[Path], title: str, settings: Settings) -> BenchResult:
-    """Build what has to be built, and hold the contest."""
-    with tempfile.TemporaryDirectory(prefix="parnet-deploy-bench-") as name:
-        folder = Path(name)
-        others, absent = prepare_timm(asked, folder, settings)
-        programme = Programme(
-            title=title,
-            command=shlex.join(["parnet-deploy", *sys.argv[1:]]),
-            engines=build_engines(asked, paths, folder, settings),
-            against=asked.peers,
-            networks=asked.networks_of_peers,
-            others=others,
-            absent=absent,
-            gpus=asked.gpus,
-            schedules=asked.schedules,
-            floor=asked.floor,
-            settings=settings,
-        )
-        return run_benchmark(programme, folder, progress)
-
-
-def print_result(result: BenchResult, extra: Sequence[Sheet] = ()) -> None:
-    """The tables, and what they say in words."""
-    for sheet in (*sheets(result), *extra):
-        print_sheet(sheet)
-    for warning in result.conditions.warnings:
-        say(f"WARNING: {warning}")
-    for sentence in result.verdict:
-        say(sentence)
+    bench(asked, settings, output, force=force, as_json=as_json)

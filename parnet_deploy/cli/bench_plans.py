@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from parnet_deploy.bench.plan_table import (
     PlanOptions,
@@ -17,7 +18,7 @@ from parnet_deploy.cli.console import print_json, print_sheet, progress, tell
 from parnet_deploy.cli.output import refuse_files, write_files
 from parnet_deploy.errors import UsageError
 from parnet_deploy.pages.sheet import markdown
-from parnet_deploy.spec import default_form, encode, variant
+from parnet_deploy.spec import StemMode, default_form, encode, variant
 
 SUFFIXES = (".json", ".md")
 
@@ -54,6 +55,7 @@ def count_plans(
             bundles=tuple(open_model(path) for path in asked.subjects),
             forms=named or (default_form("tensorrt-rtx"),),
             precisions=asked.precisions,
+            stems=get_args(StemMode),
             compute_capability=compute_capability,
         ),
         progress,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar, get_args
+
+import typer
 
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import UsageError
@@ -65,3 +67,31 @@ def parse_choice(option: str, text: str, kind: object) -> str:
     if text not in choices:
         raise UsageError(f"{option} is one of {', '.join(choices)}; not '{text}'")
     return text
+
+
+def refuse_given(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Refuse options that were given on the command line and would mean nothing.
+
+    Args:
+        context: of the command.
+        names: of its parameters that do not apply.
+        why: what was asked for that they do not go with.
+
+    Raises:
+        UsageError: one was given.
+    """
+    wrong = set(names)
+    given = []
+    for option in context.command.params:
+        if option.name in wrong and _on_the_command_line(context, option.name):
+            off = context.params[option.name] is False
+            written = (option.secondary_opts if off else None) or option.opts
+            given.append(max(written, key=len))
+    if given:
+        raise UsageError(f"{why}, so leave out {', '.join(sorted(given))}")
+
+
+def _on_the_command_line(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    # By its name: which package the source is from depends on typer's version.
+    return source is not None and source.name == "COMMANDLINE"
