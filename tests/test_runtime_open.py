@@ -226,7 +226,9 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def stage(path: Path, **given: Any) -> None:
         made.append({"path": path, **given})
 
-    def runner(stages: list[Any], **given: Any) -> FunctionRunner:
+    def runner(stages: list[Any], *, contexts: int, **given: Any) -> FunctionRunner:
+        for plan in made:
+            plan["contexts"] = contexts
         return FunctionRunner(dict, **given)
 
     monkeypatch.setattr("parnet_deploy.runtime.tensorrt.tensorrt_stage", stage)
@@ -247,9 +249,10 @@ def test_plans_open_each_on_its_gpu_with_the_target_to_check(
     engines: dict[str, EngineBundle], plans: list[dict[str, Any]]
 ) -> None:
     bundle = as_plans(engines["split"])
-    with open_runner(bundle) as runner:
+    with open_runner(bundle, contexts=2) as runner:
         assert runner.inputs == bundle.manifest.inputs
         assert runner.outputs == bundle.manifest.outputs
+    assert {plan["contexts"] for plan in plans} == {2}
     assert [plan["device"] for plan in plans] == [0, 1, 2, 3]
     for plan, stage in zip(plans, bundle.manifest.stages, strict=True):
         assert plan["path"] == bundle.path / stage.file
