@@ -175,12 +175,7 @@ def command(
         subject = replace(subject, preprocessing=_cropped(subject.preprocessing, crop_ratio))
         found = _evaluate(subject, images, split, options, minimum, folder)
     _print(found, output, as_json=as_json)
-    if found.passed is False:
-        tell(
-            f"FAILED: {found.measures.top1.percent:.2f} % of the images are recognised, and at "
-            f"least {minimum:g} % are asked for"
-        )
-        raise typer.Exit(1)
+    _fail_below(minimum, found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,6 +203,16 @@ def _warn_of_learnt_images(network: Path, data: str, hold_out: float | None) -> 
     if run.data == data and run.hold_out != hold_out:
         part = "without one" if run.hold_out is None else f"with --hold-out {run.hold_out:g}"
         warn([f"it was trained on these images {part}: some that it learnt from are evaluated"])
+
+
+def _fail_below(minimum: float | None, found: Evaluation) -> None:
+    """End with exit status 1 where fewer images are recognised than were asked for."""
+    if found.passed is False:
+        tell(
+            f"FAILED: {found.measures.top1.percent:.2f} % of the images are recognised, and at "
+            f"least {minimum:g} % are asked for"
+        )
+        raise typer.Exit(1)
 
 
 def _staged(output: Path, *, force: bool) -> AbstractContextManager[Path]:

@@ -149,15 +149,9 @@ def command(
     the whole graph must equal the network, and the stages joined together the whole graph.
     """
     changes = given(
-        streams=streams,
-        depth=depth,
-        widths=widths,
-        blocks=blocks,
-        squeeze=squeeze,
-        classes=classes,
-        activation=activation,
-        image_size=image_size,
+        streams=streams, depth=depth, widths=widths, blocks=blocks, squeeze=squeeze, classes=classes
     )
+    changes |= given(activation=activation, image_size=image_size)
     batch_range = parse_batch(batch)
     named = _read_labels(labels) if labels else None
     base = find_spec(variant) if variant is not None else None

@@ -75,13 +75,7 @@ def export_model(
             beyond the range of the precision.
         BundleError: the bundle cannot be written.
     """
-    numbered = (f"class {index}" for index in range(model.spec.classes))
-    names = tuple(numbered if labels is None else labels)
-    if len(names) != model.spec.classes:
-        raise UsageError(f"{model.spec.classes} classes need as many labels, not {len(names)}")
-    listed = "".join(f"{name}\n" for name in names)
-    if tuple(listed.splitlines()) != names:
-        raise UsageError("a label has a line break in it; labels are one a line: give --labels")
+    listed = _listed(labels, model.spec.classes)
     check_weights(model)
     manifest = describe(model.spec, source, options)
     with staged(final, force=force) as work:
@@ -107,6 +101,18 @@ def export_model(
         )
         seal(work, manifest)
     return open_model(final, check=False)
+
+
+def _listed(labels: Sequence[str] | None, classes: int) -> str:
+    """The text of a labels file: one class name a line, numbers where there are none."""
+    numbered = (f"class {index}" for index in range(classes))
+    names = tuple(numbered if labels is None else labels)
+    if len(names) != classes:
+        raise UsageError(f"{classes} classes need as many labels, not {len(names)}")
+    text = "".join(f"{name}\n" for name in names)
+    if tuple(text.splitlines()) != names:
+        raise UsageError("a label has a line break in it; labels are one a line: give --labels")
+    return text
 
 
 def _prove_in_float32(
