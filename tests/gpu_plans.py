@@ -125,3 +125,19 @@ def networks(draw: st.DrawFn) -> Network:
 
 def image(number: int, batch: int = 1) -> Array:
     return np.arange(batch * WIDTH, dtype=np.float32).reshape(batch, WIDTH) + np.float32(number)
+
+
+NETWORKS = {
+    "one GPU": parnet(0, 0, 0, gpus=1),
+    "two GPUs": parnet(0, 1, 0, gpus=2),
+    "three GPUs": parnet(0, 1, 2),
+    "three GPUs, a stem": parnet(0, 1, 2, stem=0),
+    "three GPUs, through the host": parnet(0, 1, 2, peers=False),
+}
+
+
+def check(network: Network, answer: Mapping[str, Array], x: Array) -> None:
+    expected = network.expected(x)
+    assert answer.keys() == set(network.outputs)
+    for name in network.outputs:
+        np.testing.assert_array_equal(answer[name], expected[name])
