@@ -73,7 +73,8 @@ class Check:
     def stem(self) -> str:
         """How its results' names begin."""
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        return f"{today}-gpu-check-{slug(self.hardware)}"
+        what = "gpu-check" if self.devices else "rehearsal"
+        return f"{today}-{what}-{slug(self.hardware)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -323,8 +324,9 @@ def describe(check: Check, done: Sequence[Done]) -> str:
     """A report: every step, how it ended, and all it said."""
     when = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
     backends, precisions = ", ".join(check.backends) or "none", ", ".join(check.precisions)
+    what = "GPU check" if check.devices else "Rehearsal without a GPU"
     lines = [
-        f"# GPU check: {check.hardware}, ParNet-{check.variant.upper()}",
+        f"# {what}: {check.hardware}, ParNet-{check.variant.upper()}",
         "",
         f"{when}; backends: {backends}; precisions: {precisions}; GPUs: {len(check.devices)}.",
         "",

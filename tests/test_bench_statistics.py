@@ -54,6 +54,18 @@ def test_a_disturbance_of_a_whole_round_falls_out_of_the_ratio(
     assert found.high == pytest.approx(factor)
 
 
+@given(rounds=rounds, seed=st.integers(0, 99))
+def test_the_other_way_round_gives_the_inverse(rounds: list[list[float]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    other = [
+        [value * factor for value in own]
+        for own, factor in zip(rounds, rng.uniform(0.2, 5, len(rounds)), strict=True)
+    ]
+    one, back = compare(rounds, other), compare(other, rounds)
+    assert one.median == pytest.approx(1 / back.median)
+    assert (one.low, one.high) == (pytest.approx(1 / back.high), pytest.approx(1 / back.low))
+
+
 @given(rounds=rounds)
 def test_a_contestant_against_itself_is_one(rounds: list[list[float]]) -> None:
     assert compare(rounds, rounds).median == 1.0
@@ -74,7 +86,14 @@ def test_rounds_that_do_not_match_are_not_compared() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("batch", 0), ("rounds", 0), ("processes", -1), ("iterations", 0), ("seconds", -1.0)],
+    [
+        ("batch", 0),
+        ("rounds", 0),
+        ("processes", -1),
+        ("iterations", 0),
+        ("seconds", -1.0),
+        ("seconds", float("inf")),
+    ],
 )
 def test_settings_that_measure_nothing_are_refused(field: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"--{field}"):

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from commands import call
@@ -27,6 +28,7 @@ from parnet_deploy.cli import bench_asked
 from parnet_deploy.cli.bench_asked import Asked
 from parnet_deploy.cli.bench_space import ENGINE, MODEL, space_needed
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
+from parnet_deploy.errors import BuildError
 from parnet_deploy.spec import count, decode, variant
 
 QUICK = (
@@ -394,3 +396,26 @@ def test_an_engines_plans_are_built_already(
     result = call(capsys, "bench", "--plan", engine.path)
     assert result.status == 2
     assert "parnet-deploy inspect" in result.err
+
+
+def test_a_backend_that_cannot_build_is_absent_and_the_others_are_measured(
+    tiny_bundle: ModelBundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = bench_asked.model_engines
+
+    def build(model: ModelBundle, backends: tuple[str, ...], *rest: Any, **more: Any) -> Any:
+        if backends == ("ncnn",):
+            raise BuildError("ncnn reads no fp7 graphs")
+        return real(model, backends, *rest, **more)
+
+    monkeypatch.setattr(bench_asked, "model_engines", build)
+    given = ("--backends", "ncnn,onnxruntime", "--no-schedules", *QUICK, "--json")
+    result = call(capsys, "bench", tiny_bundle.path, *given)
+    assert result.status == 0, result.err
+    found = decode(result.out, BenchResult)
+    assert [o.contestant.name for o in found.outcomes] == ["onnxruntime whole"]
+    assert [(a.name, a.reason) for a in found.absent] == [("ncnn", "ncnn reads no fp7 graphs")]
+    assert any("untrained weights" in line for line in found.conditions.observations)
+    alone = call(capsys, "bench", tiny_bundle.path, "--backends", "ncnn", *QUICK)
+    assert alone.status == 1
+    assert "there is no engine to measure: ncnn: ncnn reads no fp7 graphs" in alone.err

@@ -179,8 +179,10 @@ def test_loads_that_cannot_be_are_refused(seconds: float, share: float) -> None:
 
 
 def test_an_efficiency_is_above_0() -> None:
-    with pytest.raises(UsageError, match="above 0, not 0"):
+    with pytest.raises(UsageError, match="above 0 and at most 1, not 0"):
         Assumptions(efficiency=0.0)
+    with pytest.raises(UsageError, match="at most 1, not 7"):
+        Assumptions(efficiency=7.0)
 
 
 def test_too_many_devices_and_none_are_refused() -> None:

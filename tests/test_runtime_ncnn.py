@@ -412,21 +412,23 @@ def test_without_ncnn_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
         load_ncnn()
 
 
-@pytest.mark.parametrize("given_by_user", [None, "ACTIVE"])
-def test_idle_threads_sleep_unless_the_user_says_otherwise(given_by_user: str | None) -> None:
-    """The OpenMP library tells the policy it read when it was loaded."""
+@pytest.mark.parametrize("given_by_user", [None, "77"])
+def test_idle_threads_spin_for_a_moment_unless_the_user_says_otherwise(
+    given_by_user: str | None,
+) -> None:
+    """The OpenMP library tells what it read when it was loaded, also beside the command line's."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
-    environment["OMP_DISPLAY_ENV"] = "TRUE"
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", "OMP_WAIT_POLICY": "PASSIVE"}
     if given_by_user:
-        environment["OMP_WAIT_POLICY"] = given_by_user
+        environment["GOMP_SPINCOUNT"] = given_by_user
     script = (
         "import os; from parnet_deploy.runtime.ncnn import load_ncnn; load_ncnn(); "
-        "print(os.environ.get('OMP_WAIT_POLICY'))"
+        "print(os.environ.get('GOMP_SPINCOUNT'))"
     )
     result = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
-    assert f"OMP_WAIT_POLICY = '{given_by_user or 'PASSIVE'}'" in result.stderr
+    assert f"GOMP_SPINCOUNT = '{given_by_user or 2000}'" in result.stderr
     assert result.stdout.strip() == str(given_by_user)  # others' libraries read what they would
 
 

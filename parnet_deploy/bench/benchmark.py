@@ -25,7 +25,7 @@ from parnet_deploy.bench.peers import Preparation, find_peer
 from parnet_deploy.bench.peers.base import Kind
 from parnet_deploy.bench.peers.base import Precision as PeerPrecision
 from parnet_deploy.bench.report.wording import sentences
-from parnet_deploy.bench.result import Absence, BenchResult, Outcome, Settings
+from parnet_deploy.bench.result import Absence, BenchResult, Conditions, Outcome, Settings
 from parnet_deploy.bench.tolerances import Graph
 from parnet_deploy.bundle import EngineBundle, ModelBundle, open_model, resolve_model
 from parnet_deploy.errors import BuildError, BundleError, RunnerError, UsageError
@@ -110,11 +110,26 @@ def run_benchmark(
         title=programme.title,
         command=programme.command,
         settings=programme.settings,
-        conditions=conditions(before, look()),
+        conditions=_with_weights(conditions(before, look()), programme.engines),
         outcomes=found,
         absent=(*programme.absent, *entries.absent, *contest.absent, *measured.absent),
     )
     return replace(result, verdict=sentences(result))
+
+
+def _with_weights(found: Conditions, engines: Sequence[EngineBundle]) -> Conditions:
+    """Conditions that say which networks are untrained: their answers are no accuracy."""
+    untrained = sorted(
+        {
+            engine.manifest.spec.name
+            for engine in engines
+            if engine.manifest.source is not None and engine.manifest.source.kind == "untrained"
+        }
+    )
+    if not untrained:
+        return found
+    said = f"untrained weights, whose answers mean nothing: {', '.join(untrained)}"
+    return replace(found, observations=(*found.observations, said))
 
 
 def _own_references(others: Sequence[Contestant]) -> dict[str, Path]:

@@ -12,6 +12,9 @@ from parnet_deploy.errors import UsageError
 from parnet_deploy.runtime.timeline import Span
 from parnet_deploy.verify.tolerances import FLOAT32
 
+LONGEST = 86400.0
+"""Seconds that a contestant can be asked to be timed."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
@@ -48,6 +51,8 @@ class Settings:
                 raise UsageError(f"--{name} is at least 1, not {getattr(self, name)}")
         if min(self.warm_up, self.warm_up_seconds, self.seconds) < 0:
             raise UsageError("--warm-up, --warm-up-seconds and --seconds are not negative")
+        if max(self.seconds, self.warm_up_seconds) > LONGEST:
+            raise UsageError(f"--seconds and --warm-up-seconds are at most {LONGEST:.0f}, a day")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -92,9 +92,10 @@ def compare(rounds: Sequence[Sequence[float]], reference: Sequence[Sequence[floa
         raise UsageError(
             f"rounds are compared one by one, and there are {len(rounds)} and {len(reference)}"
         )
-    ratios = [
-        float(np.median(own) / np.median(other))
+    logarithms = [
+        float(np.log(np.median(own) / np.median(other)))
         for own, other in zip(rounds, reference, strict=True)
     ]
-    low, median, high = (float(np.percentile(ratios, q)) for q in (25, 50, 75))
+    # Of logarithms, so that the other way round gives the inverse, also of an even number.
+    low, median, high = (float(np.exp(np.percentile(logarithms, q))) for q in (25, 50, 75))
     return Ratio(median=median, low=low, high=high)

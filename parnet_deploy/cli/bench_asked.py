@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import get_args
 
@@ -25,7 +27,7 @@ from parnet_deploy.cli.build_engine import ENGINES
 from parnet_deploy.cli.console import progress
 from parnet_deploy.cli.options import parse_choice
 from parnet_deploy.engine import BuildOptions, choose_backend, make_builder
-from parnet_deploy.errors import UsageError
+from parnet_deploy.errors import BuildError, EngineError, UsageError
 from parnet_deploy.spec import Backend, variant
 from parnet_deploy.spec.precision import Precision
 
@@ -101,25 +103,44 @@ def build_engines(
     paths: Sequence[Path],
     folder: Path,
     settings: Settings,
-) -> tuple[EngineBundle, ...]:
-    """All engines, those of models and variants built now."""
+) -> tuple[tuple[EngineBundle, ...], tuple[Absence, ...]]:
+    """All engines, those of models and variants built now, and those that could not be built.
+
+    Raises:
+        BundleError: a bundle that was named is damaged.
+        MissingDependencyError: what exports variants is not installed.
+    """
     given: list[EngineBundle] = []
+    absent: list[Absence] = []
+
+    def build(name: str, backend: Backend, make: Callable[[], Sequence[EngineBundle]]) -> None:
+        try:
+            given.extend(make())
+        except (BuildError, EngineError) as exc:
+            absent.append(Absence(name=backend, network=name, reason=str(exc)))
+            progress(f"left out: {name} with {backend}: {exc}")
+
     backends = _chosen(asked)
     for path in paths:
         if is_engine(path):
             given.append(open_engine_bundle(path))
-        else:
-            given += model_engines(open_model(path), backends, folder, progress=progress)
-    for precision in asked.precisions:
-        given += variant_engines(
-            asked.networks,
-            backends,
-            folder,
+            continue
+        model = open_model(path)
+        for backend in backends:
+            make = partial(model_engines, model, (backend,), folder, progress=progress)
+            build(model.manifest.spec.name, backend, make)
+    for precision, name, backend in product(asked.precisions, asked.networks, backends):
+        make = partial(
+            variant_engines,
+            (name,),
+            (backend,),
+            folder / precision,
             batch=settings.batch,
             precision=precision,
             progress=progress,
         )
-    return tuple(given)
+        build(name, backend, make)
+    return tuple(given), tuple(absent)
 
 
 def prepare_timm(

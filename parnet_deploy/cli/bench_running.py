@@ -17,6 +17,7 @@ from parnet_deploy.cli.bench_asked import Asked, build_engines, find, prepare_ti
 from parnet_deploy.cli.bench_space import check_space
 from parnet_deploy.cli.console import print_json, print_sheet, progress, say, tell
 from parnet_deploy.cli.output import refuse_files, write_files
+from parnet_deploy.errors import BuildError
 from parnet_deploy.pages.sheet import Sheet
 
 
@@ -38,11 +39,12 @@ def bench(
     refuse_files(files, force=force)
     result = _measure(asked, paths, title, settings)
     extra = paper_sheets(result) if asked.paper else ()
-    write_files(contents(result, files, extra=extra), force=force)
     if as_json:
         print_json(result)
     else:
         print_result(result, extra)
+    # After what is printed: a disk that is full meanwhile does not take the result with it.
+    write_files(contents(result, files, extra=extra), force=force)
     for path in files:
         tell(f"written: {path}")
 
@@ -52,15 +54,19 @@ def _measure(asked: Asked, paths: Sequence[Path], title: str, settings: Settings
     with tempfile.TemporaryDirectory(prefix="parnet-deploy-bench-") as name:
         folder = Path(name)
         check_space(asked, paths, folder)
+        engines, unbuilt = build_engines(asked, paths, folder, settings)
+        if not engines:
+            reasons = "; ".join(f"{absence.name}: {absence.reason}" for absence in unbuilt)
+            raise BuildError(f"there is no engine to measure: {reasons}")
         others, absent = prepare_timm(asked, folder, settings)
         programme = Programme(
             title=title,
             command=shlex.join(["parnet-deploy", *sys.argv[1:]]),
-            engines=build_engines(asked, paths, folder, settings),
+            engines=engines,
             against=asked.peers,
             networks=asked.networks_of_peers,
             others=others,
-            absent=absent,
+            absent=(*unbuilt, *absent),
             gpus=asked.gpus,
             schedules=asked.schedules,
             floor=asked.floor,

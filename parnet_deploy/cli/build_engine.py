@@ -57,7 +57,8 @@ SplitStreams = Annotated[
     bool, typer.Option("--split-streams", help="One engine per stage, not one of the whole.")
 ]
 BackendName = Annotated[
-    BackendChoice, typer.Option("--backend", help="auto: the fastest that works here.")
+    BackendChoice,
+    typer.Option("--backend", help="auto: the fastest that works on a GPU here, else onnxruntime."),
 ]
 Devices = Annotated[
     str | None, typer.Option(help="GPUs, such as 0,1,2: stages are spread over them.")

@@ -63,7 +63,8 @@ PrecisionName = Annotated[
     str | None, typer.Option("--precision", help="fp32, tf32, fp16 ... None: the bundle's.")
 ]
 Efficiency = Annotated[
-    float, typer.Option(help="Part of the peak rates that kernels reach, where not measured.")
+    float,
+    typer.Option(help="Part of the peak rates that kernels reach, where not measured."),
 ]
 Measure = Annotated[
     bool, typer.Option("--measure", help="Time every stage here, and plan with that.")

@@ -40,10 +40,10 @@ class Assumptions:
         """Refuse what cannot be.
 
         Raises:
-            UsageError: an efficiency that is not above 0.
+            UsageError: an efficiency that is not above 0, or above 1.
         """
-        if not self.efficiency > 0:
-            raise UsageError(f"an efficiency is above 0, not {self.efficiency}")
+        if not 0 < self.efficiency <= 1:
+            raise UsageError(f"an efficiency is above 0 and at most 1, not {self.efficiency}")
 
 
 def whole(spec: ParNetSpec) -> StageSpec:

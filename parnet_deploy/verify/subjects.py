@@ -21,6 +21,7 @@ from parnet_deploy.bundle import (
 )
 from parnet_deploy.errors import BundleError, UsageError, VerificationError
 from parnet_deploy.runtime import rebuild_command
+from parnet_deploy.spec import Backend
 from parnet_deploy.verify.tolerances import ENGINE_RUNGS, RungName
 
 _TAKEN_OVER = (
@@ -144,12 +145,21 @@ def _absent(rung: RungName, path: Path, model: ModelBundle) -> str:
     kind = "split" if rung == "split-engine" else "whole"
     reason = f"no {kind} engine was given"
     places = dict.fromkeys((path.parent, model.path.parent.parent / "engines"))
+    found: dict[Backend, Path] = {}
     for place in (candidate for folder in places for candidate in find_bundles(folder)):
-        try:
-            manifest = open_engine_bundle(place, check=False).manifest
-        except BundleError:  # a model bundle, or one that is damaged
-            continue
-        same = manifest.model.manifest_sha256 == model.manifest_sha256
-        if same and rung_of(manifest) == rung:
-            return f"{reason}; there is one: --with {place}"
-    return reason
+        manifest = _engine_manifest(place)
+        same = manifest is not None and manifest.model.manifest_sha256 == model.manifest_sha256
+        if manifest is not None and same and rung_of(manifest) == rung:
+            found.setdefault(manifest.backend, place)
+    own = _engine_manifest(path)
+    best = found.get(own.backend) if own else None  # what it is compared with differs in one thing
+    named = best or next(iter(found.values()), None)
+    return reason if named is None else f"{reason}; there is one: --with {named}"
+
+
+def _engine_manifest(path: Path) -> EngineManifest | None:
+    """What an engine says of itself; None for a model bundle, and one that is damaged."""
+    try:
+        return open_engine_bundle(path, check=False).manifest
+    except BundleError:
+        return None

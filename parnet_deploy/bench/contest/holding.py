@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -158,14 +159,20 @@ class _Contest:
                 ending.callback(worker.kill)
                 if self._open(key, worker):
                     workers[key] = worker
-            for _ in range(rounds):
+            begin = time.monotonic()
+            for done in range(rounds):
                 self._round[network] += 1
-                done = f"round {self._round[network]} of {self._settings.rounds}"
-                self._progress(f"{done}: {network}")
+                self._progress(self._which(network, done, rounds, time.monotonic() - begin))
                 for key in self._shuffled(network):
                     self._take_turn(key, workers[key])
             for key in self._shuffled(network):
                 self._finish(key, workers[key])
+
+    def _which(self, network: str, done: int, rounds: int, seconds: float) -> str:
+        """``round 3 of 12: l, about 80 s left``: of these contestants, as the first rounds went."""
+        which = f"round {self._round[network]} of {self._settings.rounds}: {network}"
+        left = seconds / done * (rounds - done) if done else 0.0
+        return f"{which}, about {left:.0f} s left" if left >= 1 else which
 
     def _shuffled(self, network: str) -> list[str]:
         keys = [key for key, r in self._records.items() if r.contestant.network == network]

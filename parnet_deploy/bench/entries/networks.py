@@ -75,6 +75,7 @@ def model_engines(
 
 
 def _export(name: str, backend: Backend, folder: Path, batch: int, precision: str) -> ModelBundle:
+    folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{name}-for-{backend}"
     command = [sys.executable, "-m", "parnet_deploy", "export", "--variant", name]
     command += ["--for", backend, "--batch", str(batch), "--output", str(final), "--force"]

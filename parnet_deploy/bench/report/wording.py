@@ -13,6 +13,12 @@ from parnet_deploy.bench.statistics import Latency
 MOST_VARIATION = 0.1
 """Coefficient of variation above which a contestant is called unstable."""
 
+BELOW = (
+    "less than the floor, which counts direct convolution: Winograd's algorithm multiplies less, "
+    "and the figures of a CPU are those that numpy reaches"
+)
+"""Where a contestant is faster than what should be the fastest possible."""
+
 MOST_DRIFT = 0.1
 """Relative distance of a round's median from the median of all that makes it unstable, too."""
 
@@ -102,10 +108,11 @@ def floor_sentences(outcomes: Sequence[Outcome], basis: Basis) -> Iterator[str]:
         parts = f"{figures.milliseconds(floor.roofline)} ms of operations and bytes"
         if floor.launches:
             parts += f", {figures.milliseconds(floor.launches)} ms of launches"
+        factor = times_floor(outcome, basis)
+        below = f"; {BELOW}" if factor < 1 else ""
         yield (
-            f"{_name(outcome)} ({outcome.precision}, {basis}) takes "
-            f"{figures.times(times_floor(outcome, basis))} the floor of "
-            f"{figures.milliseconds(floor.total)} ms ({parts}; {floor.device})."
+            f"{_name(outcome)} ({outcome.precision}, {basis}) takes {figures.times(factor)} the "
+            f"floor of {figures.milliseconds(floor.total)} ms ({parts}; {floor.device}){below}."
         )
 
 
