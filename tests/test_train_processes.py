@@ -102,6 +102,24 @@ def normalise_in_a_pair(folder: str) -> None:
         torch.save({k: v.detach() for k, v in state.items()}, Path(folder) / f"{processes.rank}.pt")
 
 
+ROWS = ("result", "input", "inference")
+"""What has a row for each image; everything else is of the whole batch."""
+
+
+def normalise_alone(folder: str) -> None:
+    """The joined batch through plain batch normalisation, in a process of its own like the pair."""
+    images, upstream = torch.load(Path(folder) / "batch.pt")
+    norm = nn.BatchNorm2d(3).double()
+    norm.load_state_dict(torch.load(Path(folder) / "norm.pt"))
+    images.requires_grad_()
+    result = norm(images)
+    result.backward(upstream)
+    found = norm.state_dict() | {f"grad.{n}": p.grad for n, p in norm.named_parameters()}
+    norm.eval()
+    found |= {"result": result, "input": images.grad, "inference": norm(images)}
+    torch.save({name: value.detach() for name, value in found.items()}, Path(folder) / "joined.pt")
+
+
 @pytest.mark.slow
 def test_synchronised_bn_is_that_of_the_joined_batch(tmp_path: Path) -> None:
     """Outputs, gradients and running statistics; the mean is large against the deviation."""
@@ -115,21 +133,15 @@ def test_synchronised_bn_is_that_of_the_joined_batch(tmp_path: Path) -> None:
     torch.save((images, upstream), tmp_path / "batch.pt")
     torch.save(norm.state_dict(), tmp_path / "norm.pt")
     run_processes("tests.test_train_processes:normalise_in_a_pair", 2, str(tmp_path))
-    images.requires_grad_()
-    result = norm(images)
-    result.backward(upstream)
-    expected = norm.state_dict() | {f"grad.{n}": p.grad for n, p in norm.named_parameters()}
+    run_processes("tests.test_train_processes:normalise_alone", 1, str(tmp_path))
+    joined = torch.load(tmp_path / "joined.pt")
+    expected = {name: joined[name] for name in joined if name not in ROWS}
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, value in expected.items():
         for part in parts:
             assert torch.allclose(part[name].double(), value.detach().double(), rtol=1e-4), name
-    norm.eval()
-    joined_parts = {
-        "result": result,
-        "input": images.grad,
-        "inference": norm(images),
-    }
-    for name, value in joined_parts.items():
+    for name in ROWS:
+        value = joined[name]
         together = torch.cat([part[name] for part in parts])
         assert torch.allclose(together, value.detach(), rtol=1e-4, atol=1e-4), name
 
