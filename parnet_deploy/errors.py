@@ -15,6 +15,8 @@
     ├── EngineError                 an engine that cannot be used
     │   └── TargetError             ... since it is for another machine, GPU or version than this
     ├── RunnerError                 a run that failed, or was fed the wrong arrays
+    ├── ServingError                a server that cannot start
+    ├── RequestError                a request that is refused, with its HTTP status
     └── VerificationError           verification that could not be carried out
 
 A message says what was found, what was expected, and what to do next. Foreign exceptions are
@@ -86,6 +88,25 @@ class TargetError(EngineError):
 
 class RunnerError(ParnetDeployError):
     """A run failed, or its inputs do not fit."""
+
+
+class ServingError(ParnetDeployError):
+    """A server cannot start, or a model repository cannot be written."""
+
+
+class RequestError(ParnetDeployError):
+    """A request is refused. The message is for the client: nothing of the server's inside is in it.
+
+    Attributes:
+        status: HTTP status code (RFC 9110, section 15).
+        retry_after: seconds after which it may be tried again, or None.
+    """
+
+    def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
+        """Refuse with a status and a reason."""
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
 
 
 class VerificationError(ParnetDeployError):

@@ -25,6 +25,7 @@ TORCH_FREE = (
     "roofline",
     "engine",
     "runtime",
+    "serve",
     "verify.compare",
     "train.recipe",
     "train.recipes",
@@ -118,6 +119,10 @@ def test_the_check_can_fail() -> None:
         "jinja2",
         "matplotlib",
         "sklearn",
+        "starlette",
+        "uvicorn",
+        "prometheus_client",
+        "tritonclient",
     ],
 )
 def test_the_command_line_starts_light(name: str, started: set[str]) -> None:

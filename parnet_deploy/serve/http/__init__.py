@@ -1,0 +1,1 @@
+"""HTTP: routes, deadlines, limits, signals, logs and the page."""

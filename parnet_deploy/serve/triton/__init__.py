@@ -1,0 +1,1 @@
+"""A model repository for the Triton Inference Server."""
