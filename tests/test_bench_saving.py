@@ -52,6 +52,28 @@ def test_json_reads_back_exactly(result: BenchResult, tmp_path: Path) -> None:
     assert saving.read(path) == result
 
 
+def test_what_is_written_has_no_path_of_this_machine(result: BenchResult, tmp_path: Path) -> None:
+    first, second, *rest = result.outcomes
+    here = Path.cwd()
+    first = replace(
+        first,
+        contestant=replace(
+            first.contestant, path=str(here / "engines" / "l"), images=str(tmp_path / "i.npz")
+        ),
+    )
+    second = replace(
+        second, contestant=replace(second.contestant, path=str(tmp_path / "peers" / "ncnn"))
+    )
+    moved = replace(result, outcomes=(first, second, *rest))
+    file = tmp_path / "found.json"
+    text = saving.contents(moved, [file])[file]
+    assert str(here) not in text
+    assert str(tmp_path) not in text
+    file.write_text(text)
+    told = [outcome.contestant for outcome in saving.read(file).outcomes]
+    assert (told[0].path, told[0].images, told[1].path) == ("engines/l", "i.npz", "ncnn")
+
+
 def test_json_has_a_line_for_each_round_not_for_each_run(result: BenchResult) -> None:
     text = saving.to_json(result)
     json.loads(text, parse_constant=pytest.fail)  # NaN is no JSON

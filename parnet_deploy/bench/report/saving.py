@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.report import table
 from parnet_deploy.bench.result import BenchResult
 from parnet_deploy.errors import BundleError, SpecError, os_reason
@@ -59,7 +61,26 @@ def contents(
         files: from `targets`.
         extra: further tables for people: the paper's beside ours.
     """
-    return {path: _content(result, path.suffix, extra) for path in files}
+    shown = portable(result, Path.cwd())
+    return {path: _content(shown, path.suffix, extra) for path in files}
+
+
+def portable(result: BenchResult, folder: Path) -> BenchResult:
+    """A benchmark without the paths of the machine that it was made on: results are published.
+
+    A path below `folder` becomes relative to it; of any other, the last part is left.
+    """
+
+    def shown(path: str) -> str:
+        place = Path(path)
+        inside = place.is_absolute() and place.is_relative_to(folder)
+        return str(place.relative_to(folder)) if inside else place.name
+
+    def moved(contestant: Contestant) -> Contestant:
+        return replace(contestant, path=shown(contestant.path), images=shown(contestant.images))
+
+    outcomes = tuple(replace(o, contestant=moved(o.contestant)) for o in result.outcomes)
+    return replace(result, outcomes=outcomes)
 
 
 def read(path: Path) -> BenchResult:
