@@ -9,6 +9,7 @@ Ten crops, for those who want them, are torchvision's as well.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -73,23 +74,48 @@ def decode(path: Path) -> Image.Image:
             kind that can be used; the message names it.
     """
     _check_file(path)
+    return _decode(path, str(path), MAX_PIXELS)
+
+
+def decode_bytes(
+    data: bytes, *, name: str = "the image", max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """Read an image file that is in memory, as `decode` reads one on disk.
+
+    Args:
+        data: the file's bytes.
+        name: what messages call it.
+        max_pixels: the largest image that is accepted; its header is asked before it is decoded.
+
+    Returns:
+        The image in mode RGB.
+
+    Raises:
+        ImageError: it is not a whole image of a size and kind that can be used.
+    """
+    if not data:
+        raise ImageError(f"{name} is empty")
+    return _decode(io.BytesIO(data), name, max_pixels)
+
+
+def _decode(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
     try:
         with _silent():
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(source, formats=FORMATS)
         with image:
-            _check_pixels(path, *image.size)
+            _check_pixels(name, image.size, max_pixels)
             image.load()
-            return _rgb(path, _upright(image))
+            return _rgb(name, _upright(image))
     except ImageError:
         raise
     except UnidentifiedImageError as exc:
-        raise ImageError(f"{path} is not an image of a known format ({_known()})") from exc
+        raise ImageError(f"{name} is not an image of a known format ({_known()})") from exc
     except Image.DecompressionBombError as exc:
-        raise ImageError(f"{path} has more than {MAX_PIXELS} pixels") from exc
+        raise ImageError(f"{name} has more than {max_pixels} pixels") from exc
     except PermissionError as exc:
-        raise ImageError(f"{path} may not be read: {exc.strerror}") from exc
+        raise ImageError(f"{name} may not be read: {exc.strerror}") from exc
     except Exception as exc:  # its decoders raise almost anything on damaged files
-        raise ImageError(f"{path} is damaged or cut short: {_reason(exc)}") from exc
+        raise ImageError(f"{name} is damaged or cut short: {_reason(exc)}") from exc
 
 
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Array:
@@ -217,10 +243,10 @@ def _check_file(path: Path) -> None:
         raise ImageError(f"{path} is empty")
 
 
-def _check_pixels(path: Path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
+def _check_pixels(name: str, size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
         raise ImageError(
-            f"{path} has {width}x{height} pixels, and at most {MAX_PIXELS} are accepted"
+            f"{name} has {size[0]}x{size[1]} pixels, and at most {max_pixels} are accepted"
         )
 
 
@@ -234,13 +260,13 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _rgb(path: Path, image: Image.Image) -> Image.Image:
+def _rgb(name: str, image: Image.Image) -> Image.Image:
     """Any of Pillow's modes as RGB."""
     if image.mode.startswith("I"):
-        image = _eight_bit(path, image)
+        image = _eight_bit(name, image)
     elif image.mode == "F":
         raise ImageError(
-            f"{path} holds floating-point pixels, whose white is not known; save it as 8 or 16 bit"
+            f"{name} holds floating-point pixels, whose white is not known; save it as 8 or 16 bit"
         )
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -249,11 +275,11 @@ def _rgb(path: Path, image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bit(path: Path, image: Image.Image) -> Image.Image:
+def _eight_bit(name: str, image: Image.Image) -> Image.Image:
     """16-bit grey as 8-bit grey: 65535 is 255. Pillow itself would clip at 255."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > _MAX_16_BIT:
-        raise ImageError(f"{path} holds more than 16 bits a pixel; save it as 8 or 16 bit")
+        raise ImageError(f"{name} holds more than 16 bits a pixel; save it as 8 or 16 bit")
     return Image.fromarray(((values * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT).astype(np.uint8))
 
 

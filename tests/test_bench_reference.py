@@ -23,7 +23,7 @@ from parnet_deploy.bench.entries.reference import (
 from parnet_deploy.bundle import ModelBundle
 from parnet_deploy.errors import UsageError
 from parnet_deploy.images import normalise
-from parnet_deploy.runtime.outputs import softmax
+from parnet_deploy.runtime.outputs import softmax_rows
 from parnet_deploy.spec import Array, Preprocessing
 
 SMALL = Preprocessing(size=(8, 6), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
@@ -106,7 +106,7 @@ def test_the_greatest_difference_counts(error: float, place: int) -> None:
 
 
 def test_probabilities_are_compared_with_probabilities(logits: Array) -> None:
-    probabilities = softmax(logits).astype(np.float32)
+    probabilities = softmax_rows(logits).astype(np.float32)
     assert compare_answers(probabilities, logits, softmax=True).max_abs < 1e-7
     assert compare_answers(probabilities, logits).max_abs > 0.1
 

@@ -19,15 +19,7 @@ from conftest import Cli, clean_error, export_tiny
 from PIL import Image
 
 from parnet_deploy.bundle import BatchRange, EngineBundle, ModelBundle
-from parnet_deploy.cli.predict import (
-    Guess,
-    Prediction,
-    Problem,
-    command,
-    likeliest,
-    predict,
-    probabilities,
-)
+from parnet_deploy.cli.predict import Prediction, Problem, command, predict
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.errors import RunnerError
 from parnet_deploy.images import load_images
@@ -297,27 +289,13 @@ def test_images_are_decoded_a_batch_at_a_time(engine: EngineBundle, tmp_path: Pa
     assert isinstance(next(results), Prediction)
 
 
-def test_probabilities_of_huge_logits(engine: EngineBundle) -> None:
-    rows = np.array([[1000.0, 999.0, -1000.0]], np.float32)
-    got = probabilities(engine, rows)
-    assert got[0] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1)), 0.0])
-
-
-def test_probabilities_that_are_probabilities_already(engine: EngineBundle) -> None:
-    inside = replace(engine, manifest=replace(engine.manifest, softmax=True))
-    rows = np.array([[0.25, 0.75]], np.float32)
-    assert probabilities(inside, rows).tolist() == [[0.25, 0.75]]
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_probabilities_refuse_what_is_no_number(engine: EngineBundle, value: float) -> None:
-    with pytest.raises(RunnerError, match="not finite"):
-        probabilities(engine, np.array([[0.0, value]], np.float32))
-
-
-def test_likeliest_takes_the_first_among_equals() -> None:
-    row = np.array([0.2, 0.4, 0.4])
-    assert likeliest(row, ("a", "b", "c"), 2) == (
-        Guess(label="b", index=1, probability=0.4),
-        Guess(label="c", index=2, probability=0.4),
+def test_values_that_are_no_numbers_name_the_engine(engine: EngineBundle, tmp_path: Path) -> None:
+    fed: list[Array] = []
+    bundle, runner = double(engine, BatchRange(), fed)
+    broken = FunctionRunner(
+        lambda feeds: {name: rows * np.nan for name, rows in runner.run(feeds).items()},
+        inputs=runner.inputs,
+        outputs=runner.outputs,
     )
+    with pytest.raises(RunnerError, match=rf"{bundle.path.name}: .* not finite; .*verify"):
+        next(predict(bundle, broken, [grey(tmp_path / "a.png", 250)], top=1))

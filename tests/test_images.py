@@ -17,7 +17,7 @@ from PIL import Image
 
 from parnet_deploy import images
 from parnet_deploy.errors import ImageError
-from parnet_deploy.images import decode, find_images, load_images, preprocess
+from parnet_deploy.images import decode, decode_bytes, find_images, load_images, preprocess
 from parnet_deploy.spec import Preprocessing
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -45,6 +45,28 @@ def test_decode_every_lossless_format(tmp_path: Path, suffix: str) -> None:
     assert decoded.mode == "RGB"
     assert decoded.size == (5, 3)
     assert np.array_equal(np.asarray(decoded), np.asarray(image))
+
+
+def test_decode_of_bytes_is_that_of_the_file(tmp_path: Path) -> None:
+    path = save(noise(9, 7), tmp_path / "a.jpg")
+    assert np.array_equal(np.asarray(decode_bytes(path.read_bytes())), np.asarray(decode(path)))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"", "is empty"), (b"GIF89a", "damaged or cut short|not an image"), (b"no", "known format")],
+)
+def test_bytes_that_are_no_image_are_called_by_their_name(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=rf"^image 2 .*({reason})"):
+        decode_bytes(data, name="image 2")
+
+
+def test_bytes_of_too_many_pixels_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (100, 101)).save(buffer, "PNG")
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError, match="100x101 pixels, and at most 10000"):
+        decode_bytes(buffer.getvalue(), max_pixels=100 * 100)
 
 
 def test_decode_goes_by_content_not_by_suffix(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from parnet_deploy.bundle import EngineBundle, open_engine_bundle
 from parnet_deploy.cli.console import print_json, say, tell, warn
 from parnet_deploy.errors import ImageError, RunnerError
 from parnet_deploy.images import find_images, load_image
+from parnet_deploy.runtime.outputs import Guess
 from parnet_deploy.spec import Array, Preprocessing
 
 if TYPE_CHECKING:
@@ -26,15 +27,6 @@ ImagePaths = Annotated[
 ]
 Top = Annotated[int, typer.Option("--top", help="How many labels to give per image.", min=1)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Guess:
-    """A class and its probability; `index` is its place in the logits."""
-
-    label: str
-    index: int
-    probability: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +108,7 @@ def predict(
         RunnerError: the run failed, or gave values that are not finite.
     """
     from parnet_deploy.runtime import run_batches
+    from parnet_deploy.runtime.outputs import likeliest
 
     batch, preprocessing = bundle.manifest.batch, bundle.manifest.preprocessing
     labels = bundle.labels
@@ -125,7 +118,7 @@ def predict(
         loaded = [_load(item, preprocessing) for item in found[first : first + batch.max]]
         usable = [item.pixels for item in loaded if isinstance(item, Loaded)]
         rows = run_batches(runner, np.concatenate(usable), batch) if usable else nothing
-        answers = iter(probabilities(bundle, rows))
+        answers = iter(_probabilities(bundle, rows))
         for item in loaded:
             if isinstance(item, Loaded):
                 guesses = likeliest(next(answers), labels, top)
@@ -134,39 +127,16 @@ def predict(
                 yield item
 
 
-def probabilities(bundle: EngineBundle, rows: Array) -> Array:
-    """What an engine gave, as probabilities.
+def _probabilities(bundle: EngineBundle, rows: Array) -> Array:
+    """What an engine gave, as probabilities; an error names the engine."""
+    from parnet_deploy.runtime.outputs import probabilities
 
-    Args:
-        bundle: the engine; it may have its softmax inside.
-        rows: (N, classes).
-
-    Returns:
-        (N, classes) float64, each row adding up to 1.
-
-    Raises:
-        RunnerError: a value is not finite.
-    """
-    from parnet_deploy.runtime.outputs import softmax
-
-    if not np.isfinite(rows).all():
+    try:
+        return probabilities(rows, softmax=bundle.manifest.softmax)
+    except RunnerError as exc:
         raise RunnerError(
-            f"{bundle.path} gave values that are not finite; 'parnet-deploy verify' says where "
-            "they arise"
-        )
-    return rows.astype(np.float64) if bundle.manifest.softmax else softmax(rows)
-
-
-def likeliest(row: Array, labels: Sequence[str], top: int) -> tuple[Guess, ...]:
-    """The `top` likeliest classes of one image, or all of them where there are fewer.
-
-    Among equals the first class comes first.
-    """
-    order = np.argsort(-row, kind="stable")[:top]
-    return tuple(
-        Guess(label=labels[index], index=int(index), probability=float(row[index]))
-        for index in order
-    )
+            f"{bundle.path}: {exc}; 'parnet-deploy verify' says where they arise"
+        ) from exc
 
 
 def _expand(path: Path) -> list[Path | Problem]:

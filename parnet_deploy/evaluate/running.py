@@ -20,7 +20,7 @@ from parnet_deploy.evaluate.result import Crops, Problem
 from parnet_deploy.evaluate.subject import Subject
 from parnet_deploy.images import preprocess, preprocess_ten
 from parnet_deploy.runtime import run_batches
-from parnet_deploy.runtime.outputs import softmax
+from parnet_deploy.runtime.outputs import softmax_rows
 from parnet_deploy.spec import Array, Preprocessing
 
 CROPS: dict[Crops, int] = {"centre": 1, "ten": 10}
@@ -261,6 +261,6 @@ def _probabilities(subject: Subject, samples: Samples, batch: Sequence[_Loaded])
             "says where they arise"
         )
     flat = rows.reshape(-1, subject.spec.classes)
-    chances = flat.astype(np.float64) if subject.softmax else softmax(flat)
+    chances = flat.astype(np.float64) if subject.softmax else softmax_rows(flat)
     mean: Array = chances.reshape(rows.shape).mean(axis=1)
     return mean

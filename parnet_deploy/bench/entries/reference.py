@@ -12,7 +12,7 @@ from parnet_deploy.bench.entries.images import read_images
 from parnet_deploy.bench.result import Parity
 from parnet_deploy.bundle import CHECKPOINT
 from parnet_deploy.errors import UsageError, os_reason
-from parnet_deploy.runtime.outputs import softmax as probabilities
+from parnet_deploy.runtime.outputs import softmax_rows
 from parnet_deploy.spec import Array
 
 
@@ -86,7 +86,7 @@ def compare_answers(answer: Array | None, reference: Array, *, softmax: bool = F
         reference: logits in float64 (N, classes).
         softmax: the answer is probabilities.
     """
-    wanted = probabilities(reference) if softmax else reference
+    wanted = softmax_rows(reference) if softmax else reference
     images = len(wanted)
     if answer is None or answer.shape != wanted.shape or answer.dtype.kind != "f":
         return Parity(max_abs=math.inf, max_rel=math.inf, same_top1=0, images=images)
