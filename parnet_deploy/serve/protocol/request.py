@@ -1,11 +1,38 @@
-"""An inference request: what a client asks for."""
+"""An inference request: what a client asks for, checked against the model's signature.
+
+The policy on numbers that are not finite: a NaN or an infinity among a model's inputs is refused
+with 400, and so is a number that only its element type rounds to infinity. A network's answer to
+them means nothing, and such an answer looks like any other. JSON has no literal for them anyway.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from parnet_deploy.spec import Array
+from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.protocol.datatypes import BYTES, KNOWN, datatype_of
+from parnet_deploy.serve.protocol.messages import (
+    InputParameters,
+    InputTensor,
+    OutputParameters,
+    RequestedOutput,
+    RequestMessage,
+    decode_request,
+)
+from parnet_deploy.serve.protocol.shapes import check_files, check_shape
+from parnet_deploy.serve.protocol.tensors import (
+    array_from_bytes,
+    array_from_json,
+    files_from_bytes,
+    files_from_json,
+)
+from parnet_deploy.serve.protocol.wording import listed, quoted, shortened
+from parnet_deploy.serve.signature import Signature
+from parnet_deploy.spec import Array, TensorSpec
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+"""The HTTP header that tells how many of a body's bytes are JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -36,12 +63,175 @@ class InferRequest:
     """What a client asks for, checked against the model's signature.
 
     Attributes:
-        inputs: by name: (N, 3, H, W) arrays of the model's dtype, or encoded images.
+        inputs: by name: (N, 3, H, W) arrays of the model's dtype, or encoded images. Arrays may be
+            views of the body, which cannot be written to.
         outputs: what is wanted, in the client's order.
         id: the client's own name of the request; empty where it gave none.
+        batch: N, from 1 to what the model takes at most.
     """
 
     inputs: Mapping[str, Array | EncodedImages]
     outputs: tuple[WantedOutput, ...]
     id: str = ""
-    batch: int = field(default=1)
+    batch: int = 1
+
+
+def parse_request(body: bytes, header_length: int | None, signature: Signature) -> InferRequest:
+    """Read a body.
+
+    Args:
+        body: JSON, and behind it the bytes of binary tensors in the order of the inputs.
+        header_length: bytes of the JSON, as the client's header says; None: all of the body.
+        signature: what the model reads and gives.
+
+    Raises:
+        RequestError: 400; the message says what was found and what is expected.
+    """
+    length = _json_length(len(body), header_length)
+    view = memoryview(body)
+    message = decode_request(view[:length])
+    inputs = _read_inputs(message.inputs, view[length:], signature)
+    return InferRequest(
+        inputs=inputs,
+        outputs=_wanted(message, signature),
+        id=message.id or "",
+        batch=message.inputs[0].shape[0],
+    )
+
+
+def _json_length(size: int, header_length: int | None) -> int:
+    if header_length is None:
+        return size
+    if not 0 <= header_length <= size:
+        raise RequestError(
+            400, f"{HEADER_LENGTH} is {shortened(header_length)}, and the body has {size} bytes"
+        )
+    return header_length
+
+
+# Inputs
+
+
+def _read_inputs(
+    tensors: Sequence[InputTensor], tail: memoryview, signature: Signature
+) -> dict[str, Array | EncodedImages]:
+    """Every input's value; `tail` is what stands behind the JSON."""
+    specs = {spec.name: spec for spec in signature.inputs}
+    _check_names("input", [tensor.name for tensor in tensors], list(specs))
+    missing = [quoted(name) for name in specs if name not in {tensor.name for tensor in tensors}]
+    if missing:
+        some = "the input" if len(missing) == 1 else "the inputs"
+        verb = "is" if len(missing) == 1 else "are"
+        raise RequestError(400, f"{some} {', '.join(missing)} {verb} missing")
+    values: dict[str, Array | EncodedImages] = {}
+    for tensor in tensors:
+        spec = specs[tensor.name]
+        _check_tensor(tensor, spec, signature)
+        data, tail = _take(tensor, tail)
+        values[tensor.name] = _read(tensor, spec, data)
+    if tail:
+        raise RequestError(400, f"{len(tail)} bytes are left behind the last input's data")
+    if len({tensor.shape[0] for tensor in tensors}) > 1:
+        raise RequestError(400, "the inputs hold different numbers of images")
+    return values
+
+
+def _check_tensor(tensor: InputTensor, spec: TensorSpec, signature: Signature) -> None:
+    """Compare an input's datatype and shape with what the model reads."""
+    expected, image = datatype_of(spec.dtype), spec == signature.image
+    if tensor.datatype == BYTES and image:
+        check_files(tensor.shape, spec.name, signature.batch)
+    elif tensor.datatype == expected:
+        check_shape(tensor.shape, spec, signature.batch)
+    else:
+        kind = "" if tensor.datatype in KNOWN else "unknown "
+        other = f" (or {BYTES}, for encoded images)" if image else ""
+        raise RequestError(
+            400,
+            f"input {quoted(spec.name)} has the {kind}datatype {quoted(tensor.datatype)}, and "
+            f"{expected}{other} is expected",
+        )
+
+
+def _take(tensor: InputTensor, tail: memoryview) -> tuple[memoryview | None, memoryview]:
+    """An input's own bytes, None where its data stand in the JSON, and what is left behind."""
+    parameters = tensor.parameters or InputParameters()
+    _refuse_shared_memory("input", tensor.name, parameters.shared_memory_region)
+    size, name = parameters.binary_data_size, quoted(tensor.name)
+    if (size is None) != tensor.has_data:
+        found = "no data" if size is None else "both"
+        raise RequestError(
+            400, f"input {name} has {found}, and either data or binary_data_size is expected"
+        )
+    if size is None:
+        return None, tail
+    if not 0 <= size <= len(tail):
+        hint = "" if tail else f"; {HEADER_LENGTH} tells where the JSON ends"
+        raise RequestError(
+            400,
+            f"input {name} has a binary_data_size of {shortened(size)}, and {len(tail)} bytes are "
+            f"left behind the JSON{hint}",
+        )
+    return tail[:size], tail[size:]
+
+
+def _read(tensor: InputTensor, spec: TensorSpec, data: memoryview | None) -> Array | EncodedImages:
+    """An input's value, out of its bytes or else out of its JSON."""
+    name, shape = spec.name, tuple(tensor.shape)
+    if tensor.datatype == BYTES:
+        if data is None:
+            return EncodedImages(files=files_from_json(name, tensor.data, shape))
+        return EncodedImages(files=files_from_bytes(name, data, shape[0]))
+    if data is None:
+        return array_from_json(name, tensor.data, spec.dtype, shape)
+    return array_from_bytes(name, data, spec.dtype, shape)
+
+
+# Outputs
+
+
+def _wanted(message: RequestMessage, signature: Signature) -> tuple[WantedOutput, ...]:
+    """The outputs that a client asked for, or all of them."""
+    names = [spec.name for spec in signature.outputs]
+    parameters = message.parameters
+    binary = parameters is not None and bool(parameters.binary_data_output)
+    if not message.outputs:
+        return tuple(WantedOutput(name=name, binary=binary) for name in names)
+    _check_names("output", [output.name for output in message.outputs], names)
+    return tuple(_wanted_output(output, binary=binary) for output in message.outputs)
+
+
+def _wanted_output(output: RequestedOutput, *, binary: bool) -> WantedOutput:
+    parameters = output.parameters or OutputParameters()
+    _refuse_shared_memory("output", output.name, parameters.shared_memory_region)
+    classes = parameters.classification or 0
+    if classes < 0:
+        raise RequestError(
+            400,
+            f"output {quoted(output.name)} is wanted with a classification of "
+            f"{shortened(classes)}, and a number of classes is expected",
+        )
+    own = parameters.binary_data
+    return WantedOutput(name=output.name, binary=binary if own is None else own, classes=classes)
+
+
+def _check_names(kind: str, found: Iterable[str], expected: Sequence[str]) -> None:
+    """Refuse names that the model does not have, and those that stand twice."""
+    seen: set[str] = set()
+    for name in found:
+        if name not in expected:
+            raise RequestError(
+                400, f"the model has no {kind} {quoted(name)}; {listed(kind, expected)}"
+            )
+        if name in seen:
+            raise RequestError(400, f"the {kind} {quoted(name)} is given twice")
+        seen.add(name)
+
+
+def _refuse_shared_memory(kind: str, name: str, region: object) -> None:
+    if region is not None:
+        raise RequestError(
+            400,
+            f"{kind} {quoted(name)} is in shared memory, which is not offered; send and fetch it "
+            "in the body",
+        )

@@ -1,0 +1,139 @@
+"""The JSON of requests and responses, as values.
+
+Members that are not named here are ignored, as the protocol has it. So are parameters: a network
+keeps nothing from one request to the next, hence ``sequence_id`` and its like change nothing, and
+a request's deadline is the server's, not its own ``timeout``. Of a name that stands twice in one
+object the last one counts. ``null`` is taken for a member that is not there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from parnet_deploy.errors import RequestError
+
+T = TypeVar("T")
+
+# Requests
+
+
+class InputParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """How an input is sent."""
+
+    binary_data_size: int | None = None
+    shared_memory_region: Any = None
+
+
+class InputTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """An input; its data stay JSON until it is known what they have to be."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: InputParameters | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def has_data(self) -> bool:
+        """Whether it has data in the JSON."""
+        return bytes(memoryview(self.data)[:4]) != b"null"
+
+
+class OutputParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """How an output is wanted."""
+
+    binary_data: bool | None = None
+    classification: int | None = None
+    shared_memory_region: Any = None
+
+
+class RequestedOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """An output that is wanted."""
+
+    name: str
+    parameters: OutputParameters | None = None
+
+
+class RequestParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for the request as a whole."""
+
+    binary_data_output: bool | None = None
+
+
+class RequestMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """An inference request's JSON."""
+
+    inputs: list[InputTensor]
+    outputs: list[RequestedOutput] | None = None
+    parameters: RequestParameters | None = None
+    id: str | None = None
+
+
+# Responses
+
+
+class BinarySize(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of an output that stand behind the JSON."""
+
+    binary_data_size: int
+
+
+class OutputTensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An output, with its data or with their size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parameters: BinarySize | None = None
+    data: list[Any] | None = None
+
+
+class ResponseMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An inference response's JSON."""
+
+    id: str = ""
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+
+
+_REQUESTS = msgspec.json.Decoder(RequestMessage)
+
+
+def decode_request(data: memoryview) -> RequestMessage:
+    """A request's JSON.
+
+    Raises:
+        RequestError: 400, as `decode` raises it.
+    """
+    if not data:
+        raise RequestError(400, "the body is empty, and an inference request is expected")
+    return decode(_REQUESTS, data, "the request")
+
+
+def decode(decoder: msgspec.json.Decoder[T], data: memoryview | msgspec.Raw, what: str) -> T:
+    """JSON as a value.
+
+    Args:
+        decoder: of the value's type.
+        data: JSON in UTF-8.
+        what: what it is, for the messages.
+
+    Raises:
+        RequestError: 400; it is not JSON, is nested too deeply, is not UTF-8, or something in it
+            is missing, of another type, or a number with too many digits.
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as exc:
+        raise RequestError(400, f"{what} is not as the protocol has it: {exc}") from exc
+    except msgspec.DecodeError as exc:
+        raise RequestError(400, f"{what} is not JSON: {exc}") from exc
+    except UnicodeError as exc:
+        raise RequestError(400, f"{what} is not JSON: it is not UTF-8") from exc
+    except RecursionError as exc:
+        raise RequestError(400, f"{what} is nested too deeply") from exc
+    except (ValueError, OverflowError) as exc:  # Python's own limit on the digits of a number
+        raise RequestError(400, f"{what} holds a number with too many digits") from exc
