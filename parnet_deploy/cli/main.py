@@ -24,7 +24,9 @@ from parnet_deploy.cli import (
     inspect,
     plan,
     predict,
+    serve,
     train,
+    triton_repo,
     variants,
     verify,
 )
@@ -53,8 +55,10 @@ app.command("export")(export.command)
 app.command("build-engine")(build_engine.command)
 app.command("verify")(verify.command)
 app.command("predict")(predict.command)
+app.command("serve")(serve.command)
 app.command("bench")(bench.command)
 app.command("plan")(plan.command)
+app.command("triton-repo")(triton_repo.command)
 app.command("inspect")(inspect.command)
 app.command("variants")(variants.command)
 app.command("doctor")(doctor.command)
