@@ -10,6 +10,11 @@ from parnet_deploy.errors import UsageError
 
 LogFormat = Literal["text", "json"]
 
+_SIZES = (
+    *("contexts", "queue", "max_batch", "max_pixels", "max_connections"),
+    *("max_buffered", "max_header"),
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeSettings:
@@ -26,7 +31,9 @@ class ServeSettings:
         max_delay: how long it waits for them.
         warm_up: runs before the server is ready.
         max_body: largest body, after decompression too; None: what the largest batch needs.
+        max_buffered: bytes of bodies in memory, over all connections; beyond them 503.
         max_pixels: largest encoded image, in pixels, looked at before it is decoded.
+        max_header: largest header of a request; beyond it 431.
         header_timeout: from a connection, or a request's first byte, to the end of its header.
         body_timeout: from the end of the header to the end of the body.
         idle_timeout: between two requests on one connection.
@@ -48,7 +55,9 @@ class ServeSettings:
     max_delay: float = 0.0
     warm_up: int = 3
     max_body: int | None = None
+    max_buffered: int = 256 * 1024 * 1024
     max_pixels: int = 25_000_000
+    max_header: int = 32 * 1024
     header_timeout: float = 5.0
     body_timeout: float = 30.0
     idle_timeout: float = 60.0
@@ -65,9 +74,14 @@ class ServeSettings:
         Raises:
             UsageError: a size below 1, a time that is not positive and finite, a port that is none.
         """
-        for name in ("contexts", "queue", "max_batch", "max_pixels", "max_connections"):
+        for name in _SIZES:
             if getattr(self, name) < 1:
                 raise UsageError(f"{_flag(name)} is at least 1, not {getattr(self, name)}")
+        if self.max_body is not None and self.max_body > self.max_buffered:
+            raise UsageError(
+                f"{_flag('max_body')} ({self.max_body}) is at most {_flag('max_buffered')} "
+                f"({self.max_buffered}): a body is in memory as a whole"
+            )
         for name in ("warm_up", "decode_threads", "max_delay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{_flag(name)} is not negative, not {getattr(self, name)}")

@@ -1,0 +1,112 @@
+"""Bodies: read within a limit, a budget and a deadline, and decompressed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.exceptions import HTTPException
+from starlette.types import Receive
+
+from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.http.budget import Budget, Hold
+from parnet_deploy.serve.http.coding import IDENTITY, check_coding, undo
+from parnet_deploy.serve.http.exchange import Exchange
+from parnet_deploy.serve.http.traffic import Traffic
+from parnet_deploy.serve.http.watch import ClientGoneError
+from parnet_deploy.serve.settings import ServeSettings
+from parnet_deploy.serve.signature import Signature
+
+_PER_NUMBER = 24
+"""Bytes that a number takes in JSON at most: ``-1.2345678901234567e-100``, and a comma."""
+
+_ROOM = 65_536
+"""Bytes for names and shapes."""
+
+_PHOTOGRAPH = 16 * 1024 * 1024
+
+_SMALL = 32_768
+"""Compressed bytes that are undone on the event loop: sooner than a thread would begin."""
+
+
+def body_limit(signature: Signature, settings: ServeSettings) -> int:
+    """The largest body in bytes: what was set, or what the largest batch needs as JSON.
+
+    Where that is less, a photograph of 16 MiB; never more than may be in memory at once.
+    """
+    if settings.max_body is not None:
+        return settings.max_body
+    numbers = 0
+    for spec in signature.inputs:
+        items = 1
+        for size in spec.concrete(signature.batch.max):
+            items *= size
+        numbers += items
+    return min(max(numbers * _PER_NUMBER + _ROOM, _PHOTOGRAPH), settings.max_buffered)
+
+
+def too_large(limit: int) -> RequestError:
+    """The refusal of a body beyond the limit."""
+    return RequestError(413, f"the body has more than {limit} bytes, which is the limit here")
+
+
+class BodyReader:
+    """Reads bodies whole."""
+
+    def __init__(self, limit: int, settings: ServeSettings, budget: Budget, traffic: Traffic):
+        """Read bodies of at most `limit` bytes, before and after decompression."""
+        self._limit = limit
+        self._seconds = settings.body_timeout
+        self._budget = budget
+        self._traffic = traffic
+
+    def hold(self) -> Hold:
+        """What one request's body takes of the budget, for as long as it is in memory."""
+        return self._budget.hold()
+
+    async def read(self, exchange: Exchange, receive: Receive, hold: Hold) -> bytes:
+        """A request's body, decompressed.
+
+        Raises:
+            RequestError: it is too large (413), too slow (408), damaged (400), or there are too
+                many others (503); its coding is not known (415).
+            ClientGoneError: it will never be complete.
+        """
+        coding = exchange.content_encoding
+        check_coding(coding)
+        try:
+            async with asyncio.timeout(self._seconds) as deadline:
+                with self._traffic.reading(deadline):
+                    body = await _collect(exchange, receive, hold)
+        except TimeoutError as exc:
+            raise self._late() from exc
+        except HTTPException as exc:  # from Starlette's limit
+            raise too_large(self._limit) if exc.status_code == 413 else exc from exc
+        if coding in IDENTITY:
+            return body
+        if len(body) <= _SMALL:
+            plain = undo(coding, body, self._limit)
+        else:
+            plain = await asyncio.to_thread(undo, coding, body, self._limit)
+        hold.take(len(plain))
+        return plain
+
+    def _late(self) -> RequestError:
+        if self._traffic.draining:
+            return RequestError(503, "the server is shutting down", retry_after=1)
+        return RequestError(408, f"the body was not complete after {self._seconds:g} s")
+
+
+async def _collect(exchange: Exchange, receive: Receive, hold: Hold) -> bytes:
+    parts: list[bytes] = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        part: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        hold.take(len(part))
+        exchange.received += len(part)
+        parts.append(part)
+    exchange.body_read = True
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,173 @@
+"""What a server says on standard error: lines of text, or of JSON, with the request's id.
+
+A line is handed to a thread that writes it: a reader that has stopped reading stops no request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import msgspec
+
+from parnet_deploy.serve.settings import LogFormat
+
+REQUEST_ID: ContextVar[str] = ContextVar("parnet_deploy_request_id", default="")
+"""The id of the request that is being answered; empty outside of one."""
+
+_FACTS = "parnet_facts"
+_ID = "parnet_id"
+_LINES = 10_000
+"""Lines that wait to be written; beyond them, lines are dropped and counted."""
+
+_PATIENCE = 1.0
+"""Seconds for the last lines to be written."""
+
+
+def log_facts(
+    logger: logging.Logger,
+    message: str,
+    facts: Callable[[], dict[str, Any]],
+    level: int = logging.INFO,
+) -> None:
+    """Log a message with facts, which JSON has as fields of their own.
+
+    Args:
+        logger: where.
+        message: what, in short.
+        facts: asked only where the line is wanted.
+        level: how grave it is.
+    """
+    if logger.isEnabledFor(level):
+        record = logging.LogRecord(logger.name, level, "", 0, message, None, None)
+        setattr(record, _FACTS, facts())
+        logger.handle(record)
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-01-31T12:00:00.000Z INFO POST /classify 200 id=... ms=3.1``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line; a traceback follows in lines of its own."""
+        parts = [_time(record), record.levelname, _flat(record.getMessage())]
+        facts = {"id": getattr(record, _ID, "")} | getattr(record, _FACTS, {})
+        shown = {k: v for k, v in facts.items() if v != "" and k not in _IN_MESSAGE}
+        parts += [f"{name}={_flat(str(value))}" for name, value in shown.items()]
+        line = " ".join(parts)
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+_IN_MESSAGE = ("event", "method", "path", "status")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, the traceback in a field of it."""
+        line = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request := getattr(record, _ID, ""):
+            line["id"] = request
+        line |= getattr(record, _FACTS, {})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+class _Sender(logging.Handler):
+    """Hands records over as they are, with the id of the request that they belong to."""
+
+    def __init__(self, lines: queue.Queue[logging.LogRecord | None]) -> None:
+        super().__init__()
+        self._lines = lines
+        self.dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand one over, or drop it where thousands wait."""
+        setattr(record, _ID, REQUEST_ID.get())
+        try:
+            self._lines.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+
+
+class _Writer(logging.StreamHandler[TextIO]):
+    """Writes lines; where nobody reads them any more, there is nobody to tell of that either."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Go on."""
+
+
+class Log:
+    """The thread that writes lines."""
+
+    def __init__(self, stream: TextIO, formatter: logging.Formatter) -> None:
+        """Begin."""
+        self._lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_LINES)
+        self._writer = _Writer(stream)
+        self._writer.setFormatter(formatter)
+        self.handler = _Sender(self._lines)
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether lines are left that cannot be written."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Write what is left, unless nobody reads it."""
+        with contextlib.suppress(queue.Full):
+            if dropped := self.handler.dropped:
+                message = f"{dropped} lines of this log were dropped: nobody read them"
+                self._lines.put_nowait(
+                    logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
+                )
+            self._lines.put_nowait(None)
+        self._thread.join(_PATIENCE)
+
+    def _write(self) -> None:
+        while (record := self._lines.get()) is not None:
+            self._writer.handle(record)
+
+
+@contextlib.contextmanager
+def logging_to(stream: TextIO | None, kind: LogFormat) -> Iterator[Log]:
+    """While the block runs, whatever is logged is written to a stream, or to standard error."""
+    log = Log(stream or sys.stderr, JsonFormatter() if kind == "json" else TextFormatter())
+    root, ours = logging.getLogger(), logging.getLogger("parnet_deploy")
+    uvicorns = logging.getLogger("uvicorn.error")
+    handlers, levels = root.handlers[:], (ours.level, uvicorns.level)
+    root.handlers[:] = [log.handler]
+    if ours.level == logging.NOTSET:  # else --debug has set it
+        ours.setLevel(logging.INFO)
+    uvicorns.setLevel(logging.ERROR)  # its warnings are about clients, and told by us
+    try:
+        yield log
+    finally:
+        root.handlers[:] = handlers
+        ours.setLevel(levels[0])
+        uvicorns.setLevel(levels[1])
+        log.close()
+
+
+def _time(record: logging.LogRecord) -> str:
+    when = datetime.fromtimestamp(record.created, tz=UTC)
+    return f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond // 1000:03d}Z"
+
+
+def _flat(text: str) -> str:
+    """In one line, whatever a client put into it."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,65 @@
+"""Errors as answers: one JSON object with one sentence, whatever the status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+
+import msgspec
+
+from parnet_deploy.errors import RequestError
+
+Headers = list[tuple[bytes, bytes]]
+"""Header fields as ASGI has them, names in lower case."""
+
+CLOSE = (b"connection", b"close")
+
+JSON = b"application/json"
+
+NOTHING_HERE = "there is nothing at this path; GET /v2 says what this server is"
+
+DEFECT = "the server failed to answer this request; its log says why"
+
+
+class HttpError(RequestError):
+    """A request that HTTP itself refuses, before any model is asked.
+
+    Attributes:
+        headers: what the answer has to say besides, such as ``Allow``.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        retry_after: int | None = None,
+    ) -> None:
+        """Refuse with a status, a reason and header fields."""
+        super().__init__(status, message, retry_after=retry_after)
+        self.headers = tuple(headers)
+
+
+def error_body(message: str) -> bytes:
+    """``{"error": message}``."""
+    return msgspec.json.encode({"error": message})
+
+
+def error_answer(error: RequestError) -> tuple[Headers, bytes]:
+    """Header fields and body of a refusal's answer."""
+    body = error_body(str(error))
+    headers = [(b"content-type", JSON), (b"content-length", b"%d" % len(body))]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after))
+    if isinstance(error, HttpError):
+        headers += error.headers
+    return headers, body
+
+
+def raw_answer(error: RequestError) -> bytes:
+    """A refusal as it goes over the wire, where no application is there to send it."""
+    headers, body = error_answer(error)
+    line = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}".encode()
+    lines = [line, *(b": ".join(field) for field in (*headers, CLOSE)), b"", body]
+    return b"\r\n".join(lines)
