@@ -168,6 +168,7 @@ def _make_venv(venv: Path) -> None:
         if done.returncode != 0:
             said = [line for line in done.stderr.splitlines() if "error" in line.lower()]
             reason = (said or done.stderr.splitlines() or ["no reason given"])[-1].strip()
+            reason = reason.removeprefix("ERROR: ")
             raise TritonError(f"{WHEEL} cannot be had, and with it no Triton: {reason}")
 
 

@@ -15,8 +15,8 @@ README = "README.md"
 _START = """\
 # {name}: a model repository for Triton
 
-`{engine}`, a {backend} engine in {precision}{split}, written by `parnet-deploy triton-repo`. This
-folder is the repository; Triton looks at the folders in it, and not at the files beside them.
+Written by `parnet-deploy triton-repo` of the {backend} engine `{engine}`: {precision}, {shape}.
+This folder is the repository. Triton looks at the folders in it, not at the files beside them.
 
 ## Start
 
@@ -52,7 +52,7 @@ def readme_text(
         engine=manifest.name,
         backend=manifest.backend,
         precision=manifest.precision,
-        split=", one model a stage and an ensemble of them" if manifest.split else "",
+        shape="a model for each stage and an ensemble of them" if manifest.split else "one model",
         compose=COMPOSE,
         service=INFERENCE_SERVICE,
         options=" ".join(server_options(manifest)),
