@@ -33,16 +33,16 @@ HUGE = 2**63
     ("body", "part"),
     [
         (b"", "the body is empty, and an inference request is expected"),
-        (b" ", "is not JSON"),
-        (b"\xff\xd8\xff\xe0 a JPEG", "is not JSON"),
-        (b"{", "is not JSON"),
-        (b'{"inputs": [', "is not JSON"),
-        (b'{"inputs": []} {}', "is not JSON"),
-        (b"\xef\xbb\xbf{}", "is not JSON"),
-        (b'{"inputs": NaN}', "is not JSON"),
-        (b'{"id": "\xff\xfe", "inputs": []}', "is not JSON"),
-        (b'{"inputs": [{"name": "\xed\xa0\x80"}]}', "is not JSON"),
-        (b"{'inputs': []}", "is not JSON"),
+        (b" ", "cannot be read as JSON"),
+        (b"\xff\xd8\xff\xe0 a JPEG", "cannot be read as JSON"),
+        (b"{", "cannot be read as JSON"),
+        (b'{"inputs": [', "cannot be read as JSON"),
+        (b'{"inputs": []} {}', "cannot be read as JSON"),
+        (b"\xef\xbb\xbf{}", "cannot be read as JSON"),
+        (b'{"inputs": NaN}', "cannot be read as JSON"),
+        (b'{"id": "\xff\xfe", "inputs": []}', "cannot be read as JSON"),
+        (b'{"inputs": [{"name": "\xed\xa0\x80"}]}', "cannot be read as JSON"),
+        (b"{'inputs': []}", "cannot be read as JSON"),
         (b"null", "Expected `object`, got `null`"),
         (b"[]", "Expected `object`, got `array`"),
         (b"{}", "missing required field `inputs`"),
@@ -91,7 +91,7 @@ def test_a_member_of_another_type(member: str, value: object, part: str) -> None
 @pytest.mark.parametrize("member", ["shape", "size", "data", "classification"])
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 def test_numbers_beyond_64_bits(digits: int, member: str, dtype: str) -> None:
-    """Numbers that are not the value of a float are integers too long for any of Python's."""
+    """Only the value of a float may be one; beyond 4300 digits Python itself reads none."""
     huge = "9" * digits
     image = an_image(dtype=dtype)
     texts = {
@@ -167,7 +167,7 @@ def test_json_nested_200_000_deep_does_not_end_the_process() -> None:
         (10_000, "Inference-Header-Content-Length is 10000, and the body has "),
         (10**400, "..., and the body has "),
         (0, "the body is empty"),
-        (1, "is not JSON"),
+        (1, "cannot be read as JSON"),
     ],
 )
 def test_a_header_length_that_cannot_be(length: int, part: str) -> None:
@@ -178,12 +178,12 @@ def test_a_header_length_that_cannot_be(length: int, part: str) -> None:
 @pytest.mark.parametrize("off", [-1, 1])
 def test_a_header_length_that_is_one_off(off: int) -> None:
     body, length = binary_body(an_image())
-    refused(lambda: parse_request(body, length + off, a_signature()), "is not JSON")
+    refused(lambda: parse_request(body, length + off, a_signature()), "cannot be read as JSON")
 
 
 def test_binary_data_without_a_header_length() -> None:
     body, length = binary_body(an_image())
-    refused(lambda: parse_request(body, None, a_signature()), "is not JSON")
+    refused(lambda: parse_request(body, None, a_signature()), "cannot be read as JSON")
     refused(
         lambda: parse_request(body[:length], None, a_signature()),
         "0 bytes are left behind the JSON; Inference-Header-Content-Length tells where",

@@ -90,6 +90,12 @@ def test_another_shape(shape: list[int], part: str, binary: bool) -> None:
     refused(lambda: parsed({"inputs": [tensor]}, *tails), part)
 
 
+@pytest.mark.parametrize("shape", [[1, 3, 5, 3], [1, 4, 6, 4], [1, 3, 6, 4], [4, 6, 4], [3]])
+def test_what_looks_like_nothing_else_has_no_hint(shape: list[int]) -> None:
+    message = refused(lambda: parsed({"inputs": [json_input(an_image(), shape=shape)]}))
+    assert message.endswith("and [N, 3, 4, 6] is expected")
+
+
 def test_a_model_for_one_image() -> None:
     spec = TensorSpec(name="images", shape=(1, 3, 4, 6), dtype="float32")
     signature = a_signature(batch=BatchRange(), inputs=(spec,))

@@ -128,12 +128,10 @@ def decode(decoder: msgspec.json.Decoder[T], data: memoryview | msgspec.Raw, wha
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as exc:
-        raise RequestError(400, f"{what} is not as the protocol has it: {exc}") from exc
+        raise RequestError(400, f"{what} cannot be read: {exc}") from exc
     except msgspec.DecodeError as exc:
-        raise RequestError(400, f"{what} is not JSON: {exc}") from exc
-    except UnicodeError as exc:
-        raise RequestError(400, f"{what} is not JSON: it is not UTF-8") from exc
+        raise RequestError(400, f"{what} cannot be read as JSON: {exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise RequestError(400, f"{what} cannot be read as JSON: it is not UTF-8") from exc
     except RecursionError as exc:
-        raise RequestError(400, f"{what} is nested too deeply") from exc
-    except (ValueError, OverflowError) as exc:  # Python's own limit on the digits of a number
-        raise RequestError(400, f"{what} holds a number with too many digits") from exc
+        raise RequestError(400, f"{what} cannot be read: it is nested too deeply") from exc
