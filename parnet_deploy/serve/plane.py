@@ -1,0 +1,241 @@
+"""The data plane: what a transport asks for. It knows nothing of HTTP but its status codes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.batching import Arrays
+from parnet_deploy.serve.classify import Classification, decode_files, decode_inputs, guess
+from parnet_deploy.serve.inference import Answer
+from parnet_deploy.serve.model import ServedModel
+from parnet_deploy.serve.protocol.metadata import (
+    ModelMetadata,
+    ServerMetadata,
+    model_config,
+    model_metadata,
+    server_metadata,
+)
+from parnet_deploy.serve.protocol.request import EncodedImages, InferRequest, parse_request
+from parnet_deploy.serve.protocol.response import EncodedResponse, encode_response
+from parnet_deploy.serve.recording import Recorder, Timing
+from parnet_deploy.serve.signature import VERSION
+from parnet_deploy.serve.statistics import statistics
+from parnet_deploy.serve.ticket import Ticket
+from parnet_deploy.serve.unanswered import CountedError, Reason, invalid, not_finite, unknown_model
+
+Found = TypeVar("Found")
+
+LARGE_JSON = 1 << 16
+"""Bytes of a body that is all JSON from which on it is parsed on a thread: about a millisecond."""
+
+LARGE_BINARY = 1 << 22
+"""The same of a body with binary tensors, which are hardly parsed, but looked through."""
+
+LARGE_ANSWER = 1 << 14
+"""Numbers of an answer in JSON from which on it is written on a thread."""
+
+
+class DataPlane:
+    """Answers requests of one model, whatever brings them; for one event loop.
+
+    Attributes:
+        model: what answers.
+        recorder: what is told of it.
+        signature: what the model reads and gives.
+    """
+
+    def __init__(self, model: ServedModel, recorder: Recorder) -> None:
+        """Answer with this model, and record what happens."""
+        self.model = model
+        self.recorder = recorder
+        self.signature = model.signature
+
+    @property
+    def live(self) -> bool:
+        """Whether the process need not be restarted."""
+        return self.model.live
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return self.model.ready
+
+    @property
+    def message(self) -> str:
+        """Why they are not, for clients; empty where they are."""
+        return self.model.message
+
+    def model_ready(self, name: str, version: str | None = None) -> bool:
+        """Whether a model answers.
+
+        Raises:
+            RequestError: 404, it is unknown.
+        """
+        self._check_model(name, version)
+        return self.model.ready
+
+    def server_metadata(self) -> ServerMetadata:
+        """What the server says of itself."""
+        return server_metadata()
+
+    def model_metadata(self, name: str, version: str | None = None) -> ModelMetadata:
+        """What a model says of itself.
+
+        Raises:
+            RequestError: 404, it is unknown.
+        """
+        self._check_model(name, version)
+        return model_metadata(self.signature)
+
+    def model_config(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """How a model is served, in Triton's words.
+
+        Raises:
+            RequestError: 404, it is unknown.
+        """
+        self._check_model(name, version)
+        return model_config(self.signature, self.model.settings)
+
+    def statistics(self, name: str | None = None, version: str | None = None) -> dict[str, Any]:
+        """What happened to a model's requests; without a name to all models'.
+
+        Raises:
+            RequestError: 404, it is unknown.
+        """
+        if name is not None:
+            self._check_model(name, version)
+        return statistics(self.recorder)
+
+    async def infer(
+        self, name: str, version: str | None, body: bytes, header_length: int | None
+    ) -> tuple[EncodedResponse, Timing]:
+        """Answer an inference request of the Open Inference Protocol.
+
+        Args:
+            name: the model's.
+            version: the model's, or None for any.
+            body: JSON, and behind it the bytes of binary tensors.
+            header_length: bytes of the JSON, or None where all of the body is.
+
+        Raises:
+            RequestError: 400, 404, 500, 503 or 504.
+        """
+        return await self._recorded(self._infer(name, version, body, header_length))
+
+    async def classify(self, body: bytes, *, top: int = 5, trace: bool = False) -> Classification:
+        """Tell what is in an image.
+
+        Args:
+            body: an image file.
+            top: how many classes, the likeliest first.
+            trace: tell when each stage of the engine works, too; it is run once more for that.
+
+        Raises:
+            RequestError: 400, 500, 503 or 504.
+        """
+        return await self._recorded(self._classify(body, top, trace))
+
+    async def _infer(
+        self, name: str, version: str | None, body: bytes, header_length: int | None
+    ) -> tuple[EncodedResponse, Timing]:
+        self._check_model(name, version)
+        with self.model.admit() as ticket:
+            request, feeds = await self._read(ticket, body, header_length)
+            answer = _checked(await self.model.run(ticket, feeds))
+            response = await self._write(ticket, request, answer.outputs)
+            timing = self._timing(ticket, answer)
+        self.recorder.answered(timing, request.batch)
+        return response, timing
+
+    async def _classify(self, body: bytes, top: int, trace: bool) -> Classification:
+        if top < 1:
+            raise invalid(f"at least one class is asked for, not {top}")
+        with self.model.admit() as ticket:
+            signature, max_pixels = self.signature, self.model.settings.max_pixels
+            image = await self.model.prepare(
+                ticket, partial(decode_files, (body,), signature, max_pixels)
+            )
+            answer = await self.model.run(ticket, {signature.image.name: image}, trace=trace)
+            guesses = guess(_checked(answer).outputs, signature, top)
+            timing = self._timing(ticket, answer)
+        self.recorder.answered(timing, 1)
+        return Classification(guesses=guesses, timing=timing, spans=answer.spans)
+
+    async def _recorded(self, request: Coroutine[Any, Any, Found]) -> Found:
+        """Record how a request ends that is not answered."""
+        begin = time.perf_counter()
+        try:
+            return await request
+        except asyncio.CancelledError:
+            self.recorder.cancelled(time.perf_counter() - begin)
+            raise
+        except CountedError as exc:
+            self.recorder.refused(exc.reason, time.perf_counter() - begin)
+            raise
+        except RequestError:  # the protocol's, for whatever a client got wrong
+            self.recorder.refused(Reason.INVALID, time.perf_counter() - begin)
+            raise
+        except Exception:
+            self.recorder.refused(Reason.INTERNAL, time.perf_counter() - begin)
+            raise
+
+    async def _read(
+        self, ticket: Ticket, body: bytes, header_length: int | None
+    ) -> tuple[InferRequest, Arrays]:
+        """Parse a body, and decode what is encoded; what takes long, on a thread."""
+        large = LARGE_JSON if header_length is None else LARGE_BINARY
+        if len(body) > large:
+            work = partial(self._parse_and_decode, body, header_length)
+            return await self.model.prepare(ticket, work)
+        request = parse_request(body, header_length, self.signature)
+        if any(isinstance(value, EncodedImages) for value in request.inputs.values()):
+            return request, await self.model.prepare(ticket, partial(self._decode, request))
+        return request, self._decode(request)
+
+    def _parse_and_decode(
+        self, body: bytes, header_length: int | None
+    ) -> tuple[InferRequest, Arrays]:
+        request = parse_request(body, header_length, self.signature)
+        return request, self._decode(request)
+
+    def _decode(self, request: InferRequest) -> Arrays:
+        return decode_inputs(request.inputs, self.signature, self.model.settings.max_pixels)
+
+    async def _write(
+        self, ticket: Ticket, request: InferRequest, outputs: Arrays
+    ) -> EncodedResponse:
+        write = partial(encode_response, request, outputs, self.signature)
+        in_text = [outputs[wanted.name] for wanted in request.outputs if not wanted.binary]
+        if sum(array.size for array in in_text) > LARGE_ANSWER:
+            return await self.model.prepare(ticket, write)
+        return write()
+
+    def _timing(self, ticket: Ticket, answer: Answer) -> Timing:
+        return Timing(
+            prepare=answer.prepare,
+            queue=answer.queue,
+            infer=answer.infer,
+            total=ticket.age(),
+        )
+
+    def _check_model(self, name: str, version: str | None) -> None:
+        if name != self.signature.name or version not in (None, VERSION):
+            raise unknown_model(name, version, self.signature.name)
+
+
+def _checked(answer: Answer) -> Answer:
+    """An answer whose values all are numbers.
+
+    Raises:
+        RequestError: 500; one is not finite. The engine goes on: other images may be well.
+    """
+    if not all(np.isfinite(array).all() for array in answer.outputs.values()):
+        raise not_finite()
+    return answer

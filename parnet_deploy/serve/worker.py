@@ -1,0 +1,84 @@
+"""Threads that do what waits in a queue."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic
+
+from parnet_deploy.serve.queue import Job, JobQueue, Result, Work
+from parnet_deploy.serve.unanswered import internal
+
+_log = logging.getLogger("parnet_deploy.serve")
+
+Do = Callable[[list[Job[Work, Result]]], None]
+"""Does jobs, and answers or refuses every one of them."""
+
+
+class Workers(Generic[Work, Result]):
+    """A fixed number of threads that take jobs until their queue is closed."""
+
+    def __init__(
+        self,
+        queue: JobQueue[Work, Result],
+        do: Do[Work, Result],
+        *,
+        count: int,
+        name: str,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Make the threads; `start` starts them.
+
+        Args:
+            queue: where jobs are.
+            do: does them; whatever it raises, the jobs' callers get an answer.
+            count: how many threads.
+            name: what they are called.
+            clock: tells seconds.
+        """
+        self._queue = queue
+        self._do = do
+        self._clock = clock
+        self._since: list[float | None] = [None] * count
+        # Daemons: a run that never ends must not keep a process from ending.
+        self._threads = [
+            threading.Thread(target=self._work, args=(slot,), name=f"{name}-{slot}", daemon=True)
+            for slot in range(count)
+        ]
+
+    def start(self) -> None:
+        """Let them begin; once."""
+        for thread in self._threads:
+            thread.start()
+
+    def stalled(self, patience: float) -> bool:
+        """Whether a thread has been at the same jobs for more than so many seconds."""
+        before = self._clock() - patience
+        return any(since is not None and since < before for since in self._since)
+
+    def join(self, patience: float) -> bool:
+        """Wait until all have ended, once their queue is closed, for at most so many seconds.
+
+        Returns:
+            Whether they have.
+        """
+        end = time.monotonic() + patience
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _work(self, slot: int) -> None:
+        while jobs := self._queue.take():
+            self._since[slot] = self._clock()
+            try:
+                self._do(jobs)
+            except BaseException:  # noqa: BLE001  # the thread must live, and nobody may wait for ever
+                _log.exception("a request could not be answered")
+                for job in jobs:
+                    job.refuse(internal())
+            finally:
+                self._since[slot] = None
+                del jobs  # arrays are not kept while there is nothing to do

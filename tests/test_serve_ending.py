@@ -1,0 +1,163 @@
+"""How a served model ends: it drains, and it closes, whatever is under way."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import parnet_deploy.serve.model as model_module
+from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.model import ServedModel, State
+from parnet_deploy.serve.recording import Recorder
+from tests.served import (
+    SETTINGS,
+    SIGNATURE,
+    GatedRunner,
+    ask,
+    asked,
+    echo_runner,
+    echoed,
+    images,
+    join_threads,
+    run,
+    serving,
+    settle,
+)
+
+
+def refused(call: object, status: int) -> RequestError:
+    """The error of something that has been refused with this status."""
+    assert isinstance(call, RequestError), call
+    assert call.status == status
+    return call
+
+
+async def end_of(task: asyncio.Task[object]) -> object:
+    """A task's result, or its error."""
+    (end,) = await asyncio.gather(task, return_exceptions=True)
+    return end
+
+
+def test_draining_lets_nobody_in_and_answers_who_is() -> None:
+    runner = GatedRunner()
+
+    async def main() -> None:
+        with serving(lambda: runner) as model:
+            running, waiting = asked(model, 1), asked(model, 2)
+            await settle()
+            assert runner.begun() == [1]
+            ticket = model.admit()  # still being prepared
+            model.drain()
+            assert (model.state, model.ready, model.live) == (State.DRAINING, False, True)
+            refused(await end_of(asked(model, 4)), 503)
+            drained = asyncio.create_task(model.drained())
+            for number in (1, 2, 3):
+                runner.finish(number)
+            assert [echoed(task) for task in await asyncio.gather(running, waiting)] == [[1], [2]]
+            await settle()
+            assert not drained.done()
+            with ticket:
+                assert echoed(await model.run(ticket, images(3))) == [3]
+                await settle()
+                assert not drained.done()
+            await drained
+        assert model.state is State.STOPPED
+        assert runner.log == [[1], [2], [3], "closed"]
+
+    run(main())
+
+
+def test_draining_ends_at_once_where_nobody_is_in() -> None:
+    async def main() -> None:
+        with serving(echo_runner) as model:
+            model.drain()
+            await model.drained()
+
+    run(main())
+
+
+def test_draining_before_the_start_is_kept() -> None:
+    model = ServedModel(SIGNATURE, echo_runner, SETTINGS, Recorder(SIGNATURE))
+    model.drain()
+    model.start()
+    assert model.state is State.DRAINING
+    model.close()
+
+
+def test_draining_is_not_stopped_by_clients_that_go() -> None:
+    runner = GatedRunner()
+
+    async def main() -> None:
+        with serving(lambda: runner) as model:
+            running, waiting = asked(model, 1), asked(model, 2)
+            await settle()
+            assert runner.begun() == [1]
+            model.drain()
+            drained = asyncio.create_task(model.drained())
+            running.cancel()
+            waiting.cancel()
+            await drained
+            runner.finish(1)
+        assert runner.log == [[1], "closed"]
+
+    run(main())
+
+
+def test_closing_refuses_what_waits_and_lets_a_run_end() -> None:
+    runner = GatedRunner()
+
+    async def main() -> None:
+        with serving(lambda: runner) as model:
+            running, waiting = asked(model, 1), asked(model, 2)
+            await settle()
+            assert runner.begun() == [1]
+            closing = asyncio.create_task(asyncio.to_thread(model.close))
+            refused(await end_of(waiting), 503)
+            runner.finish(1)
+            assert echoed(await running) == [1]
+            await closing
+            assert runner.log == [[1], "closed"]
+            assert model.state is State.STOPPED
+            refused(await end_of(asked(model, 3)), 503)
+        assert runner.log == [[1], "closed"]  # closed once, though it was asked twice
+
+    run(main())
+
+
+def test_a_runner_is_not_freed_under_a_run_that_does_not_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_module, "CLOSING", 0.0)
+    runner = GatedRunner()
+
+    async def main() -> None:
+        with serving(lambda: runner) as model:
+            running = asked(model, 1)
+            await settle()
+            assert runner.begun() == [1]
+            model.close()
+            assert runner.log == [[1]]
+            runner.finish(1)
+            assert echoed(await running) == [1]
+            join_threads("engine-0")
+            join_threads("reopen")
+            assert runner.log == [[1], "closed"]
+
+    run(main())
+
+
+def test_a_run_that_outlives_its_event_loop_does_no_harm() -> None:
+    runner = GatedRunner()
+
+    async def leave() -> None:
+        task = asked(model, 1)
+        await settle()
+        assert runner.begun() == [1]
+        task.cancel()
+
+    with serving(lambda: runner) as model:
+        run(leave())
+        runner.finish(1)
+        runner.finish(2)
+        assert echoed(run(ask(model, 2))) == [2]

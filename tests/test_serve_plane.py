@@ -1,0 +1,202 @@
+"""The data plane: from a body to an answer, without a transport, and how requests are counted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import parnet_deploy.serve.plane as plane_module
+from parnet_deploy.errors import RequestError
+from parnet_deploy.runtime.timeline import Span
+from parnet_deploy.spec import Array
+from tests.served import (
+    CLASSES,
+    SETTINGS,
+    SIGNATURE,
+    GatedRunner,
+    images,
+    run,
+)
+from tests.served_plane import (
+    binary_body,
+    body,
+    counts,
+    encoded_body,
+    first_numbers,
+    infer,
+    plane_of,
+    png,
+)
+
+
+def test_a_tensor_in_json_is_answered() -> None:
+    async def main() -> None:
+        with plane_of() as plane:
+            response, timing = await plane.infer("tiny", "1", body(images(5, 6)["images"]), None)
+            assert first_numbers(response.body, 2) == [5, 6]
+            parts = timing.prepare + timing.queue + timing.infer + timing.output
+            assert parts == pytest.approx(timing.total)
+            assert counts(plane.recorder) == {"answered": 1}
+            assert plane.recorder.images == 2
+
+    run(main())
+
+
+def test_a_binary_tensor_is_answered_without_a_thread_for_decoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        with plane_of() as plane:
+            monkeypatch.setattr(plane.model, "prepare", pytest.fail)
+            content, length = binary_body(images(5)["images"])
+            assert first_numbers(await infer(plane, content, length), 1) == [5]
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["LARGE_JSON", "LARGE_BINARY", "LARGE_ANSWER"])
+def test_what_is_large_is_read_and_written_on_a_thread(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plane_module, kind, 1)
+    threads: list[str] = []
+    name = "encode_response" if kind == "LARGE_ANSWER" else "parse_request"
+    real = getattr(plane_module, name)
+
+    def noted(*args: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return real(*args)
+
+    monkeypatch.setattr(plane_module, name, noted)
+
+    async def main() -> None:
+        with plane_of() as plane:
+            array = images(5)["images"]
+            content, length = binary_body(array) if kind == "LARGE_BINARY" else (body(array), None)
+            assert first_numbers(await infer(plane, content, length), 1) == [5]
+
+    run(main())
+    assert threads == ["decode-0"]
+
+
+def test_image_files_take_the_place_of_a_tensor() -> None:
+    async def main() -> None:
+        with plane_of() as plane:
+            response = await infer(plane, encoded_body(png(255), png(51)))
+            assert first_numbers(response, 2) == pytest.approx([1.0, 0.2])
+
+    run(main())
+
+
+def test_a_file_that_is_no_image_is_refused_and_the_others_are_named() -> None:
+    async def main() -> None:
+        with plane_of() as plane:
+            with pytest.raises(RequestError, match="image 2 of 2") as caught:
+                await infer(plane, encoded_body(png(1), b"nothing"))
+            assert caught.value.status == 400
+            with pytest.raises(RequestError, match="the image is not an image") as caught:
+                await plane.classify(b"nothing")
+            assert caught.value.status == 400
+            assert counts(plane.recorder) == {"invalid": 2}
+            assert plane.model.waiting == 0
+
+    run(main())
+
+
+def test_an_image_with_too_many_pixels_is_refused() -> None:
+    async def main() -> None:
+        with plane_of(settings=replace(SETTINGS, max_pixels=15)) as plane:
+            with pytest.raises(RequestError, match="4x4 pixels, and at most 15") as caught:
+                await plane.classify(png(1))
+            assert caught.value.status == 400
+
+    run(main())
+
+
+def test_an_image_is_classified() -> None:
+    async def main() -> None:
+        with plane_of() as plane:
+            found = await plane.classify(png(255), top=2)
+            # logits 1, 0, 0, 0
+            assert [guess.label for guess in found.guesses] == ["cat", "dog"]
+            assert found.guesses[0].probability == pytest.approx(np.e / (np.e + 3))
+            assert found.guesses[1].probability == pytest.approx(1 / (np.e + 3))
+            assert found.spans == ()
+            assert counts(plane.recorder) == {"answered": 1}
+            assert len((await plane.classify(png(255), top=99)).guesses) == CLASSES
+            with pytest.raises(RequestError, match="at least one class") as caught:
+                await plane.classify(png(255), top=0)
+            assert caught.value.status == 400
+
+    run(main())
+
+
+class Tracing(GatedRunner):
+    def trace(self, feeds: Mapping[str, Array]) -> tuple[Span, ...]:
+        return (Span(stage="fusion", device="cpu", start=0.0, end=0.5),)
+
+
+def test_a_classification_tells_the_stages_of_a_run() -> None:
+    runner = Tracing()
+    runner.finish(1)
+
+    async def main() -> None:
+        with plane_of(runner) as plane:
+            found = await plane.classify(png(255), top=1, trace=True)
+            assert [span.stage for span in found.spans] == ["fusion"]
+
+    run(main())
+
+
+def test_a_network_that_reads_bytes_gets_bytes() -> None:
+    signature = replace(
+        SIGNATURE,
+        inputs=(replace(SIGNATURE.image, dtype="uint8"),),
+        preprocessing=replace(SIGNATURE.preprocessing, in_graph=True),
+    )
+
+    async def main() -> None:
+        with plane_of(signature=signature) as plane:
+            assert first_numbers(await infer(plane, encoded_body(png(7))), 1) == [7]
+
+    run(main())
+
+
+@pytest.mark.parametrize(("name", "version"), [("other", None), ("tiny", "2"), ("", "1")])
+def test_an_unknown_model_is_404(name: str, version: str | None) -> None:
+    async def main() -> None:
+        with plane_of() as plane:
+            with pytest.raises(RequestError, match="there is no model") as caught:
+                await plane.infer(name, version, body(images(1)["images"]), None)
+            assert caught.value.status == 404
+            for ask in (
+                plane.model_ready,
+                plane.model_metadata,
+                plane.model_config,
+                plane.statistics,
+            ):
+                with pytest.raises(RequestError) as caught:
+                    ask(name, version)
+                assert caught.value.status == 404
+            assert counts(plane.recorder) == {"unknown model": 1}
+
+    run(main())
+
+
+def test_documents_are_of_the_model() -> None:
+    with plane_of() as plane:
+        assert plane.model_metadata("tiny", "1").name == "tiny"
+        assert plane.model_config("tiny")["max_batch_size"] == 8
+        assert plane.statistics()["model_stats"][0]["name"] == "tiny"
+        assert "statistics" in plane.server_metadata().extensions
+        assert plane.model_ready("tiny")
+        assert (plane.live, plane.ready, plane.message) == (True, True, "")
+        plane.model.drain()
+        assert not plane.model_ready("tiny", "1")
+        assert (plane.live, plane.ready) == (True, False)
+        assert "shutting down" in plane.message
