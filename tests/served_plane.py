@@ -11,6 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from served import (
+    CLASSES,
+    SETTINGS,
+    SIGNATURE,
+    echo_runner,
+    serving,
+)
 
 from parnet_deploy.runtime.base import Runner
 from parnet_deploy.serve.plane import DataPlane
@@ -18,13 +25,6 @@ from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.signature import Signature
 from parnet_deploy.spec import Array
-from tests.served import (
-    CLASSES,
-    SETTINGS,
-    SIGNATURE,
-    echo_runner,
-    serving,
-)
 
 
 def png(red: int) -> bytes:

@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from parnet_deploy.bundle import BatchRange
-from parnet_deploy.errors import RequestError, RunnerError
-from parnet_deploy.runtime.timeline import Span
-from parnet_deploy.serve.batching import gather, rows_of, split
-from parnet_deploy.spec import Array
-from tests.served import (
+from served import (
     SETTINGS,
     GatedRunner,
     ask,
@@ -29,6 +23,12 @@ from tests.served import (
     settle,
     with_batch,
 )
+
+from parnet_deploy.bundle import BatchRange
+from parnet_deploy.errors import RequestError, RunnerError
+from parnet_deploy.runtime.timeline import Span
+from parnet_deploy.serve.batching import gather, rows_of, split
+from parnet_deploy.spec import Array
 
 BATCHING = replace(SETTINGS, max_batch=4, queue=16)
 

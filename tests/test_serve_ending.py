@@ -5,12 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
-import parnet_deploy.serve.model as model_module
-from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.model import ServedModel, State
-from parnet_deploy.serve.recording import Recorder
-from tests.served import (
+from served import (
     SETTINGS,
     SIGNATURE,
     GatedRunner,
@@ -24,6 +19,11 @@ from tests.served import (
     serving,
     settle,
 )
+
+import parnet_deploy.serve.model as model_module
+from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.model import ServedModel, State
+from parnet_deploy.serve.recording import Recorder
 
 
 def refused(call: object, status: int) -> RequestError:

@@ -8,12 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
-from parnet_deploy.errors import EngineError, RequestError, RunnerError
-from parnet_deploy.serve.model import ServedModel, State
-from parnet_deploy.serve.recording import Recorder
-from parnet_deploy.spec import Array
-from tests.served import (
+from served import (
     PATIENCE,
     SETTINGS,
     SIGNATURE,
@@ -29,6 +24,11 @@ from tests.served import (
     serving,
     settle,
 )
+
+from parnet_deploy.errors import EngineError, RequestError, RunnerError
+from parnet_deploy.serve.model import ServedModel, State
+from parnet_deploy.serve.recording import Recorder
+from parnet_deploy.spec import Array
 
 SECRET = "/srv/engines/secret.plan: cudaErrorIllegalAddress"
 

@@ -15,12 +15,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
-from parnet_deploy.errors import EngineError, RequestError, RunnerError
-from parnet_deploy.serve.inference import Answer
-from parnet_deploy.serve.model import ServedModel, State
-from parnet_deploy.serve.recording import Recorder
-from tests.served import (
+from served import (
     PATIENCE,
     SETTINGS,
     SIGNATURE,
@@ -33,6 +28,11 @@ from tests.served import (
     join_threads,
     settle,
 )
+
+from parnet_deploy.errors import EngineError, RequestError, RunnerError
+from parnet_deploy.serve.inference import Answer
+from parnet_deploy.serve.model import ServedModel, State
+from parnet_deploy.serve.recording import Recorder
 
 TIMEOUT = 10
 QUEUE = 4

@@ -8,12 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.model import ServedModel, State
-from parnet_deploy.serve.recording import Recorder
-from parnet_deploy.spec import Array
-from tests.served import (
+from served import (
     PATIENCE,
     SETTINGS,
     SIGNATURE,
@@ -30,6 +25,11 @@ from tests.served import (
     serving,
     settle,
 )
+
+from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.model import ServedModel, State
+from parnet_deploy.serve.recording import Recorder
+from parnet_deploy.spec import Array
 
 
 def refused(call: object, status: int) -> RequestError:

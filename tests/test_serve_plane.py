@@ -9,12 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import parnet_deploy.serve.plane as plane_module
-from parnet_deploy.errors import RequestError
-from parnet_deploy.runtime.timeline import Span
-from parnet_deploy.spec import Array
-from tests.served import (
+from served import (
     CLASSES,
     SETTINGS,
     SIGNATURE,
@@ -22,7 +17,7 @@ from tests.served import (
     images,
     run,
 )
-from tests.served_plane import (
+from served_plane import (
     binary_body,
     body,
     counts,
@@ -32,6 +27,11 @@ from tests.served_plane import (
     plane_of,
     png,
 )
+
+import parnet_deploy.serve.plane as plane_module
+from parnet_deploy.errors import RequestError
+from parnet_deploy.runtime.timeline import Span
+from parnet_deploy.spec import Array
 
 
 def test_a_tensor_in_json_is_answered() -> None:

@@ -10,15 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import parnet_deploy.serve.plane as plane_module
-from parnet_deploy.errors import RequestError, RunnerError
-from parnet_deploy.runtime.base import FunctionRunner
-from parnet_deploy.serve.model import State
-from parnet_deploy.serve.plane import DataPlane
-from parnet_deploy.serve.unanswered import Reason
-from parnet_deploy.spec import Array
-from tests.served import (
+from served import (
     CLASSES,
     SETTINGS,
     SIGNATURE,
@@ -28,7 +20,7 @@ from tests.served import (
     run,
     settle,
 )
-from tests.served_plane import (
+from served_plane import (
     binary_body,
     body,
     counts,
@@ -37,6 +29,14 @@ from tests.served_plane import (
     plane_of,
     png,
 )
+
+import parnet_deploy.serve.plane as plane_module
+from parnet_deploy.errors import RequestError, RunnerError
+from parnet_deploy.runtime.base import FunctionRunner
+from parnet_deploy.serve.model import State
+from parnet_deploy.serve.plane import DataPlane
+from parnet_deploy.serve.unanswered import Reason
+from parnet_deploy.spec import Array
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", body(np.zeros((1, 3, 2, 9), np.float32))])

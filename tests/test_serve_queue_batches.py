@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.served import PATIENCE, Desk, run, settle, works
+from served import PATIENCE, Desk, run, settle, works
 
 
 def test_without_batching_jobs_come_alone() -> None:

@@ -8,13 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from parnet_deploy.errors import EngineError, RunnerError
-from parnet_deploy.runtime.base import FunctionRunner
-from parnet_deploy.serve.model import ServedModel, State
-from parnet_deploy.serve.recording import Recorder
-from parnet_deploy.spec import Array
-from tests.served import (
+from served import (
     PATIENCE,
     SETTINGS,
     SIGNATURE,
@@ -25,6 +19,12 @@ from tests.served import (
     serving,
     with_batch,
 )
+
+from parnet_deploy.errors import EngineError, RunnerError
+from parnet_deploy.runtime.base import FunctionRunner
+from parnet_deploy.serve.model import ServedModel, State
+from parnet_deploy.serve.recording import Recorder
+from parnet_deploy.spec import Array
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from served import PATIENCE, Desk, run, settle
 
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.queue import Job
 from parnet_deploy.serve.unanswered import stopped
 from parnet_deploy.serve.worker import Workers
-from tests.served import PATIENCE, Desk, run, settle
 
 
 def working(do: Callable[[list[Job[str, str]]], None]) -> tuple[Desk, Workers[str, str]]:
