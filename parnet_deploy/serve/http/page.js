@@ -1,4 +1,3 @@
-const QUESTION = "classify?top=5&trace=true"; // relative: a prefix before the page stays before it
 const KEY = "parnet-deploy.api-key";
 const COPIES = ["upload", "download"];
 const COLOURS = 6;
@@ -7,9 +6,9 @@ const SILENT = "The server did not answer: it has stopped, or it hung up on a fi
 const STRANGE =
   "That answer is not one of parnet-deploy. Is something else between its server and this page?";
 const WHOLE =
-  "This engine runs the network as a whole: it has no streams to tell apart. " +
-  "Those of a split engine are shown (parnet-deploy build-engine --split-streams).";
-const TRACED = "It was traced for this picture, which can make it slower than others.";
+  "This engine runs the network as a whole, so it has no streams to show. " +
+  "Build a split engine to see them: parnet-deploy build-engine --split-streams.";
+const SECOND = "These are times of a second run with the same image, which the total includes.";
 const NO_FILE = "What was dropped is not a file. Save the image first, or copy and paste it.";
 const PARTS = [
   ["prepare", "decode, resize, crop"],
@@ -19,14 +18,17 @@ const PARTS = [
 ];
 
 const find = (id) => document.getElementById(id);
+// Relative: a prefix before the page stays before it.
+const question = `classify?top=${find("main").dataset.top}&trace=true`;
 let chosen = null; // the file that is shown
 let asking = null; // the AbortController of the request under way
 let key = recall();
 
 /** A sentence about what went wrong. */
 class Refusal extends Error {
-  constructor(message, { locked = false, again = false } = {}) {
+  constructor(message, { wait = 0, locked = false, again = false } = {}) {
     super(message);
+    this.wait = wait; // seconds that the server asks for
     this.locked = locked; // an API key is asked for
     this.again = again; // the same request may succeed later
   }
@@ -114,7 +116,7 @@ async function ask(file, signal) {
   const begun = performance.now();
   let response;
   try {
-    response = await fetch(QUESTION, { method: "POST", body: file, headers, signal });
+    response = await fetch(question, { method: "POST", body: file, headers, signal });
   } catch {
     throw new Refusal(SILENT, { again: true });
   }
@@ -129,8 +131,8 @@ async function refusal(response) {
   const said = await response.json().catch(() => null);
   const reason = typeof said?.error === "string" ? said.error : "";
   const wait = Number.parseInt(response.headers.get("Retry-After"), 10);
-  const later = wait > 0 ? ` The server asks to wait for ${wait} s.` : "";
-  return new Refusal((reason || `The server answered ${status} and did not say why.`) + later, {
+  return new Refusal(reason || `The server answered ${status} and did not say why.`, {
+    wait,
     locked: status === 401,
     again: status === 408 || status === 429 || status >= 500,
   });
@@ -206,8 +208,9 @@ function timed(part, meaning, seconds, whole) {
 function showStages(spans) {
   const several = new Set(stagesOf(spans).map((span) => span.stage)).size > 1;
   const share = Math.round(100 * overlap(spans));
-  const told = `Two or more of them worked at the same time in ${share} % of the run. ${TRACED}`;
-  find("overlap").textContent = several ? told : WHOLE;
+  const told = `Two or more of them worked at the same time in ${share} % of the run.`;
+  const second = spans.length > 0 ? ` ${SECOND}` : "";
+  find("overlap").textContent = (several ? told : WHOLE) + second;
   find("timeline").hidden = spans.length === 0;
   if (spans.length > 0) showTimeline(spans);
 }
@@ -269,8 +272,9 @@ function anchor(at) {
   return at < 0.04 ? "start" : at > 0.96 ? "end" : "middle";
 }
 
-function showRefusal({ message, locked, again }) {
+function showRefusal({ message, wait, locked, again }) {
   find("reason").textContent = message;
+  find("later").textContent = wait > 0 ? `The server asks to wait for ${wait} s.` : "";
   show("problem", ...(locked ? ["unlock"] : []), ...(again ? ["again"] : []));
   if (locked) find("key").focus();
 }
