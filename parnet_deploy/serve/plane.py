@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,12 +25,19 @@ from parnet_deploy.serve.protocol.metadata import (
 from parnet_deploy.serve.protocol.request import EncodedImages, InferRequest, parse_request
 from parnet_deploy.serve.protocol.response import EncodedResponse, encode_response
 from parnet_deploy.serve.recording import Recorder, Timing
-from parnet_deploy.serve.signature import VERSION
+from parnet_deploy.serve.signature import VERSION, Signature
 from parnet_deploy.serve.statistics import statistics
 from parnet_deploy.serve.ticket import Ticket
 from parnet_deploy.serve.unanswered import CountedError, Reason, invalid, not_finite, unknown_model
 
 Found = TypeVar("Found")
+Written = TypeVar("Written")
+
+Read = Callable[[Signature], InferRequest]
+"""Makes a request for a model of what has come; `RequestError` where it cannot."""
+
+Write = Callable[[InferRequest, Arrays, Signature], Written]
+"""Makes an answer of a request and the model's outputs."""
 
 LARGE_JSON = 1 << 16
 """Bytes of a body that is all JSON from which on it is parsed on a thread: about a millisecond."""
@@ -127,7 +134,32 @@ class DataPlane:
         Raises:
             RequestError: 400, 404, 500, 503 or 504.
         """
-        return await self._recorded(self._infer(name, version, body, header_length))
+        read = partial(parse_request, body, header_length)
+        large = LARGE_JSON if header_length is None else LARGE_BINARY
+        return await self.answer(name, version, read, encode_response, is_large=len(body) > large)
+
+    async def answer(
+        self,
+        name: str,
+        version: str | None,
+        read: Read,
+        write: Write[Written],
+        *,
+        is_large: bool,
+    ) -> tuple[Written, Timing]:
+        """Answer an inference request, whatever it and its answer are made of.
+
+        Args:
+            name: the model's.
+            version: the model's, or None for any.
+            read: makes the request.
+            write: makes its answer.
+            is_large: whether reading takes so long that it is done on a thread.
+
+        Raises:
+            RequestError: 404, 500, 503, 504, or as `read`.
+        """
+        return await self._recorded(self._answer(name, version, read, write, is_large=is_large))
 
     async def classify(self, body: bytes, *, top: int = 5, trace: bool = False) -> Classification:
         """Tell what is in an image.
@@ -142,17 +174,23 @@ class DataPlane:
         """
         return await self._recorded(self._classify(body, top, trace))
 
-    async def _infer(
-        self, name: str, version: str | None, body: bytes, header_length: int | None
-    ) -> tuple[EncodedResponse, Timing]:
+    async def _answer(
+        self,
+        name: str,
+        version: str | None,
+        read: Read,
+        write: Write[Written],
+        *,
+        is_large: bool,
+    ) -> tuple[Written, Timing]:
         self._check_model(name, version)
         with self.model.admit() as ticket:
-            request, feeds = await self._read(ticket, body, header_length)
+            request, feeds = await self._read(ticket, read, is_large=is_large)
             answer = _checked(await self.model.run(ticket, feeds))
-            response = await self._write(ticket, request, answer.outputs)
+            written = await self._write(ticket, write, request, answer.outputs)
             timing = self._timing(ticket, answer)
         self.recorder.answered(timing, request.batch)
-        return response, timing
+        return written, timing
 
     async def _classify(self, body: bytes, top: int, trace: bool) -> Classification:
         if top < 1:
@@ -187,35 +225,35 @@ class DataPlane:
             raise
 
     async def _read(
-        self, ticket: Ticket, body: bytes, header_length: int | None
+        self, ticket: Ticket, read: Read, *, is_large: bool
     ) -> tuple[InferRequest, Arrays]:
-        """Parse a body, and decode what is encoded; what takes long, on a thread."""
-        large = LARGE_JSON if header_length is None else LARGE_BINARY
-        if len(body) > large:
-            work = partial(self._parse_and_decode, body, header_length)
-            return await self.model.prepare(ticket, work)
-        request = parse_request(body, header_length, self.signature)
+        """Read a request, and decode what is encoded; what takes long, on a thread."""
+        if is_large:
+            return await self.model.prepare(ticket, partial(self._read_and_decode, read))
+        request = read(self.signature)
         if any(isinstance(value, EncodedImages) for value in request.inputs.values()):
             return request, await self.model.prepare(ticket, partial(self._decode, request))
         return request, self._decode(request)
 
-    def _parse_and_decode(
-        self, body: bytes, header_length: int | None
-    ) -> tuple[InferRequest, Arrays]:
-        request = parse_request(body, header_length, self.signature)
+    def _read_and_decode(self, read: Read) -> tuple[InferRequest, Arrays]:
+        request = read(self.signature)
         return request, self._decode(request)
 
     def _decode(self, request: InferRequest) -> Arrays:
         return decode_inputs(request.inputs, self.signature, self.model.settings.max_pixels)
 
     async def _write(
-        self, ticket: Ticket, request: InferRequest, outputs: Arrays
-    ) -> EncodedResponse:
-        write = partial(encode_response, request, outputs, self.signature)
+        self,
+        ticket: Ticket,
+        write: Write[Written],
+        request: InferRequest,
+        outputs: Arrays,
+    ) -> Written:
+        work = partial(write, request, outputs, self.signature)
         in_text = [outputs[wanted.name] for wanted in request.outputs if not wanted.binary]
         if sum(array.size for array in in_text) > LARGE_ANSWER:
-            return await self.model.prepare(ticket, write)
-        return write()
+            return await self.model.prepare(ticket, work)
+        return work()
 
     def _timing(self, ticket: Ticket, answer: Answer) -> Timing:
         return Timing(

@@ -89,8 +89,21 @@ def parse_request(body: bytes, header_length: int | None, signature: Signature) 
     """
     length = _json_length(len(body), header_length)
     view = memoryview(body)
-    message = decode_request(view[:length])
-    inputs = _read_inputs(message.inputs, view[length:], signature)
+    return read_request(decode_request(view[:length]), view[length:], signature)
+
+
+def read_request(message: RequestMessage, tail: memoryview, signature: Signature) -> InferRequest:
+    """Check a request that has been taken apart.
+
+    Args:
+        message: what a client asks for.
+        tail: the bytes of binary tensors, in the order of the inputs.
+        signature: what the model reads and gives.
+
+    Raises:
+        RequestError: 400, as `parse_request`.
+    """
+    inputs = _read_inputs(message.inputs, tail, signature)
     return InferRequest(
         inputs=inputs,
         outputs=_wanted(message, signature),

@@ -47,9 +47,7 @@ def encode_response(
             JSON has no other numbers and shows them as ``null``.
         signature: the model's name and labels.
     """
-    encoded = [
-        _encode_output(wanted, outputs[wanted.name], signature.labels) for wanted in request.outputs
-    ]
+    encoded = encode_outputs(request, outputs, signature)
     head = _encoder.encode(
         ResponseMessage(
             id=request.id,
@@ -64,6 +62,21 @@ def encode_response(
     return EncodedResponse(
         body=b"".join([head, *tails]), header_length=len(head), content_type=BINARY
     )
+
+
+def encode_outputs(
+    request: InferRequest, outputs: Mapping[str, Array], signature: Signature
+) -> list[tuple[OutputTensor, bytes | None]]:
+    """Every output that is wanted: what is said of it, and its bytes if it is wanted as bytes.
+
+    Args:
+        request: what the client asked for.
+        outputs: as `encode_response` takes them.
+        signature: the model's labels.
+    """
+    return [
+        _encode_output(wanted, outputs[wanted.name], signature.labels) for wanted in request.outputs
+    ]
 
 
 def _encode_output(
