@@ -1,0 +1,18 @@
+"""gRPC: the same protocol and the same data plane, for clients that prefer it.
+
+translate  the protocol's messages as requests and answers, checked as those of HTTP
+documents  what a server and a model say of themselves, as messages
+methods    which method is answered by what
+call       one call: what it says of itself, and what came of it
+guard      what stands around every method: key, limits, deadlines, errors as statuses, the log
+status     refusals as statuses
+server     listening, and the end
+
+Messages and the service's name are those of NVIDIA's own client (tritonclient), so that it works
+here unchanged. What it has beyond the protocol (shared memory, repository control, streams, trace
+and log settings) is not offered.
+"""
+
+from parnet_deploy.serve.grpc.server import Front, start
+
+__all__ = ["Front", "start"]

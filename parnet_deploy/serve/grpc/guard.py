@@ -1,0 +1,199 @@
+"""What stands around every method: key, limits, deadlines, errors as statuses, the log's line."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.grpc.call import Call
+from parnet_deploy.serve.grpc.status import code_of, retry_of
+from parnet_deploy.serve.http.budget import Budget, Hold
+from parnet_deploy.serve.http.logs import REQUEST_ID, log_facts
+from parnet_deploy.serve.http.refusal import DEFECT
+from parnet_deploy.serve.http.traffic import Traffic
+from parnet_deploy.serve.settings import ServeSettings
+
+_log = logging.getLogger(__name__)
+
+_LARGE = 1 << 22
+"""Bytes of a message from which on it is parsed on a thread: some milliseconds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """A method of the service.
+
+    Attributes:
+        name: such as ``ModelInfer``.
+        parse: makes a message of bytes.
+        answer: answers a message; the answer is one, too, or already its bytes.
+        is_open: whether it needs no key: orchestrators have none.
+    """
+
+    name: str
+    parse: Callable[[bytes], Any]
+    answer: Callable[[Any, Call], Awaitable[Any]]
+    is_open: bool = False
+
+
+class Guard:
+    """Stands around all methods.
+
+    A call's message is read by us, though every method takes just one: so the key is checked before
+    it is received, and it has a deadline.
+
+    Attributes:
+        traffic: the calls that are under way.
+    """
+
+    def __init__(self, settings: ServeSettings, limit: int) -> None:
+        """Let nobody have more than these settings say.
+
+        Args:
+            settings: the key, the deadlines, how many calls and bytes there may be at once.
+            limit: the largest message in bytes.
+        """
+        self.traffic = Traffic()
+        self._key = None if settings.api_key is None else settings.api_key.strip().encode()
+        self._most = settings.max_connections
+        self._seconds = settings.body_timeout
+        self._budget = Budget(settings.max_buffered)
+        # What is being received is not counted by byte, so that only so many may be as fit.
+        self._receiving = asyncio.Semaphore(max(1, settings.max_buffered // limit))
+
+    def handler(self, method: Method) -> grpc.RpcMethodHandler:
+        """What grpc calls for a method."""
+
+        async def handle(_: object, context: grpc.aio.ServicerContext) -> bytes:
+            return await self._handle(method, context)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    async def _handle(self, method: Method, context: grpc.aio.ServicerContext) -> bytes:
+        """Answer one call, whatever comes of it."""
+        call = Call(method.name, context.invocation_metadata(), context.peer())
+        REQUEST_ID.set(call.id)  # every call has a task, and with it a context, of its own
+        self.traffic.active += 1
+        context.add_done_callback(self._done)  # once its answer has been sent
+        context.set_trailing_metadata((("x-request-id", call.id),))
+        try:
+            answer = await self._answer(method, call, context)
+            if isinstance(answer, bytes):
+                call.code, call.sent = grpc.StatusCode.OK, len(answer)
+                return answer
+            call.code = code_of(answer)
+            metadata = (("x-request-id", call.id), *retry_of(answer))
+            await context.abort(call.code, str(answer), metadata)
+            return b""  # never: the line above raises
+        finally:
+            log_facts(_log, f"gRPC {method.name} {call.outcome}", call.facts)
+
+    async def _answer(
+        self, method: Method, call: Call, context: grpc.aio.ServicerContext
+    ) -> bytes | RequestError:
+        try:
+            self._check(method, call)
+            with self._budget.hold() as hold:
+                request = await self._request(method, call, context, hold)
+                answer = await method.answer(request, call)
+        except RequestError as exc:
+            return exc
+        except grpc.aio.BaseError:
+            raise  # the call has ended
+        except Exception:  # noqa: BLE001  # whatever it is, the client hears that it is ours
+            _log.exception("a call failed in a way that nobody foresaw")
+            return RequestError(500, DEFECT)
+        return answer if isinstance(answer, bytes) else bytes(answer.SerializeToString())
+
+    def _check(self, method: Method, call: Call) -> None:
+        """Refuse a call before its message is received.
+
+        Raises:
+            RequestError: the wrong key (401), or too many others (503).
+        """
+        if self._key is not None and not method.is_open:
+            _check_key(call.authorization, self._key)
+        if self.traffic.active > self._most:
+            raise RequestError(
+                503, f"{self._most} calls are under way, which is the limit", retry_after=1
+            )
+
+    async def _request(
+        self, method: Method, call: Call, context: grpc.aio.ServicerContext, hold: Hold
+    ) -> Any:
+        """A call's message, parsed.
+
+        Raises:
+            RequestError: as `_receive`; it is not the method's (400), or too many bytes of others
+                are in memory (503).
+        """
+        data = await self._receive(context)
+        call.received = len(data)
+        hold.take(len(data))
+        try:
+            if len(data) > _LARGE:
+                return await asyncio.to_thread(method.parse, data)
+            return method.parse(data)
+        except DecodeError as exc:
+            raise RequestError(400, f"the message is no {method.name}Request") from exc
+
+    async def _receive(self, context: grpc.aio.ServicerContext) -> bytes:
+        """A call's message.
+
+        Raises:
+            RequestError: it has none (400), it does not come in time (408), or the server is about
+                to stop and does not wait for it (503).
+        """
+        try:
+            async with asyncio.timeout(self._seconds) as deadline, self._receiving:
+                with self.traffic.reading(deadline):
+                    data = await _read(context)
+        except TimeoutError as exc:
+            raise self._late() from exc
+        if data is grpc.aio.EOF:
+            raise RequestError(400, "the call has no message")
+        message: bytes = data
+        return message
+
+    def _late(self) -> RequestError:
+        if self.traffic.draining:
+            return RequestError(503, "the server is stopping; ask another", retry_after=1)
+        return RequestError(408, f"the message was not complete after {self._seconds:g} s")
+
+    def _done(self, context: grpc.aio.ServicerContext) -> None:
+        self.traffic.active -= 1
+
+
+async def _read(context: grpc.aio.ServicerContext) -> Any:
+    """Read a message. Cancelled, it leaves grpc, which writes into memory of its own, to end it."""
+    reading = asyncio.ensure_future(context.read())
+    reading.add_done_callback(_seen)
+    await asyncio.wait((reading,))
+    return reading.result()
+
+
+def _seen(reading: asyncio.Future[Any]) -> None:
+    """An error after everybody has gone is nobody's."""
+    if not reading.cancelled():
+        reading.exception()
+
+
+def _check_key(given: str, key: bytes) -> None:
+    scheme, _, token = given.partition(" ")
+    known = scheme.lower() == "bearer"
+    if known and hmac.compare_digest(token.strip().encode(), key):
+        return
+    raise RequestError(
+        401,
+        "this API key is not the right one"
+        if known
+        else "an API key is needed: send it as metadata, 'authorization: Bearer KEY'",
+    )

@@ -1,0 +1,99 @@
+"""A server's gRPC front: listening, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+
+from parnet_deploy.errors import ServingError
+from parnet_deploy.serve.grpc.guard import Guard
+from parnet_deploy.serve.grpc.methods import service
+from parnet_deploy.serve.http.body import body_limit
+from parnet_deploy.serve.plane import DataPlane
+from parnet_deploy.serve.settings import ServeSettings
+
+_IDENTITY = 1
+"""The set of compressions that has only that of none."""
+
+
+class Front:
+    """A server that listens.
+
+    Attributes:
+        port: where, also if any was asked for.
+    """
+
+    def __init__(self, server: grpc.aio.Server, guard: Guard, port: int) -> None:
+        """Made by `start`."""
+        self.port = port
+        self._server = server
+        self._guard = guard
+
+    async def stop(self, grace: float) -> bool:
+        """Take nothing new, answer what is in flight, and end.
+
+        Args:
+            grace: seconds for that; afterwards the rest is cancelled.
+
+        Returns:
+            Whether everything was answered.
+        """
+        traffic = self._guard.traffic
+        traffic.drain()
+        stopping = asyncio.ensure_future(self._server.stop(grace))
+        try:
+            async with asyncio.timeout(grace):
+                await traffic.quiet()
+        except TimeoutError:
+            return False
+        else:
+            return True
+        finally:
+            # Connections that have nothing to say, or no end that answers, are not waited for.
+            await self._server.stop(None)
+            await stopping
+
+
+async def start(plane: DataPlane, settings: ServeSettings, port: int) -> Front:
+    """Listen for gRPC beside HTTP, on the running event loop.
+
+    Args:
+        plane: what answers; it need not be ready.
+        settings: the host, limits and the API key.
+        port: 0 for any that is free.
+
+    Raises:
+        ServingError: it cannot listen there.
+    """
+    limit = body_limit(plane.signature, settings)
+    guard = Guard(settings, limit)
+    server = grpc.aio.server(options=_options(settings, limit))
+    server.add_generic_rpc_handlers((service(plane, guard),))
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    try:
+        port = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as exc:
+        raise ServingError(
+            f"cannot listen for gRPC on port {port} of {settings.host}: it is in use, or not for "
+            "this user; choose another with --grpc-port (0: any that is free)"
+        ) from exc
+    await server.start()
+    return Front(server, guard, port)
+
+
+def _options(settings: ServeSettings, limit: int) -> list[tuple[str, int]]:
+    """The library's own limits; times are in milliseconds."""
+    return [
+        ("grpc.so_reuseport", 0),  # else a second server may listen on the same port
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_metadata_size", settings.max_header),
+        ("grpc.absolute_max_metadata_size", settings.max_header),
+        ("grpc.max_concurrent_streams", settings.max_connections),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.server_handshake_timeout_ms", round(1000 * settings.header_timeout)),
+        ("grpc.max_connection_idle_ms", round(1000 * settings.idle_timeout)),
+        # The library knows no limit to what a message becomes when it is decompressed.
+        ("grpc.compression_enabled_algorithms_bitset", _IDENTITY),
+        ("grpc.per_message_decompression", 0),
+    ]
