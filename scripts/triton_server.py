@@ -257,7 +257,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _reason(log: Path) -> str:
-    """The first error in Triton's log, or its last line."""
+    """The last error in Triton's log, or its last line; that there is no GPU is none."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    errors = [line for line in lines if re.match(r"E\d{4} ", line) or "error" in line.lower()]
-    return (errors[:1] or lines[-1:] or ["it said nothing"])[0].strip()
+    errors = [line for line in lines if re.match(r"E\d{4} ", line) and "Cuda" not in line]
+    return (errors[-1:] or lines[-1:] or ["it said nothing"])[0].strip()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import export_tiny
+from conftest import export_tiny, tiny_spec
 from google.protobuf import json_format
 from triton_engines import VERSION, cpu_engine, read_config, stamp_engine
 
@@ -261,6 +261,22 @@ def test_stages_of_plans_stand_on_their_own_gpus(
     ensemble = read_config(repository, "net")
     assert not ensemble.HasField("optimization")
     assert not ensemble.instance_group
+
+
+@pytest.mark.parametrize("stem", ["replicate", "share"])
+@pytest.mark.parametrize("streams", [1, 4])
+def test_any_number_of_streams_and_both_stems(streams: int, stem: Any, tmp_path: Path) -> None:
+    spec = tiny_spec().with_streams(streams)
+    changes = {"stream_widths": spec.stream_widths, "stream_blocks": spec.stream_blocks}
+    model = export_tiny(tmp_path / "model", stem=stem, changes=changes)
+    engine = stamp_engine(model, tmp_path / "e", split=True)
+    repository = write(engine, tmp_path / "r", name="net")
+    steps = read_config(repository, "net").ensemble_scheduling.step
+    names = [stage.name for stage in model.manifest.stages]
+    assert [step.model_name for step in steps] == [f"net-{name}" for name in names]
+    assert ("stem" in names) == (stem == "share")
+    carried = {(value, step.model_name) for step in steps for value in step.input_map.values()}
+    assert {(cut.tensor.name, f"net-{cut.target}") for cut in model.manifest.cuts} <= carried
 
 
 def test_a_plan_of_a_fixed_batch_is_recorded_as_one_cuda_graph(

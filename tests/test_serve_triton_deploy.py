@@ -85,6 +85,7 @@ def test_kserves_service(on_cpu: EngineBundle, tmp_path: Path) -> None:
     assert yaml.safe_load(text)["metadata"]["name"] == "parnet-l"
     assert predictor(text) == {
         "minReplicas": 1,
+        "terminationGracePeriodSeconds": 40,
         "model": {
             "modelFormat": {"name": "triton", "version": "2"},
             "runtime": "kserve-tritonserver",

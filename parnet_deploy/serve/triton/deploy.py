@@ -73,6 +73,7 @@ metadata:
 spec:
   predictor:
     minReplicas: 1
+    terminationGracePeriodSeconds: 40  # longer than --exit-timeout-secs
     model:
       modelFormat:
         name: triton
