@@ -182,10 +182,20 @@ class ClockLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, Found], clock: Clock | None = None) -> Found:
-    """`asyncio.run`, by another clock if one is given."""
+    """`asyncio.run`, by another clock if one is given; nothing may fail where nobody looks."""
     factory = None if clock is None else (lambda: ClockLoop(clock))
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main)
+        unseen = watch(runner.get_loop())
+        found = runner.run(main)
+    assert unseen == []
+    return found
+
+
+def watch(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
+    """What goes wrong in an event loop's own calls, and in futures that nobody waits for."""
+    unseen: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: unseen.append(context))
+    return unseen
 
 
 async def settle() -> None:

@@ -95,6 +95,8 @@ def test_draining_is_not_stopped_by_clients_that_go() -> None:
             assert runner.begun() == [1]
             model.drain()
             drained = asyncio.create_task(model.drained())
+            await settle()
+            assert not drained.done()
             running.cancel()
             waiting.cancel()
             await drained

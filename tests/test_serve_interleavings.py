@@ -27,6 +27,7 @@ from served import (
     images,
     join_threads,
     settle,
+    watch,
 )
 
 from parnet_deploy.errors import EngineError, RequestError, RunnerError
@@ -61,6 +62,7 @@ class Requests(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.loop = ClockLoop(self.clock)
+        self.unseen = watch(self.loop)
         self.failures = Failures()
         LOG.addHandler(self.failures)
         LOG.propagate = False
@@ -226,6 +228,8 @@ class Requests(RuleBasedStateMachine):
             assert self.model.waiting == 0
             assert self.recorder.levels().in_flight == 0
             self.model.close()
+            self._turn()
+            assert self.unseen == []
             assert all(runner.log.count("closed") == 1 for runner in self.runners)
         finally:
             LOG.removeHandler(self.failures)

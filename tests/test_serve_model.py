@@ -111,16 +111,22 @@ def test_what_is_being_prepared_waits_as_well() -> None:
 
 
 def test_a_ticket_counts_once_however_often_it_ends() -> None:
-    with serving(echo_runner) as model:
-        ticket = model.admit()
-        with ticket:
-            pass
-        with ticket:
-            pass
-        assert model.waiting == 0
-        with pytest.raises(ValueError, match="on purpose"), model.admit():
-            raise ValueError("on purpose")
-        assert model.waiting == 0
+    async def main() -> None:
+        with serving(echo_runner) as model:
+            ticket = model.admit()
+            with ticket:
+                pass
+            with ticket:
+                pass
+            assert model.waiting == 0
+            with pytest.raises(ValueError, match="on purpose"), model.admit():
+                raise ValueError("on purpose")
+            assert model.waiting == 0
+            model.drain()
+            async with asyncio.timeout(PATIENCE):
+                await model.drained()  # not where somebody is counted out twice
+
+    run(main())
 
 
 def test_work_is_prepared_on_another_thread_and_its_errors_come_back() -> None:
