@@ -86,9 +86,9 @@ def test_an_image_can_be_pasted_even_one_that_browsers_cannot_show(
 def test_another_image_takes_the_place_of_one_that_is_under_way(
     tab: Tab, server: Double, photograph: Path, tmp_path: Path
 ) -> None:
-    late = threading.Event()
+    late, soon = threading.Event(), threading.Event()
     slow = ANSWER | {"predictions": [{"label": "the first", "index": 0, "probability": 1.0}]}
-    server.replies = [Reply(body=slow, ready=late), Reply()]
+    server.replies = [Reply(body=slow, ready=late), Reply(ready=soon)]
     second = tmp_path / "second.png"
     Image.new("RGB", (3, 2)).save(second)
     tab.choose("#file", photograph)
@@ -96,10 +96,13 @@ def test_another_image_takes_the_place_of_one_that_is_under_way(
     assert text(tab, "#status") == "Asking the network …"
     assert tab.run("document.querySelector('#result').getAttribute('aria-busy')") == "true"
     tab.choose("#file", second)
-    answered(tab)
-    late.set()
+    wait_for(lambda: len(server.questions()) == 2, "the second question")
     failed = tab.happened("Network.loadingFailed")
     assert [each["canceled"] for each in failed] == [True]
+    assert shown(tab, "#problem", "#status") == [False, True]
+    soon.set()
+    answered(tab)
+    late.set()
     assert text(tab, "#labels span") == "palace"
     assert text(tab, "#caption").startswith("second.png")
     assert tab.run("document.querySelector('#result').getAttribute('aria-busy')") == "false"
