@@ -117,10 +117,14 @@ class Guard:
         """Refuse a call before its message is received.
 
         Raises:
-            RequestError: the wrong key (401), or too many others (503).
+            RequestError: the wrong key (401), or too many others (503); the server is about to stop
+                (503).
         """
-        if self._key is not None and not method.is_open:
-            _check_key(call.authorization, self._key)
+        if not method.is_open:
+            if self._key is not None:
+                _check_key(call.authorization, self._key)
+            if self.traffic.draining:
+                raise _stopping()
         if self.traffic.active > self._most:
             raise RequestError(
                 503, f"{self._most} calls are under way, which is the limit", retry_after=1
@@ -165,7 +169,7 @@ class Guard:
 
     def _late(self) -> RequestError:
         if self.traffic.draining:
-            return RequestError(503, "the server is stopping; ask another", retry_after=1)
+            return _stopping()
         return RequestError(408, f"the message was not complete after {self._seconds:g} s")
 
     def _done(self, context: grpc.aio.ServicerContext) -> None:
@@ -178,6 +182,10 @@ async def _read(context: grpc.aio.ServicerContext) -> Any:
     reading.add_done_callback(_seen)
     await asyncio.wait((reading,))
     return reading.result()
+
+
+def _stopping() -> RequestError:
+    return RequestError(503, "the server is stopping; ask another", retry_after=1)
 
 
 def _seen(reading: asyncio.Future[Any]) -> None:

@@ -13,6 +13,9 @@ from parnet_deploy.serve.http.body import body_limit
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.settings import ServeSettings
 
+_FAREWELL = 0.25
+"""Seconds for clients to close their connections, once all is answered."""
+
 _IDENTITY = 1
 """The set of compressions that has only that of none."""
 
@@ -31,7 +34,7 @@ class Front:
         self._guard = guard
 
     async def stop(self, grace: float) -> bool:
-        """Take nothing new, answer what is in flight, and end.
+        """Take nothing new, answer what is in flight, and end; a second call does nothing.
 
         Args:
             grace: seconds for that; afterwards the rest is cancelled.
@@ -41,18 +44,15 @@ class Front:
         """
         traffic = self._guard.traffic
         traffic.drain()
-        stopping = asyncio.ensure_future(self._server.stop(grace))
         try:
             async with asyncio.timeout(grace):
                 await traffic.quiet()
         except TimeoutError:
-            return False
-        else:
-            return True
-        finally:
-            # Connections that have nothing to say, or no end that answers, are not waited for.
             await self._server.stop(None)
-            await stopping
+            return False
+        # Only now: the library would wait for connections, too, and some never say anything.
+        await self._server.stop(_FAREWELL)
+        return True
 
 
 async def start(plane: DataPlane, settings: ServeSettings, port: int) -> Front:

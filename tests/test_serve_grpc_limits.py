@@ -1,0 +1,359 @@
+"""gRPC: the key, deadlines, clients that go, limits, and the end."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+import tritonclient.grpc as triton
+from serve_grpc import SERVICE, Served, eventually, fronted, numbers, on_loop, raw_request, refused
+from served import PATIENCE, SETTINGS, GatedRunner, images
+from served_plane import counts
+from tritonclient.grpc import service_pb2 as pb
+
+from parnet_deploy.errors import ServingError
+from parnet_deploy.serve.grpc import start
+from parnet_deploy.serve.settings import ServeSettings
+
+KEY = "open-sesame"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+NO_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+HALF_A_HEADER = b"\0\x40\0\1\4\0\0\0\1\x82"
+"""How HTTP/2 begins (RFC 9113): the preface, settings, and a call's header of 16 KiB cut short."""
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+LATE = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def request(number: float) -> Any:
+    return raw_request(images(number)["images"])
+
+
+@contextlib.contextmanager
+def busy(settings: ServeSettings = SETTINGS) -> Iterator[tuple[Served, GatedRunner, Any]]:
+    """A front whose engine runs a first request, and goes on when it is told to."""
+    runner = GatedRunner()
+    with fronted(runner, settings) as served:
+        first = served.stub().ModelInfer.future(request(1))
+        assert runner.begun() == [1]
+        yield served, runner, first
+        runner.finish(1)
+
+
+def waiting(served: Served, count: int) -> None:
+    eventually(lambda: served.plane.model.waiting == count)
+
+
+def unsent() -> tuple[Iterator[bytes], threading.Event]:
+    """A message that does not come, until it is told to."""
+    go = threading.Event()
+
+    def messages() -> Iterator[bytes]:
+        go.wait(PATIENCE)
+        yield request(5).SerializeToString()
+
+    return messages(), go
+
+
+# The key
+
+
+@pytest.fixture(scope="module")
+def keyed() -> Iterator[Served]:
+    with fronted(settings=replace(SETTINGS, api_key=KEY)) as served:
+        yield served
+
+
+@pytest.mark.parametrize(
+    ("metadata", "text"),
+    [
+        ((), "an API key is needed: send it as metadata, 'authorization: Bearer KEY'"),
+        ((("authorization", KEY),), "an API key is needed"),
+        ((("authorization", "Bearer wrong"),), "this API key is not the right one"),
+        ((("authorization", "Bearer "),), "this API key is not the right one"),
+        ((("authorization", f"Bearer {KEY}x"),), "this API key is not the right one"),
+        ((("authorization-bin", f"Bearer {KEY}".encode()),), "an API key is needed"),
+    ],
+)
+def test_without_the_key(keyed: Served, metadata: Any, text: str) -> None:
+    stub = keyed.stub()
+    for call in (
+        lambda: stub.ModelInfer(request(1), metadata=metadata),
+        lambda: stub.ModelMetadata(pb.ModelMetadataRequest(name="tiny"), metadata=metadata),
+        lambda: stub.RepositoryIndex(pb.RepositoryIndexRequest(), metadata=metadata),
+    ):
+        code, details, _ = refused(call)
+        assert code is grpc.StatusCode.UNAUTHENTICATED
+        assert text in details
+        assert KEY not in details
+
+
+def test_the_key_is_asked_for_before_a_message_is_received(keyed: Served) -> None:
+    messages, go = unsent()
+    code, _, _ = refused(lambda: keyed.channel().stream_unary(f"{SERVICE}/ModelInfer")(messages))
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+    go.set()
+
+
+def test_with_the_key(keyed: Served) -> None:
+    for scheme in ("Bearer", "bearer"):
+        metadata = (("authorization", f"{scheme} {KEY}"),)
+        assert numbers(keyed.stub().ModelInfer(request(3), metadata=metadata)) == [3]
+    with triton.InferenceServerClient(keyed.url) as client:
+        headers = {"authorization": f"Bearer {KEY}"}
+        assert client.get_server_metadata(headers=headers).name == "parnet-deploy"
+
+
+def test_health_needs_no_key(keyed: Served) -> None:
+    stub = keyed.stub()
+    assert stub.ServerLive(pb.ServerLiveRequest()).live
+    assert stub.ServerReady(pb.ServerReadyRequest()).ready
+
+
+# Deadlines, and clients that go
+
+
+def test_the_servers_deadline() -> None:
+    """What waits by then is never run."""
+    with busy(replace(SETTINGS, timeout=0.3)) as (served, runner, first):
+        code, details, _ = refused(lambda: served.stub().ModelInfer(request(2)))
+        assert (code, details) == (LATE, "the request was not answered in time")
+        assert refused(first.result)[0] is LATE
+        waiting(served, 0)
+    assert runner.log == [[1], "closed"]
+
+
+def test_the_clients_own_deadline() -> None:
+    with busy() as (served, runner, first):
+        code, _, _ = refused(lambda: served.stub().ModelInfer(request(2), timeout=0.3))
+        assert code is LATE
+        waiting(served, 0)
+        eventually(lambda: counts(served.plane.recorder) == {"cancelled": 1})
+        runner.finish(1)
+        assert numbers(first.result(PATIENCE)) == [1]
+    assert runner.log == [[1], "closed"]
+
+
+@pytest.mark.parametrize("way", ["cancels", "leaves"])
+def test_a_client_that_goes(way: str) -> None:
+    """Its request is taken out of the queue, and never run."""
+    with busy() as (served, runner, first):
+        channel = served.channel()
+        call = channel.unary_unary(f"{SERVICE}/ModelInfer").future(request(2).SerializeToString())
+        waiting(served, 1)
+        if way == "cancels":
+            call.cancel()
+        else:
+            channel.close()
+        waiting(served, 0)
+        eventually(lambda: counts(served.plane.recorder) == {"cancelled": 1})
+        runner.finish(1)
+        assert numbers(first.result(PATIENCE)) == [1]
+        eventually(lambda: served.front._guard.traffic.active == 0)
+    assert runner.log == [[1], "closed"]
+
+
+def test_a_message_that_does_not_come() -> None:
+    with fronted(settings=replace(SETTINGS, body_timeout=0.2)) as served:
+        messages, go = unsent()
+        infer = served.channel().stream_unary(f"{SERVICE}/ModelInfer")
+        code, details, _ = refused(lambda: infer(messages))
+        assert (code, details) == (LATE, "the message was not complete after 0.2 s")
+        go.set()
+        assert numbers(served.stub().ModelInfer(request(2))) == [2]
+        eventually(lambda: served.front._guard.traffic.active == 0)
+        assert counts(served.plane.recorder) == {"answered": 1}
+
+
+def test_a_client_that_goes_before_its_message_comes() -> None:
+    with fronted() as served:
+        messages, go = unsent()
+        call = served.channel().stream_unary(f"{SERVICE}/ModelInfer").future(messages)
+        eventually(lambda: served.front._guard.traffic.active == 1)
+        call.cancel()
+        eventually(lambda: served.front._guard.traffic.active == 0)
+        go.set()
+        assert counts(served.plane.recorder) == {}
+
+
+# Limits
+
+
+@pytest.fixture(scope="module")
+def slow() -> Iterator[Served]:
+    with fronted(settings=replace(SETTINGS, header_timeout=0.2, idle_timeout=0.2)) as served:
+        yield served
+
+
+def test_a_full_queue() -> None:
+    with busy() as (served, runner, first):
+        stub = served.stub()
+        calls = [stub.ModelInfer.future(request(n)) for n in (2, 3, 4, 5)]
+        waiting(served, SETTINGS.queue)
+        code, details, trailing = refused(lambda: stub.ModelInfer(request(6)))
+        assert code is UNAVAILABLE
+        assert "4 requests wait already" in details
+        assert trailing["grpc-retry-pushback-ms"] == "1000"
+        for number in (1, 2, 3, 4, 5):
+            runner.finish(number)
+        assert numbers(first.result(PATIENCE)) == [1]
+        assert [numbers(call.result(PATIENCE)) for call in calls] == [[2], [3], [4], [5]]
+
+
+def test_an_engine_that_fails() -> None:
+    with busy() as (_, runner, first):
+        runner.finish(1, RuntimeError("cuda: /dev/nvidia0"))
+        code, details, _ = refused(lambda: first.result(PATIENCE))
+        assert (code, details) == (
+            grpc.StatusCode.INTERNAL,
+            "the engine failed; it is being started again",
+        )
+
+
+def test_a_message_that_is_too_large() -> None:
+    with fronted(settings=replace(SETTINGS, max_body=200)) as served:
+        stub = served.stub()
+        large = request(1)
+        large.id = "x" * 200
+        code, details, _ = refused(lambda: stub.ModelInfer(large))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "200" in details
+        assert numbers(stub.ModelInfer(request(2))) == [2]
+        assert counts(served.plane.recorder) == {"answered": 1}
+
+
+def test_too_many_bytes_in_memory() -> None:
+    with busy(replace(SETTINGS, max_body=300, max_buffered=300)) as (served, _, first):
+        large = request(2)
+        large.id = "x" * 150
+        code, details, trailing = refused(lambda: served.stub().ModelInfer(large))
+        assert code is UNAVAILABLE
+        assert "too many bytes of requests" in details
+        assert trailing["grpc-retry-pushback-ms"] == "1000"
+        assert not first.done()
+
+
+def test_too_many_calls() -> None:
+    """Over all connections; on one there cannot be so many, and clients know that."""
+    with busy(replace(SETTINGS, max_connections=2)) as (served, runner, first):
+        other = served.stub()
+        second = other.ModelInfer.future(request(2))
+        waiting(served, 1)
+        code, details, _ = refused(lambda: other.ModelInfer(request(3)))
+        assert (code, details) == (UNAVAILABLE, "2 calls are under way, which is the limit")
+        runner.finish(1)
+        runner.finish(2)
+        assert numbers(first.result(PATIENCE)) == [1]
+        assert numbers(second.result(PATIENCE)) == [2]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", PREFACE[:9], PREFACE, PREFACE + NO_SETTINGS, PREFACE + NO_SETTINGS + HALF_A_HEADER],
+    ids=["nothing", "half a preface", "preface", "no call", "half a header"],
+)
+def test_connections_that_say_too_little_are_closed(slow: Served, said: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", slow.front.port), PATIENCE) as connection:
+        connection.sendall(said)
+        while connection.recv(1000):  # what it is told first
+            pass
+    assert numbers(slow.stub().ModelInfer(request(2))) == [2]
+
+
+def test_too_many_connections() -> None:
+    with (
+        fronted(settings=replace(SETTINGS, max_connections=2)) as served,
+        contextlib.ExitStack() as opened,
+    ):
+        answers = []
+        for _ in range(3):
+            connection = socket.create_connection(("127.0.0.1", served.front.port), PATIENCE)
+            opened.enter_context(connection)
+            connection.sendall(PREFACE + NO_SETTINGS)
+            answers.append(connection.recv(9))
+        assert answers == [answers[0], answers[0], b""]
+        assert answers[0]
+
+
+def test_a_header_that_is_too_large() -> None:
+    with fronted(settings=replace(SETTINGS, max_header=1000)) as served:
+        metadata = (("x-nonsense", "x" * 2000),)
+        code, _, _ = refused(lambda: served.stub().ModelInfer(request(1), metadata=metadata))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert numbers(served.stub().ModelInfer(request(2))) == [2]
+
+
+# The end
+
+
+def test_what_is_in_flight_is_answered() -> None:
+    runner = GatedRunner()
+    with fronted(runner) as served:
+        stub = served.stub()
+        calls = [stub.ModelInfer.future(request(n)) for n in (1, 2)]
+        runner.begun()
+        waiting(served, 1)
+        stopping: Future[bool] = served.stopping(grace=PATIENCE)
+        eventually(lambda: served.front._guard.traffic.draining)
+        code, _, _ = refused(lambda: served.stub().ModelInfer(request(3)))
+        assert code is UNAVAILABLE
+        assert not stopping.done()
+        runner.finish(1)
+        runner.finish(2)
+        assert [numbers(call.result(PATIENCE)) for call in calls] == [[1], [2]]
+        assert stopping.result(PATIENCE) is True
+    assert runner.log == [[1], [2], "closed"]
+
+
+def test_a_grace_period_ends() -> None:
+    with busy() as (served, _, first):
+        assert served.stop(grace=0.2) is False
+        assert refused(lambda: first.result(PATIENCE))[0] in (
+            UNAVAILABLE,
+            grpc.StatusCode.CANCELLED,
+        )
+        eventually(lambda: counts(served.plane.recorder) == {"cancelled": 1})
+
+
+def test_a_model_that_drains() -> None:
+    with fronted() as served:
+        served.plane.model.drain()
+        code, details, trailing = refused(lambda: served.stub().ModelInfer(request(1)))
+        assert (code, details) == (UNAVAILABLE, "the server is shutting down")
+        assert trailing["grpc-retry-pushback-ms"] == "5000"
+
+
+def test_messages_that_do_not_come_do_not_keep_it() -> None:
+    with fronted(settings=replace(SETTINGS, body_timeout=600.0)) as served:
+        messages, go = unsent()
+        call = served.channel().stream_unary(f"{SERVICE}/ModelInfer").future(messages)
+        eventually(lambda: served.front._guard.traffic.active == 1)
+        assert served.stop(grace=600.0) is True
+        code, details, _ = refused(lambda: call.result(PATIENCE))
+        assert (code, details) == (UNAVAILABLE, "the server is stopping; ask another")
+        go.set()
+
+
+def test_connections_that_say_nothing_do_not_keep_it() -> None:
+    with fronted() as served, contextlib.ExitStack() as opened:
+        for said in (b"", PREFACE, PREFACE + NO_SETTINGS):
+            idle = socket.create_connection(("127.0.0.1", served.front.port), PATIENCE)
+            opened.enter_context(idle)
+            idle.sendall(said)
+        assert idle.recv(1), "it has been let in"
+        assert numbers(served.stub().ModelInfer(request(2))) == [2]
+        assert served.stop(grace=600.0) is True
+
+
+def test_a_port_that_is_taken() -> None:
+    with fronted() as served:
+        second = on_loop(start(served.plane, SETTINGS, served.front.port))
+        with pytest.raises(ServingError, match="choose another with --grpc-port"):
+            second.result(PATIENCE)
