@@ -125,6 +125,7 @@ FAULTS = {
     "no datatype": (raw_request(IMAGE, datatype=""), "has the unknown datatype ''"),
     "NHWC": (with_shape(1, 2, 2, 3), "that looks like NHWC"),
     "no axis of images": (with_shape(3, 2, 2), "the axis of images is missing"),
+    "a million axes": (with_shape(*[1] * 1_000_000), "is expected"),
     "no shape": (with_shape(), "has shape []"),
     "negative": (with_shape(-1, 3, 2, 2), "1 to 8 images"),
     "zero": (with_shape(0, 3, 2, 2), "1 to 8 images"),
@@ -244,6 +245,36 @@ def test_what_is_no_message(served: Served, method: str) -> None:
     code, details, _ = refused(lambda: call(b"\x0a\xff\xff\xff\xff\x0fgarbage"))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert details == f"the message is no {method}Request"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"\x2a\x00" * 8_000_000, id="inputs"),
+        pytest.param(b"\x32\x00" * 1001, id="outputs"),
+        pytest.param(b"\x3a\x00" * 8_000_000, id="raw contents"),
+        pytest.param(b"\x22\x00" * 8_000_000, id="parameters"),
+        pytest.param(b"\x2a\xd2\x0f" + b"\x22\x00" * 1001, id="parameters of an input"),
+    ],
+)
+def test_parts_by_the_million(channel: grpc.Channel, data: bytes) -> None:
+    """They are two bytes each, and a hundred once they are parsed."""
+    code, details, _ = refused(lambda: channel.unary_unary(f"{SERVICE}/ModelInfer")(data))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details == "the message has more than 1000 parts"
+
+
+def test_a_question_is_short(stub: Any) -> None:
+    code, details, _ = refused(lambda: stub.ModelReady(pb.ModelReadyRequest(name="x" * 70_000)))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details == "the message has more than 65536 bytes, which is the limit here"
+
+
+def test_as_many_parts_as_may_be(stub: Any) -> None:
+    request = raw_request(IMAGE)
+    for number in range(900):
+        request.parameters[f"nobody knows {number}"].bool_param = True
+    assert numbers(stub.ModelInfer(request)) == [1]
 
 
 def test_text_that_is_not_utf8(served: Served) -> None:

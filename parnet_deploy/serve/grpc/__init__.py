@@ -1,5 +1,6 @@
 """gRPC: the same protocol and the same data plane, for clients that prefer it.
 
+wire       a request's bytes, looked through before they are parsed
 translate  the protocol's messages as requests and answers, checked as those of HTTP
 documents  what a server and a model say of themselves, as messages
 methods    which method is answered by what

@@ -33,13 +33,15 @@ class Method:
 
     Attributes:
         name: such as ``ModelInfer``.
-        parse: makes a message of bytes.
+        parse: makes a message of bytes; `DecodeError` or `RequestError` where they are none.
+        largest: bytes that its messages may have.
         answer: answers a message; the answer is one, too, or already its bytes.
         is_open: whether it needs no key: orchestrators have none.
     """
 
     name: str
     parse: Callable[[bytes], Any]
+    largest: int
     answer: Callable[[Any, Call], Awaitable[Any]]
     is_open: bool = False
 
@@ -66,6 +68,7 @@ class Guard:
         self._most = settings.max_connections
         self._seconds = settings.body_timeout
         self._budget = Budget(settings.max_buffered)
+        self._parsing = asyncio.Lock()
         # What is being received is not counted by byte, so that only so many may be as fit.
         self._receiving = asyncio.Semaphore(max(1, settings.max_buffered // limit))
 
@@ -136,16 +139,21 @@ class Guard:
         """A call's message, parsed.
 
         Raises:
-            RequestError: as `_receive`; it is not the method's (400), or too many bytes of others
-                are in memory (503).
+            RequestError: as `_receive`; it is not the method's (400) or too large for it (413), or
+                too many bytes of others are in memory (503).
         """
         data = await self._receive(context)
         call.received = len(data)
+        if len(data) > method.largest:
+            raise RequestError(
+                413, f"the message has more than {method.largest} bytes, which is the limit here"
+            )
         hold.take(len(data))
         try:
-            if len(data) > _LARGE:
+            if len(data) <= _LARGE:
+                return method.parse(data)
+            async with self._parsing:  # one at a time: parsed, it may be several times as large
                 return await asyncio.to_thread(method.parse, data)
-            return method.parse(data)
         except DecodeError as exc:
             raise RequestError(400, f"the message is no {method.name}Request") from exc
 

@@ -14,9 +14,13 @@ from parnet_deploy.serve.grpc.call import Call
 from parnet_deploy.serve.grpc.documents import Documents
 from parnet_deploy.serve.grpc.guard import Guard, Method
 from parnet_deploy.serve.grpc.translate import request_of, response_of
+from parnet_deploy.serve.grpc.wire import check_parts
 from parnet_deploy.serve.plane import LARGE_BINARY, LARGE_JSON, DataPlane
 
 _SERVICE = messages.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+
+_QUESTION = 1 << 16
+"""The largest message in bytes of a method that asks for no inference: names, mostly."""
 
 
 class Infer:
@@ -43,8 +47,14 @@ class Infer:
         return answer
 
 
-def service(plane: DataPlane, guard: Guard) -> grpc.GenericRpcHandler:
-    """Every method of the service, those that are refused among them."""
+def service(plane: DataPlane, guard: Guard, limit: int) -> grpc.GenericRpcHandler:
+    """Every method of the service, those that are refused among them.
+
+    Args:
+        plane: what answers.
+        guard: what stands around them.
+        limit: the largest inference request in bytes.
+    """
     documents = Documents(plane)
     answers: dict[str, Callable[..., Any]] = {
         "ServerLive": documents.live,
@@ -60,7 +70,10 @@ def service(plane: DataPlane, guard: Guard) -> grpc.GenericRpcHandler:
         method.name: guard.handler(
             Method(
                 name=method.name,
-                parse=getattr(messages, method.input_type.name).FromString,
+                parse=_parse_request
+                if method.name == "ModelInfer"
+                else getattr(messages, method.input_type.name).FromString,
+                largest=limit if method.name == "ModelInfer" else _QUESTION,
                 answer=answers.get(method.name, _refuse),
                 is_open=method.name in ("ServerLive", "ServerReady"),
             )
@@ -68,6 +81,11 @@ def service(plane: DataPlane, guard: Guard) -> grpc.GenericRpcHandler:
         for method in _SERVICE.methods
     }
     return grpc.method_handlers_generic_handler(_SERVICE.full_name, handlers)
+
+
+def _parse_request(data: bytes) -> Any:
+    check_parts(data)
+    return messages.ModelInferRequest.FromString(data)
 
 
 async def _refuse(request: Any, call: Call) -> bytes:

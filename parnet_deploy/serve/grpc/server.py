@@ -69,7 +69,7 @@ async def start(plane: DataPlane, settings: ServeSettings, port: int) -> Front:
     limit = body_limit(plane.signature, settings)
     guard = Guard(settings, limit)
     server = grpc.aio.server(options=_options(settings, limit))
-    server.add_generic_rpc_handlers((service(plane, guard),))
+    server.add_generic_rpc_handlers((service(plane, guard, limit),))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
         port = server.add_insecure_port(f"{host}:{port}")

@@ -48,6 +48,9 @@ _FIELDS: Mapping[str, tuple[str, str]] = {
 """The field of ``InferTensorContents`` for each datatype, and numpy's name of what it holds. There
 is none for FP16 and BF16: those are sent raw."""
 
+_AXES = 16
+"""Of a shape with more axes than these the rest is not looked at: it is refused as it is."""
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -132,7 +135,7 @@ def _input(tensor: Any, size: int | None) -> InputTensor:
         )
     return InputTensor(
         name=tensor.name,
-        shape=list(tensor.shape),
+        shape=list(tensor.shape[:_AXES]),
         datatype=tensor.datatype,
         parameters=InputParameters(binary_data_size=size, shared_memory_region=region),
     )
