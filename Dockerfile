@@ -7,31 +7,32 @@
 # and ca.pem, which a pip.conf names as "cert = /run/secrets/ca.pem".
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
-FROM ${BASE} AS wheel
+FROM ${BASE} AS wheels
+ARG FLAVOUR=cpu
 WORKDIR /source
-COPY requirements/build.lock requirements/
+COPY requirements/build.lock requirements/serve-${FLAVOUR}.lock requirements/
+# NVIDIA publishes two small packages of TensorRT RTX as sources only; what builds them is hashed, too.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem \
     python3 -m venv --without-pip /opt/build && \
     python3 -m pip --python /opt/build/bin/python install --no-cache-dir \
-      --require-hashes --only-binary :all: --requirement requirements/build.lock
+      --require-hashes --only-binary :all: --requirement requirements/build.lock && \
+    python3 -m pip --python /opt/build/bin/python wheel --no-cache-dir --no-build-isolation \
+      --require-hashes --only-binary :all: --no-binary tensorrt-rtx,tensorrt-rtx-cu13 \
+      --requirement requirements/serve-${FLAVOUR}.lock --wheel-dir /wheels
 COPY LICENSE README.md pyproject.toml ./
 COPY parnet_deploy parnet_deploy
 RUN /opt/build/bin/python -m hatchling build --target wheel --directory /wheels
 
 FROM ${BASE} AS packages
 ARG FLAVOUR=cpu
-COPY requirements/serve-${FLAVOUR}.lock /requirements.lock
-# TensorRT's Python module is not on the public index: its flavour takes that of BASE.
-RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem \
-    if [ "$FLAVOUR" = tensorrt ]; then site=--system-site-packages; fi && \
+COPY --from=wheels /wheels /wheels
+# TensorRT's Python module is not on the public index: its flavour takes that of BASE. And no
+# dependencies are looked for: the lock had them, with ONNX Runtime as the flavour runs it.
+RUN if [ "$FLAVOUR" = tensorrt ]; then site=--system-site-packages; fi && \
     python3 -m venv --without-pip ${site:-} /opt/parnet-deploy && \
     python3 -m pip --python /opt/parnet-deploy/bin/python install --no-cache-dir \
-      --require-hashes --only-binary :all: --requirement /requirements.lock && \
+      --no-index --no-deps /wheels/*.whl && \
     find /opt/parnet-deploy -type d -name tests -prune -exec rm -r {} +
-COPY --from=wheel /wheels /wheels
-# Not its dependencies: the lock has them, with ONNX Runtime in the form that the flavour runs.
-RUN python3 -m pip --python /opt/parnet-deploy/bin/python install --no-cache-dir \
-      --no-index --no-deps /wheels/*.whl
 
 FROM ${BASE} AS serve
 LABEL org.opencontainers.image.title="parnet-deploy" \

@@ -114,7 +114,8 @@ def _install_problems(
     found: Mapping[str, list[Instruction]], final: Iterable[Instruction]
 ) -> Iterator[str]:
     runs = [item.words for items in found.values() for item in items if item.name == "RUN"]
-    installs = [part for run in runs for part in run.split("&&") if " install " in part]
+    parts = [part for run in runs for part in run.split("&&")]
+    installs = [part for part in parts if " -m pip " in part]
     if not installs:
         yield "nothing is installed"
     for words in installs:

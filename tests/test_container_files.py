@@ -40,7 +40,7 @@ def changed(text: str, old: str, new: str) -> str:
 
 def test_the_dockerfile_is_in_order() -> None:
     assert dockerfile_problems(DOCKERFILE) == []
-    assert list(stages(DOCKERFILE)) == ["wheel", "packages", "serve"]
+    assert list(stages(DOCKERFILE)) == ["wheels", "packages", "serve"]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,8 @@ def test_the_dockerfile_is_in_order() -> None:
         ("HEALTHCHECK", "LABEL health=", "it has no HEALTHCHECK in exec form"),
         ("/v2/health/ready", "/", "does not ask whether it is ready"),
         ("--require-hashes ", "", "installed without hashes"),
-        ("--no-index --no-deps", "", "installed without hashes"),
+        ("--require-hashes --only-binary :all: --no", "--no", "installed without hashes"),
+        ("--no-index --no-deps ", "", "installed without hashes"),
         ("ARG BASE=", "ARG BASIS=", "BASE is no build argument"),
         ("FROM ${BASE} AS serve", "FROM python:3 AS serve", "on something else than BASE"),
         ("WORKDIR /\n", "WORKDIR /\nRUN pip install torch\n", "the last stage does more"),
@@ -69,7 +70,7 @@ def test_a_fault_in_the_dockerfile_is_found(old: str, new: str, problem: str) ->
 
 
 def test_one_stage_is_found() -> None:
-    start = DOCKERFILE.index("FROM ${BASE} AS wheel")
+    start = DOCKERFILE.index("FROM ${BASE} AS wheels")
     end = DOCKERFILE.index("FROM ${BASE} AS serve")
     assert "there is one stage only" in dockerfile_problems(DOCKERFILE[:start] + DOCKERFILE[end:])
 
