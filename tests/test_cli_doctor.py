@@ -31,6 +31,8 @@ WITHOUT_GPU = CPU_TASKS | {
     "verify",
     "train",
     "ensemble",
+    "serve",
+    "serve --grpc-port",
 }
 
 FULL = Machine(
@@ -111,6 +113,8 @@ def test_with_nothing_nothing_works_and_each_says_what_to_install() -> None:
         ("jinja2", {"verify"}),
         ("scikit-learn", {"train"}),
         ("timm", {"train"}),
+        ("uvicorn", {"serve"}),
+        ("tritonclient", {"serve --grpc-port"}),
         ("openvino", {"predict, OpenVINO on the CPU", "build-engine --backend openvino"}),
         ("ncnn", {"predict, ncnn on the CPU", "build-engine --backend ncnn"}),
         ("onnx", {"export", "verify", "build-engine --backend ncnn"}),

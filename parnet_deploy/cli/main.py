@@ -24,6 +24,7 @@ from parnet_deploy.cli import (
     inspect,
     plan,
     predict,
+    serve,
     train,
     triton_repo,
     variants,
@@ -54,6 +55,7 @@ app.command("export")(export.command)
 app.command("build-engine")(build_engine.command)
 app.command("verify")(verify.command)
 app.command("predict")(predict.command)
+app.command("serve")(serve.command)
 app.command("bench")(bench.command)
 app.command("plan")(plan.command)
 app.command("triton-repo")(triton_repo.command)

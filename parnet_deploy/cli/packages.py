@@ -10,8 +10,10 @@ from parnet_deploy.errors import MissingDependencyError
 
 MODULES: Mapping[str, str] = {
     "onnx-graphsurgeon": "onnx_graphsurgeon",
+    "prometheus-client": "prometheus_client",
     "scikit-learn": "sklearn",
     "tensorrt-rtx": "tensorrt_rtx",
+    "tritonclient": "tritonclient.grpc",
     "cuda-bindings": "cuda.bindings.driver",
 }
 """Modules that have not the name of their package."""
@@ -36,6 +38,11 @@ NEEDS: Mapping[str, Needs] = {
     "verify": Needs(
         packages=("torch", "onnx", "safetensors", "matplotlib", "jinja2"), extra="export"
     ),
+    "serve": Needs(
+        packages=("starlette", "uvicorn", "httptools", "uvloop", "prometheus-client"),
+        extra="serve",
+    ),
+    "serve --grpc-port": Needs(packages=("tritonclient",), extra="grpc"),
     "train": Needs(
         packages=(
             "torch",

@@ -20,10 +20,10 @@ from uvicorn.server import ServerState
 
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.http.exchange import REFUSED
-from parnet_deploy.serve.http.lingering import LingeringTransport
 from parnet_deploy.serve.http.logs import log_facts
 from parnet_deploy.serve.http.refusal import raw_answer
 from parnet_deploy.serve.http.traffic import Traffic
+from parnet_deploy.serve.http.transport import AnswerTransport
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or turn it away where there are too many."""
-        super().connection_made(LingeringTransport(transport, self._is_receiving))
+        self._wire = AnswerTransport(transport, self._is_receiving)
+        super().connection_made(self._wire)
         self._traffic.connections += 1
         if len(self.connections) > self._limits.connections:
             self._turn_away()
@@ -194,6 +195,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or hang up where none can come."""
+        self._wire.flush()
         if not self.pipeline:
             if self._last_words is not None:
                 self._say(self._last_words)

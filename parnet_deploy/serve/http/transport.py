@@ -1,4 +1,4 @@
-"""Hanging up on a client that is still sending, so that it can read what it was told."""
+"""Answers as they leave: in one piece, and so that a client that is still sending can read them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from typing import Any
 LINGER = 1.0
 """Seconds for which what a client still sends is let go."""
 
+_SMALL = 65_536
+"""Bytes that are sooner copied behind a head than written by themselves."""
 
-class LingeringTransport(asyncio.Transport):
-    """A transport whose `close` ends our side first where the client is still sending.
+
+class AnswerTransport(asyncio.Transport):
+    """A transport that sends a head together with its body, and does not hang up on a sender.
+
+    uvicorn writes an answer's head and its body one after the other: two system calls, and two
+    packets, of which each wakes the client.
 
     A socket that is closed while bytes wait in it to be read answers with a reset, and that takes
-    away from the client what it has not read yet: the sentence that says what was wrong. See RFC
-    9112, section 9.6.
+    away from the client what it has not read yet: the sentence that says what was wrong. So `close`
+    ends our side first where the client is still sending. See RFC 9112, section 9.6.
     """
 
     def __init__(self, transport: asyncio.Transport, is_sending: Callable[[], bool]) -> None:
@@ -30,11 +36,13 @@ class LingeringTransport(asyncio.Transport):
         self._transport = transport
         self._is_sending = is_sending
         self._closing = False
+        self._head: bytes | bytearray | memoryview | None = None
 
     def close(self) -> None:
         """Send what is written, and close at once or when the client has done so."""
         if self._closing:
             return
+        self.flush()
         self._closing = True
         if self._transport.is_closing() or not self._is_sending():
             self._transport.close()
@@ -54,8 +62,23 @@ class LingeringTransport(asyncio.Transport):
         self._transport.abort()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send."""
-        self._transport.write(data)
+        """Send; a head is sent with what follows it, or by `flush`."""
+        if self._head is None and data[:9] == b"HTTP/1.1 " and data[9:12] != b"100":
+            self._head = data
+            return
+        head, self._head = self._head, None
+        if head is None:
+            self._transport.write(data)
+        elif len(data) <= _SMALL:
+            self._transport.write(b"".join((head, data)))
+        else:
+            self._transport.writelines((head, data))
+
+    def flush(self) -> None:
+        """Send a head that nothing follows."""
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.write(head)
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         """Send several."""

@@ -1,0 +1,127 @@
+"""The application: which path is answered by what."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from parnet_deploy.serve.http.body import BodyReader, body_limit
+from parnet_deploy.serve.http.budget import Budget
+from parnet_deploy.serve.http.documents import Documents
+from parnet_deploy.serve.http.guard import POLICY, Guard
+from parnet_deploy.serve.http.inference import Classify, Infer
+from parnet_deploy.serve.http.metrics import HttpMetrics
+from parnet_deploy.serve.http.page import CONTENT_TYPE, page
+from parnet_deploy.serve.http.refusal import NOTHING_HERE, HttpError
+from parnet_deploy.serve.http.traffic import Traffic
+from parnet_deploy.serve.metrics import exposition, registry_of
+from parnet_deploy.serve.plane import DataPlane
+from parnet_deploy.serve.recording import Recorder
+from parnet_deploy.serve.settings import ServeSettings
+from parnet_deploy.serve.signature import Signature
+
+_MODEL = "/v2/models/{name}"
+_VERSION = f"{_MODEL}/versions/{{version}}"
+
+
+def create_app(
+    plane: DataPlane,
+    recorder: Recorder,
+    settings: ServeSettings,
+    *,
+    traffic: Traffic | None = None,
+) -> Starlette:
+    """The application that serves a model.
+
+    Args:
+        plane: what answers; it need not be ready.
+        recorder: the plane's own; it knows the model's signature, too.
+        settings: limits and the API key.
+        traffic: told of every request; None: nobody asks.
+    """
+    traffic = traffic or Traffic()
+    signature = recorder.signature
+    budget = Budget(settings.max_buffered)
+    limit = body_limit(signature, settings)
+    reader = BodyReader(limit, settings, budget, traffic)
+    infer, classify = Infer(plane, reader), Classify(plane, reader, signature)
+    work: list[BaseRoute] = [
+        Route(path, endpoint, methods=["POST"], max_body_size=limit)
+        for path, endpoint in (
+            (f"{_MODEL}/infer", infer),
+            ("/classify", classify),
+            (f"{_VERSION}/infer", infer),
+        )
+    ]
+    pages = [_metrics(recorder, HttpMetrics(traffic, budget)), _page(signature)]
+    guard = Middleware(Guard, traffic=traffic, limit=limit, api_key=settings.api_key)
+    app = Starlette(
+        routes=[*work, *_documents(Documents(plane)), *pages],  # in the order they are looked at
+        middleware=[guard],
+        exception_handlers={HTTPException: _refuse},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _documents(documents: Documents) -> list[BaseRoute]:
+    of_models = [
+        Route(f"{path}{ending}", endpoint)
+        for path in (_MODEL, _VERSION)
+        for ending, endpoint in (
+            ("", documents.model),
+            ("/ready", documents.model_ready),
+            ("/config", documents.config),
+            ("/stats", documents.statistics),
+        )
+    ]
+    return [
+        Route("/v2/health/live", documents.live),
+        Route("/v2/health/ready", documents.ready),
+        Route("/v2", documents.server),
+        Route("/v2/models/stats", documents.all_statistics),
+        *of_models,
+    ]
+
+
+def _metrics(recorder: Recorder, http: HttpMetrics) -> BaseRoute:
+    registry = registry_of(recorder)
+    registry.register(http)
+
+    async def metrics(request: Request) -> Response:
+        body, content_type = exposition(registry, request.headers.get("accept", ""))
+        return Response(body, media_type=content_type)
+
+    return Route("/metrics", metrics)
+
+
+def _page(signature: Signature) -> BaseRoute:
+    made = page(signature)
+    headers = {POLICY.decode(): made.policy, "referrer-policy": "no-referrer"}
+
+    async def show(request: Request) -> Response:
+        return Response(made.body, headers=headers, media_type=CONTENT_TYPE)
+
+    return Route("/", show)
+
+
+async def _refuse(request: Request, exc: Exception) -> Response:
+    """What Starlette refuses, in our words: the guard sends it.
+
+    Raises:
+        HttpError: always.
+    """
+    if not isinstance(exc, HTTPException):
+        raise exc
+    if exc.status_code == 405:
+        methods = (exc.headers or {}).get("Allow", "").split(", ")
+        allowed = ", ".join(sorted(methods))
+        message = f"{request.method} is not answered here, but {allowed}"
+        raise HttpError(405, message, headers=[(b"allow", allowed.encode())]) from exc
+    raise HttpError(
+        exc.status_code, NOTHING_HERE if exc.status_code == 404 else exc.detail
+    ) from exc

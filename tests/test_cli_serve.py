@@ -1,0 +1,432 @@
+"""``parnet-deploy serve``: a real engine from start to SIGTERM, and what keeps it from starting."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib.util
+import io
+import json
+import re
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import call, one_sentence
+from PIL import Image
+from serve_process import Served, load, started
+
+from parnet_deploy.bundle import EngineBundle, ModelBundle
+from parnet_deploy.cli.predict import Prediction, predict
+from parnet_deploy.cli.serve import KEY_VARIABLE, find_engine
+from parnet_deploy.engine import BuildOptions, build_engine, make_builder
+from parnet_deploy.errors import ServingError
+from parnet_deploy.images import load_image
+from parnet_deploy.runtime import open_runner
+from parnet_deploy.serve.http.listening import listen
+
+CPU = BuildOptions(provider="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> EngineBundle:
+    """Of one image. Read only."""
+    final = tmp_path_factory.mktemp("engines") / "tiny-onnxruntime-cpu"
+    builder = make_builder("onnxruntime", CPU, split=False)
+    return build_engine(tiny_bundle, final, builder, split=False)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def serve(engine: Path, *options: object, cwd: Path | None = None):
+    words = ["-m", "parnet_deploy", "serve", engine, "--port", 0, *options]
+    return started([str(word) for word in words], cwd=cwd)
+
+
+def wait_until_ready(served: Served) -> str:
+    line = served.wait_for("ready: ")
+    served.port = int(re.findall(r"http://127.0.0.1:(\d+)", line)[0])
+    return line
+
+
+def files(*folders: Path) -> dict[Path, tuple[int, float]]:
+    return {
+        path: (path.stat().st_size, path.stat().st_mtime)
+        for folder in folders
+        for path in folder.rglob("*")
+    }
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif.tobytes()
+
+
+# --- while it runs ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(engine: EngineBundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of the engine, which ends well and has written nothing."""
+    folder = tmp_path_factory.mktemp("served")
+    before = files(folder, engine.path)
+    with serve(engine.path, "--name", "net", "--grpc-port", 0, cwd=folder) as served:
+        line = wait_until_ready(served)
+        assert f"{engine.path} (onnxruntime, fp32)" in line
+        yield served
+        served.stop()
+        assert served.status() == 0
+    assert not any("Traceback" in line for line in served.log)
+    assert any("UNTRAINED" in line for line in served.log), "what the engine warns of"
+    assert files(folder, engine.path) == before
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/v2", "/v2/models/stats", "/v2/models/net"])
+def test_documents(served: Served, path: str) -> None:
+    assert served.ask("GET", path)[0] == 200
+
+
+def test_classification(served: Served, engine: EngineBundle, photo: Path) -> None:
+    status, _, body = served.ask("POST", "/classify?top=3", photo.read_bytes())
+    assert status == 200
+    with open_runner(engine) as runner:
+        (expected,) = predict(engine, runner, [photo], 3)
+    assert isinstance(expected, Prediction)
+    found = json.loads(body)["predictions"]
+    assert [each["label"] for each in found] == [each.label for each in expected.guesses]
+    np.testing.assert_allclose(
+        [each["probability"] for each in found],
+        [each.probability for each in expected.guesses],
+        rtol=1e-6,
+    )
+
+
+def test_inference(served: Served, engine: EngineBundle, photo: Path) -> None:
+    pixels, expected = _run(engine, photo)
+    tensor = {"name": "images", "datatype": "FP32", "shape": list(pixels.shape)}
+    output = {"name": "logits", "parameters": {"binary_data": True}}
+    head = json.dumps(
+        {
+            "inputs": [{**tensor, "parameters": {"binary_data_size": pixels.nbytes}}],
+            "outputs": [output],
+        }
+    ).encode()
+    status, headers, body = served.ask(
+        "POST",
+        "/v2/models/net/infer",
+        head + pixels.tobytes(),
+        {"Inference-Header-Content-Length": str(len(head))},
+    )
+    assert status == 200
+    data = body[int(headers["inference-header-content-length"]) :]
+    found = np.frombuffer(data, np.float32).reshape(expected.shape)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_an_unmodified_client(served: Served, engine: EngineBundle, photo: Path) -> None:
+    """What tritonclient sends and reads, compressed, too."""
+    client_module = pytest.importorskip("tritonclient.http")
+    pixels, expected = _run(engine, photo)
+    with contextlib.closing(
+        client_module.InferenceServerClient(f"127.0.0.1:{served.port}")
+    ) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("net")
+        assert client.get_server_metadata()["name"] == "parnet-deploy"
+        assert client.get_model_metadata("net")["name"] == "net"
+        assert client.get_model_config("net")["name"] == "net"
+        before = _answered(client)
+        tensor = client_module.InferInput("images", list(pixels.shape), "FP32")
+        for binary in (True, False):
+            tensor.set_data_from_numpy(pixels, binary_data=binary)
+            for coding in (None, "gzip", "deflate"):
+                answer = client.infer(
+                    "net", [tensor], request_id="7", request_compression_algorithm=coding
+                )
+                np.testing.assert_allclose(answer.as_numpy("logits"), expected, rtol=1e-6)
+        assert _answered(client) == before + 6
+
+
+def test_grpc_beside_http(served: Served, engine: EngineBundle, photo: Path) -> None:
+    client_module = pytest.importorskip("tritonclient.grpc")
+    pixels, expected = _run(engine, photo)
+    port = served.wait_for("gRPC on port ").partition("gRPC on port ")[2].partition(";")[0]
+    with contextlib.closing(client_module.InferenceServerClient(f"127.0.0.1:{port}")) as client:
+        tensor = client_module.InferInput("images", list(pixels.shape), "FP32")
+        tensor.set_data_from_numpy(pixels)
+        answer = client.infer("net", [tensor])
+    np.testing.assert_array_equal(answer.as_numpy("logits"), expected)
+
+
+def _answered(client: Any) -> int:
+    stats = client.get_inference_statistics("net")["model_stats"][0]
+    return int(stats["inference_stats"]["success"]["count"])
+
+
+def _run(engine: EngineBundle, photo: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A photograph's pixels, and the logits that the engine gives for them."""
+    pixels = load_image(photo, engine.manifest.preprocessing)
+    with open_runner(engine) as runner:
+        return pixels, runner.run({"images": pixels})["logits"]
+
+
+ODD_IMAGES = {
+    "rotated": (Image.new("RGB", (40, 20), "red"), "JPEG", {"exif": rotated()}),
+    "cmyk": (Image.new("CMYK", (40, 20)), "JPEG", {}),
+    "one pixel": (Image.new("RGB", (1, 1)), "PNG", {}),
+    "grey with transparency": (Image.new("LA", (40, 20)), "PNG", {}),
+}
+
+
+@pytest.mark.parametrize(("image", "kind", "options"), ODD_IMAGES.values(), ids=ODD_IMAGES)
+def test_odd_images(served: Served, image: Image.Image, kind: str, options: dict) -> None:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    status, _, body = served.ask("POST", "/classify", stream.getvalue())
+    assert (status, len(json.loads(body).get("predictions", ()))) == (200, 5)
+
+
+@pytest.mark.parametrize("cut", [lambda data: data[: len(data) // 2], lambda data: b"no image"])
+def test_what_is_no_image(served: Served, photo: Path, cut: Callable[[bytes], bytes]) -> None:
+    status, _, body = served.ask("POST", "/classify", cut(photo.read_bytes()))
+    assert status == 400
+    assert list(json.loads(body)) == ["error"]
+    assert b"/" not in body, "no path"
+
+
+# --- from start to end --------------------------------------------------------------------------
+
+
+def test_sigterm_under_load(engine: EngineBundle, photo: Path) -> None:
+    """Everything that was accepted is answered, by a real engine."""
+    with serve(engine.path, "--log-format", "json") as served:
+        ready = json.loads(served.wait_for('"event":"ready"'))
+        served.port = int(ready["url"].rpartition(":")[2])
+        with load(served, "/classify", photo.read_bytes(), clients=6) as found:
+            end = time.monotonic() + 30
+            while found.statuses[200] < 50:
+                assert time.monotonic() < end, found
+                time.sleep(0.01)
+            with found.lock:
+                found.stopped_at = time.monotonic()
+                served.stop()
+            assert served.status() == 0
+    assert not found.unanswered
+    assert set(found.statuses) <= {200, 503}
+    lines = [json.loads(line) for line in served.log]
+    logged = [line["status"] for line in lines if line.get("event") == "request"]
+    assert logged.count(200) == found.statuses[200], "a line for every answer"
+
+
+def test_a_key_from_the_environment(
+    engine: EngineBundle, monkeypatch: pytest.MonkeyPatch, photo: Path
+) -> None:
+    """It is named in what is said, and not given away."""
+    monkeypatch.setenv(KEY_VARIABLE, "a-key")
+    with serve(engine.path, "--host", "0.0.0.0") as served:
+        line = wait_until_ready(served)
+        assert 'curl -H "Authorization: Bearer $PARNET_DEPLOY_API_KEY"' in line
+        data = photo.read_bytes()
+        assert served.ask("POST", "/classify", data)[0] == 401
+        assert served.ask("POST", "/classify", data, {"Authorization": "Bearer a-key"})[0] == 200
+        assert served.ask("GET", "/v2/health/ready")[0] == 200
+    assert not any("a-key" in line or "may use this server" in line for line in served.log)
+
+
+# --- what keeps it from starting ----------------------------------------------------------------
+
+
+def test_a_port_in_use(engine: EngineBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told before anything is loaded: the engine is not even there."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = call(capsys, "serve", engine.path / "nothing", "--port", port)
+    one_sentence(result, 1, f"port {port} of 127.0.0.1 is in use", "--port")
+
+
+def test_a_model_in_place_of_an_engine(
+    tiny_bundle: ModelBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = call(capsys, "serve", tiny_bundle.path, "--port", 0)
+    one_sentence(result, 1, "parnet-deploy/engine", "build-engine")
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut short", "missing", "manifest"])
+def test_a_damaged_engine(
+    engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(engine.path, broken)
+    file = max((p for p in broken.rglob("*") if p.is_file()), key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    if damage == "changed":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    elif damage == "cut short":
+        file.write_bytes(data[:-1])
+    elif damage == "missing":
+        file.unlink()
+    else:
+        file = broken / "manifest.json"
+        file.write_bytes(file.read_bytes().replace(b"tiny", b"tony"))
+    result = call(capsys, "serve", broken, "--port", 0)
+    one_sentence(result, 1, file.name)
+    assert "ready" not in result.err
+
+
+def test_the_only_engine_of_a_folder(
+    engine: EngineBundle,
+    tiny_bundle: ModelBundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As a container has it; what is no engine does not count."""
+    one_sentence(call(capsys, "serve", tmp_path, "--port", 0), 1, "no engine", "build-engine")
+    shutil.copytree(tiny_bundle.path, tmp_path / "model")
+    one_sentence(call(capsys, "serve", tmp_path, "--port", 0), 1, "no engine", "build-engine")
+    shutil.copytree(engine.path, tmp_path / "one")
+    assert find_engine(tmp_path).path == tmp_path / "one"
+    shutil.copytree(engine.path, tmp_path / "two")
+    one_sentence(call(capsys, "serve", tmp_path, "--port", 0), 1, "2 engines", "one, two")
+
+
+def test_a_name_that_no_path_can_have(
+    engine: EngineBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = call(capsys, "serve", engine.path, "--port", 0, "--name", "a/b")
+    one_sentence(result, 2, "'a/b'", "--name")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--queue", 0), "--queue"),
+        (("--timeout", -1), "--timeout"),
+        (("--port", 70000), "70000"),
+        (("--max-body", 10, "--max-buffered", 5), "--max-buffered"),
+        (("--log-format", "xml"), "--log-format"),
+        (("--api-key-file", "nowhere"), "nowhere"),
+    ],
+)
+def test_options_that_cannot_be(
+    engine: EngineBundle, capsys: pytest.CaptureFixture[str], options: tuple, named: str
+) -> None:
+    one_sentence(call(capsys, "serve", engine.path, *options), 2, named)
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"\xff\xfe"])
+def test_a_file_that_holds_no_key(
+    engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(content)
+    one_sentence(call(capsys, "serve", engine.path, "--api-key-file", key), 2, "key")
+
+
+def test_the_extra_is_named_where_it_is_missing(
+    engine: EngineBundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name)
+    )
+    one_sentence(call(capsys, "serve", engine.path), 1, "uvicorn", "parnet-deploy[serve]")
+
+
+# --- listening ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), ("port 80", "1024")),
+        (OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address"), ("no address of this",)),
+        (OSError(errno.EMFILE, "Too many open files"), ("Too many open files", "--port")),
+    ],
+)
+def test_a_socket_that_cannot_be_bound(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, named: tuple[str, ...]
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    with pytest.raises(ServingError) as caught:
+        listen("192.0.2.1", 80)
+    assert all(part in str(caught.value) for part in named), caught.value
+
+
+def test_a_host_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*arguments: object, **options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ServingError, match=r"'nohost' has no address \(Name or service not known"):
+        listen("nohost", 80)
+
+
+def test_a_host_that_is_no_name() -> None:
+    with pytest.raises(ServingError, match="has no address"):
+        listen("a" * 100, 0)
+
+
+def test_every_address_of_a_name_has_the_same_port() -> None:
+    listener = listen("localhost", 0)
+    try:
+        assert {each.getsockname()[1] for each in listener.sockets} == {listener.port}
+        assert listener.is_local
+        assert listener.url == f"http://localhost:{listener.port}"
+    finally:
+        listener.close()
+
+
+def test_an_address_that_a_machine_has_not_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``localhost`` may be ::1 where there is no IPv6."""
+    create = socket.create_server
+
+    def without_ipv6(address, **options):
+        if ":" in address[0]:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        return create(address, **options)
+
+    found = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: found)
+    monkeypatch.setattr(socket, "create_server", without_ipv6)
+    listener = listen("localhost", 0)
+    listener.close()
+    assert len(listener.sockets) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("0.0.0.0", "http://127.0.0.1:"), ("127.0.0.1", "http://127.0.0.1:")],
+)
+def test_where_programs_of_this_machine_reach_it(host: str, url: str) -> None:
+    listener = listen(host, 0)
+    listener.close()
+    assert listener.url == f"{url}{listener.port}"
+
+
+def test_two_servers_do_not_share_a_port() -> None:
+    first = listen("127.0.0.1", 0)
+    try:
+        with pytest.raises(ServingError, match="in use"):
+            listen("127.0.0.1", first.port)
+    finally:
+        first.close()

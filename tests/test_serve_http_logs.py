@@ -1,0 +1,149 @@
+"""The log: lines of text or JSON, with ids; a reader that has stopped stops nobody."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+from typing import Any
+
+import pytest
+from serve_http import INFER, Plane, app_of, ask
+
+from parnet_deploy.serve.http import logs
+from parnet_deploy.serve.http.logs import REQUEST_ID, log_facts, logging_to
+
+log = logging.getLogger("parnet_deploy.serve.test")
+
+
+def test_text() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "text"):
+        log.warning("something %s", "happened")
+        log_facts(log, "GET /v2 200", lambda: {"event": "request", "status": 200, "ms": 1.5})
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("Z WARNING something happened")
+    assert second.endswith("Z INFO GET /v2 200 ms=1.5")
+
+
+def test_json() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "json"):
+        log.warning("something happened")
+        log_facts(log, "GET /v2 200", lambda: {"event": "request", "status": 200})
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert first["message"] == "something happened"
+    assert (first["level"], first["logger"]) == ("warning", "parnet_deploy.serve.test")
+    assert (second["event"], second["status"]) == ("request", 200)
+
+
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_every_line_of_a_request_has_its_id(kind: Any) -> None:
+    stream = io.StringIO()
+    plane = Plane()
+
+    async def tell() -> None:
+        log.warning("half way")
+
+    plane.work = tell
+    with logging_to(stream, kind):
+        got = ask(app_of(plane), "POST", INFER, b"{}", {"X-Request-Id": "abc-1"})
+    assert got.status == 200
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all('"id":"abc-1"' in line or " id=abc-1" in line for line in lines)
+    assert "half way" in lines[0]
+    assert REQUEST_ID.get() == "", "and no other line has"
+
+
+def test_the_line_of_a_request() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "json"):
+        ask(app_of(Plane()), "POST", f"{INFER}?secret=1", b"{}")
+    (line,) = map(json.loads, stream.getvalue().splitlines())
+    assert (line["method"], line["path"], line["status"]) == ("POST", INFER, 200)
+    assert (line["received"], line["sent"]) == (2, len('{"ok":true}'))
+    assert (line["prepare_ms"], line["queue_ms"], line["infer_ms"]) == (1.0, 2.0, 3.0)
+    assert line["ms"] > 0
+    assert line["client"] == "127.0.0.1:40000"
+
+
+def test_a_traceback_follows_in_text_and_is_a_field_in_json() -> None:
+    for kind in ("text", "json"):
+        stream = io.StringIO()
+        with logging_to(stream, kind):
+            try:
+                raise ValueError("no")
+            except ValueError:
+                log.exception("failed")
+        said = stream.getvalue()
+        assert "ValueError: no" in said
+        if kind == "json":
+            assert json.loads(said)["traceback"].startswith("Traceback")
+
+
+def test_a_path_cannot_write_lines_of_its_own() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "text"):
+        ask(app_of(Plane()), "GET", "/a%0aINFO%20all%20is%20well")
+        log.info("name: %s", "x\nINFO all is well\x1b[2J")
+    assert len(stream.getvalue().splitlines()) == 2
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_logging_is_put_back() -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], logging.getLogger("parnet_deploy").level
+    with logging_to(io.StringIO(), "text"):
+        assert root.handlers != before[0]
+    assert (root.handlers, logging.getLogger("parnet_deploy").level) == before
+
+
+def test_a_reader_that_has_stopped_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are dropped, and it is told how many as soon as somebody reads again."""
+    monkeypatch.setattr(logs, "_LINES", 3)
+    reading = threading.Event()
+
+    class Pipe(io.StringIO):
+        def write(self, text: str) -> int:
+            assert reading.wait(20)
+            return super().write(text)
+
+    pipe = Pipe()
+    with logging_to(pipe, "text") as writing:
+        for number in range(20):
+            log.info("line %d", number)
+        reading.set()
+        while writing._lines.qsize():
+            pass
+    said = pipe.getvalue()
+    assert "line 0" in said
+    assert "line 19" not in said
+    assert "lines of this log were dropped" in said
+    assert not writing.is_stuck
+
+
+def test_a_log_that_cannot_be_ended_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_PATIENCE", 0.05)
+    reading = threading.Event()
+
+    class Pipe(io.StringIO):
+        def write(self, text: str) -> int:
+            assert reading.wait(20)
+            return super().write(text)
+
+    with logging_to(Pipe(), "text") as writing:
+        log.info("a line")
+    assert writing.is_stuck
+    reading.set()
+
+
+def test_a_reader_that_has_gone() -> None:
+    class Pipe(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with logging_to(Pipe(), "text") as writing:
+        log.info("a line")
+    assert not writing.is_stuck
