@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.grpc.call import Call
 from parnet_deploy.serve.grpc.status import code_of, retry_of
+from parnet_deploy.serve.grpc.wire import NO_MESSAGE
 from parnet_deploy.serve.http.budget import Budget, Hold
 from parnet_deploy.serve.http.logs import REQUEST_ID, log_facts
 from parnet_deploy.serve.http.refusal import DEFECT
@@ -155,7 +156,7 @@ class Guard:
             async with self._parsing:  # one at a time: parsed, it may be several times as large
                 return await asyncio.to_thread(method.parse, data)
         except DecodeError as exc:
-            raise RequestError(400, f"the message is no {method.name}Request") from exc
+            raise RequestError(400, NO_MESSAGE.format(method.name)) from exc
 
     async def _receive(self, context: grpc.aio.ServicerContext) -> bytes:
         """A call's message.

@@ -18,6 +18,9 @@ from parnet_deploy.errors import RequestError
 PARTS = 1000
 """Fields of a request, its inputs and its outputs, all together; a usual one has a dozen."""
 
+NO_MESSAGE = "the message is no {}Request"
+"""What is said of bytes that cannot be parsed."""
+
 _FIELDS = messages.ModelInferRequest.DESCRIPTOR.fields_by_name
 _NESTED = frozenset(_FIELDS[name].number for name in ("inputs", "outputs"))
 
@@ -29,15 +32,13 @@ _LONGEST = 10
 def check_parts(data: bytes) -> None:
     """Refuse what has more parts than any request that can be answered.
 
-    What is no message ends the search: whoever parses it finds that out.
-
     Raises:
-        RequestError: 400.
+        RequestError: 400; so it has, or it is no message.
     """
     try:
         has_more = next(islice(_parts(data), PARTS, None), None) is not None
-    except ValueError:
-        return
+    except ValueError as exc:
+        raise RequestError(400, NO_MESSAGE.format("ModelInfer")) from exc
     if has_more:
         raise RequestError(400, f"the message has more than {PARTS} parts")
 
@@ -66,7 +67,7 @@ def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, in
         elif kind in (_64_BITS, _32_BITS):
             size = 8 if kind == _64_BITS else 4
         else:
-            raise ValueError("groups are no longer in use")
+            raise ValueError("a group, which nobody uses any more")
         if size > end - position:
             raise ValueError("a field reaches beyond its message")
         yield tag >> 3, position, position + size
