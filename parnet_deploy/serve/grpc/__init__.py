@@ -14,6 +14,10 @@ here unchanged. What it has beyond the protocol (shared memory, repository contr
 and log settings) is not offered.
 """
 
-from parnet_deploy.serve.grpc.server import Front, start
+import os
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else clients' faults are lines beside our log
+
+from parnet_deploy.serve.grpc.server import Front, start  # the library reads that once
 
 __all__ = ["Front", "start"]

@@ -32,9 +32,12 @@ class Front:
         self.port = port
         self._server = server
         self._guard = guard
+        self._stopping = asyncio.Lock()
 
     async def stop(self, grace: float) -> bool:
-        """Take nothing new, answer what is in flight, and end; a second call does nothing.
+        """Take nothing new, answer what is in flight, and end.
+
+        It may be called again, also while it is under way: the shorter grace period counts.
 
         Args:
             grace: seconds for that; afterwards the rest is cancelled.
@@ -47,12 +50,14 @@ class Front:
         try:
             async with asyncio.timeout(grace):
                 await traffic.quiet()
+            answered = True
         except TimeoutError:
-            await self._server.stop(None)
-            return False
-        # Only now: the library would wait for connections, too, and some never say anything.
-        await self._server.stop(_FAREWELL)
-        return True
+            answered = False
+        # Only now: the library would wait for connections, too, and some never say anything. And
+        # one at a time: two of its own stops free the same memory.
+        async with self._stopping:
+            await self._server.stop(_FAREWELL if answered else None)
+        return answered
 
 
 async def start(plane: DataPlane, settings: ServeSettings, port: int) -> Front:
