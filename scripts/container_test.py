@@ -24,6 +24,9 @@ PACKAGES = "buildah podman runc debootstrap iptables netavark aardvark-dns util-
 LARGEST = {"cpu": 400e6}
 """Bytes that an image of a flavour may have, its base included."""
 
+BACKENDS = {"cpu": ("onnxruntime", "ncnn"), "openvino": ("onnxruntime", "ncnn", "openvino")}
+"""What a flavour runs on a CPU; the others run ONNX Runtime there."""
+
 START = 120.0
 """Seconds within which a container has to be healthy."""
 
@@ -89,15 +92,22 @@ def check_size(bytes_: int, flavour: str) -> None:
         )
 
 
-def make_engine(folder: Path) -> Path:
-    """An engine of ParNet-S with untrained weights; what it answers is as good to compare."""
-    model, engine = folder / "models" / "parnet-s", folder / "engines" / "parnet-s"
+def make_engines(folder: Path, flavour: str) -> list[Path]:
+    """An engine for each of a flavour's backends, each in a folder of its own.
+
+    They are ParNet-S with untrained weights: what those answer is as good to compare.
+    """
     deploy = (sys.executable, "-m", "parnet_deploy")
-    output([*deploy, "export", "--variant", "s", "--output", str(model)])
-    output(
-        [*deploy, "build-engine", str(model), "--backend", "onnxruntime", "--output", str(engine)]
-    )
-    return engine
+    model = str(folder / "parnet-s")
+    output([*deploy, "export", "--variant", "s", "--output", model])
+    engines = []
+    for backend in BACKENDS.get(flavour, ("onnxruntime",)):
+        engine = folder / backend / f"parnet-s-{backend}"
+        engine.parent.mkdir()
+        command = ("build-engine", model, "--backend", backend, "--output", str(engine))
+        output([*deploy, *command])
+        engines.append(engine)
+    return engines
 
 
 def photograph(folder: Path) -> Path:
@@ -213,7 +223,10 @@ def check_refusal(store: Store, image: str, engines: Path, *parts: str) -> None:
     """Fail unless the image ends at once with a sentence that has these parts."""
     run = ("run", "--rm", "--health-interval", "disable", *HARDENED)
     command = store.command("podman", *run, "--volume", f"{engines}:/engines:ro", image)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=START)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=START)
+    except subprocess.TimeoutExpired as exc:
+        raise ContainerTestError(f"it goes on, where a sentence with {parts} was expected") from exc
     said = done.stderr.strip()
     if done.returncode == 0 or "Traceback" in said or not all(part in said for part in parts):
         raise ContainerTestError(
@@ -221,11 +234,39 @@ def check_refusal(store: Store, image: str, engines: Path, *parts: str) -> None:
         )
 
 
-def predicted(command: Sequence[str]) -> list[dict[str, Any]]:
-    """The guesses of ``predict --json`` for one image."""
-    (prediction,) = json.loads(output(command))["predictions"]
+def predict(command: Sequence[str], engine: str, photo: str) -> list[dict[str, Any]]:
+    """The guesses of ``predict`` for one image.
+
+    Args:
+        command: what starts parnet-deploy, here or in a container.
+        engine: where the engine is there.
+        photo: where the image is there.
+    """
+    said = json.loads(output([*command, "predict", engine, photo, "--json"]))
+    (prediction,) = said["predictions"]
     guesses: list[dict[str, Any]] = prediction["guesses"]
     return guesses
+
+
+def check_predict(store: Store, image: str, engine: Path, photo: Path) -> list[dict[str, Any]]:
+    """Fail unless 'predict' says the same inside the image as here; what it says."""
+    here = (sys.executable, "-m", "parnet_deploy")
+    outside = predict(here, str(engine), str(photo))
+    mounts = ("--volume", f"{engine.parent}:/engines:ro", "--volume", f"{photo}:/photo.jpg:ro")
+    run = ("run", "--rm", "--health-interval", "disable", *HARDENED, *mounts, image)
+    inside = predict(store.command("podman", *run), f"/engines/{engine.name}", "/photo.jpg")
+    compare(inside, outside)
+    print(f"{engine.name}: {outside[0]['label']}, {outside[0]['probability']:.4%}")
+    return outside
+
+
+def check_served(store: Store, name: str, photo: Path, predicted: list[dict[str, Any]]) -> None:
+    """Fail unless the server in a container answers as 'predict' does, and may nothing more."""
+    answer = json.loads(ask(store, name, "/classify", "--data-binary", f"@{photo}"))
+    compare(answer["predictions"], predicted)
+    if "</html>" not in ask(store, name, "/"):
+        raise ContainerTestError("there is no page at /: its files are not in the image")
+    check_inside(json.loads(store.podman("exec", name, "python", "-c", LOOK)))
 
 
 def check(store: Store, options: argparse.Namespace) -> None:
@@ -248,30 +289,18 @@ def check(store: Store, options: argparse.Namespace) -> None:
     print(f"size: {size / 1e6:.0f} MB, of which the base has {below / 1e6:.0f} MB")
     check_size(size, options.flavour)
 
-    step("An engine, and what 'predict' says of a photograph outside and inside the image")
-    engine = make_engine(store.folder)
-    photo = photograph(store.folder)
-    outside = predicted(
-        [sys.executable, "-m", "parnet_deploy", "predict", str(engine), str(photo), "--json"]
-    )
-    mounts = ("--volume", f"{engine.parent}:/engines:ro", "--volume", f"{photo}:/photo.jpg:ro")
-    run = ("run", "--rm", "--health-interval", "disable", *HARDENED, *mounts, image)
-    words = ("predict", f"/engines/{engine.name}", "/photo.jpg", "--json")
-    compare(predicted(store.command("podman", *run, *words)), outside)
+    step("What 'predict' says of a photograph here and in the image")
+    engines, photo = make_engines(store.folder, options.flavour), photograph(store.folder)
+    predicted = [check_predict(store, image, engine, photo) for engine in engines]
 
     step("Serve: read-only, no capabilities, no network")
-    with served(store, image, engine.parent) as name:
-        answer = json.loads(ask(store, name, "/classify", "--data-binary", f"@{photo}"))
-        compare(answer["predictions"], outside)
-        print(f"{photo.name}: {outside[0]['label']}, {outside[0]['probability']:.4%}")
-        if "</html>" not in ask(store, name, "/"):
-            raise ContainerTestError("there is no page at /: its files are not in the image")
-        check_inside(json.loads(store.podman("exec", name, "python", "-c", LOOK)))
-        step("Stop with SIGTERM")
-        print(f"exit status 0 after {stop(store, name):.1f} s")
+    for engine, expected in zip(engines, predicted, strict=True):
+        with served(store, image, engine.parent) as name:
+            check_served(store, name, photo, expected)
+            print(f"{engine.name}: stopped with SIGTERM, exit 0 after {stop(store, name):.1f} s")
 
     step("Several engines, and none")
-    empty = store.folder / "none"
+    engine, empty = engines[0], store.folder / "none"
     empty.mkdir()
     check_refusal(store, image, empty, "error: ", "/engines")
     shutil.copytree(engine, engine.parent / "another")
