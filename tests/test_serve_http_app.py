@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import logging
 import random
 import zlib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -573,3 +575,20 @@ def test_work_that_is_cut_off_is_told_so(plane: Plane) -> None:
 
     asyncio.run(cut())
     assert plane.cancelled == 1
+
+
+# --- tensors ------------------------------------------------------------------------------------
+
+
+@given(head=st.integers(0, 40), cuts=st.lists(st.integers(0, 4000), min_size=1, max_size=5))
+def test_a_tensor_behind_a_header_of_any_length_is_aligned(head: int, cuts: list[int]) -> None:
+    """So that it is read where it lies."""
+    plane = Plane()
+    body = bytes(head) + np.arange(1000, dtype="<f4").tobytes()
+    ends = sorted({0, *(min(cut, len(body)) for cut in cuts), len(body)})
+    parts = [body[first:last] for first, last in itertools.pairwise(ends)]
+    ask(app_of(plane), "POST", INFER, parts, {"Inference-Header-Content-Length": str(head)})
+    ((_, _, found, _),) = plane.asked
+    assert bytes(found) == body
+    tensor = np.frombuffer(found, "<f4", offset=head)
+    assert tensor.flags.aligned or len(parts) == 1

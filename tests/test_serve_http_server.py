@@ -214,27 +214,3 @@ def test_a_log_that_nobody_reads_stops_nothing() -> None:
             assert answer.status == 200
         served.stop()
         assert served.status() == 0
-
-
-def test_memory_that_is_used_again_is_kept() -> None:
-    """Else each request would have its pages cleared by the system again."""
-    image = bytes(1_500_000)
-
-    def faults(served: Served) -> int:
-        stat = Path(f"/proc/{served.process.pid}/stat").read_text(encoding="ascii")
-        return int(stat.rpartition(") ")[2].split()[7])  # minflt: proc(5)
-
-    with program() as served, contextlib.closing(served.connect()) as connection:
-        served.wait_until_ready()
-
-        def ask(count: int) -> None:
-            for _ in range(count):
-                connection.request("POST", "/classify", image)
-                assert connection.getresponse().read()
-
-        ask(20)
-        before = faults(served)
-        ask(50)
-        assert (faults(served) - before) / 50 < len(image) / 4096 / 4
-        served.stop()
-        assert served.status() == 0

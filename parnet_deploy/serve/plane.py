@@ -121,7 +121,11 @@ class DataPlane:
         return statistics(self.recorder)
 
     async def infer(
-        self, name: str, version: str | None, body: bytes, header_length: int | None
+        self,
+        name: str,
+        version: str | None,
+        body: bytes | memoryview,
+        header_length: int | None,
     ) -> tuple[EncodedResponse, Timing]:
         """Answer an inference request of the Open Inference Protocol.
 

@@ -77,16 +77,14 @@ class ServeSettings:
         for name in _SIZES:
             if getattr(self, name) < 1:
                 raise UsageError(f"{_flag(name)} is at least 1, not {getattr(self, name)}")
-        if self.max_body is not None and self.max_body > self.max_buffered:
+        if self.max_body is not None and not 1 <= self.max_body <= self.max_buffered:
             raise UsageError(
-                f"{_flag('max_body')} ({self.max_body}) is at most {_flag('max_buffered')} "
-                f"({self.max_buffered}): a body is in memory as a whole"
+                f"{_flag('max_body')} is 1 to {self.max_buffered} ({_flag('max_buffered')}), not "
+                f"{self.max_body}"
             )
         for name in ("warm_up", "decode_threads", "max_delay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{_flag(name)} is not negative, not {getattr(self, name)}")
-        if self.max_body is not None and self.max_body < 1:
-            raise UsageError(f"{_flag('max_body')} is at least 1, not {self.max_body}")
         times = [f.name for f in fields(self) if f.name.endswith("timeout")] + ["grace", "stall"]
         for name in times:
             if not 0 < getattr(self, name) < math.inf:

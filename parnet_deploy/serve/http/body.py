@@ -24,6 +24,9 @@ _ROOM = 65_536
 
 _PHOTOGRAPH = 16 * 1024 * 1024
 
+_ALIGNMENT = 16
+"""Bytes: where CPython lets the contents of `bytes` begin."""
+
 _SMALL = 32_768
 """Compressed bytes that are undone on the event loop: sooner than a thread would begin."""
 
@@ -63,8 +66,17 @@ class BodyReader:
         """What one request's body takes of the budget, for as long as it is in memory."""
         return self._budget.hold()
 
-    async def read(self, exchange: Exchange, receive: Receive, hold: Hold) -> bytes:
+    async def read(
+        self, exchange: Exchange, receive: Receive, hold: Hold, *, aligned: int = 0
+    ) -> bytes | memoryview:
         """A request's body, decompressed.
+
+        Args:
+            exchange: of the request.
+            receive: where its body comes from.
+            hold: takes what is in memory.
+            aligned: where in the body a tensor begins: an address that is a multiple of 16, so that
+                the tensor need not be copied. Of a body that came in one part it may be another.
 
         Raises:
             RequestError: it is too large (413), too slow (408), damaged (400), or there are too
@@ -76,13 +88,14 @@ class BodyReader:
         try:
             async with asyncio.timeout(self._seconds) as deadline:
                 with self._traffic.reading(deadline):
-                    body = await _collect(exchange, receive, hold)
+                    parts = await _collect(exchange, receive, hold)
         except TimeoutError as exc:
             raise self._late() from exc
         except HTTPException as exc:  # from Starlette's limit
             raise too_large(self._limit) if exc.status_code == 413 else exc from exc
         if coding in IDENTITY:
-            return body
+            return parts[0] if len(parts) == 1 else _joined(parts, -aligned % _ALIGNMENT)
+        body = b"".join(parts)
         if len(body) <= _SMALL:
             plain = undo(coding, body, self._limit)
         else:
@@ -96,7 +109,7 @@ class BodyReader:
         return RequestError(408, f"the body was not complete after {self._seconds:g} s")
 
 
-async def _collect(exchange: Exchange, receive: Receive, hold: Hold) -> bytes:
+async def _collect(exchange: Exchange, receive: Receive, hold: Hold) -> list[bytes]:
     parts: list[bytes] = []
     more = True
     while more:
@@ -109,4 +122,9 @@ async def _collect(exchange: Exchange, receive: Receive, hold: Hold) -> bytes:
         exchange.received += len(part)
         parts.append(part)
     exchange.body_read = True
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return parts
+
+
+def _joined(parts: list[bytes], shift: int) -> bytes | memoryview:
+    """Parts as one, so many bytes behind an address that is a multiple of 16."""
+    return memoryview(b"".join((bytes(shift), *parts)))[shift:] if shift else b"".join(parts)

@@ -64,7 +64,7 @@ class Infer:
         header_length = exchange.header_length
         asked = scope["path_params"]
         with self._reader.hold() as hold:
-            body = await self._reader.read(exchange, receive, hold)
+            body = await self._reader.read(exchange, receive, hold, aligned=header_length or 0)
             with Watch(receive):
                 answer, exchange.timing = await self._plane.infer(
                     asked["name"], asked.get("version"), body, header_length
@@ -103,7 +103,7 @@ class Classify:
             if not body:
                 raise RequestError(400, f"the body is empty; {_HOW}")
             with Watch(receive):
-                found = await self._plane.classify(body, top=top, trace=trace)
+                found = await self._plane.classify(bytes(body), top=top, trace=trace)
         exchange.timing = found.timing
         answer = Classified(
             model=self._model, predictions=found.guesses, timing=found.timing, spans=found.spans

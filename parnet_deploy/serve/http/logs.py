@@ -89,18 +89,18 @@ class JsonFormatter(logging.Formatter):
 class _Sender(logging.Handler):
     """Hands records over as they are, with the id of the request that they belong to."""
 
-    def __init__(self, lines: queue.Queue[logging.LogRecord | None]) -> None:
+    def __init__(self, lines: queue.SimpleQueue[logging.LogRecord | None]) -> None:
         super().__init__()
         self._lines = lines
         self.dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand one over, or drop it where thousands wait."""
-        setattr(record, _ID, REQUEST_ID.get())
-        try:
-            self._lines.put_nowait(record)
-        except queue.Full:
+        if self._lines.qsize() >= _LINES:
             self.dropped += 1
+            return
+        setattr(record, _ID, REQUEST_ID.get())
+        self._lines.put(record)
 
 
 class _Writer(logging.StreamHandler[TextIO]):
@@ -115,7 +115,7 @@ class Log:
 
     def __init__(self, stream: TextIO, formatter: logging.Formatter) -> None:
         """Begin."""
-        self._lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_LINES)
+        self._lines: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
         self._writer = _Writer(stream)
         self._writer.setFormatter(formatter)
         self.handler = _Sender(self._lines)
@@ -129,13 +129,12 @@ class Log:
 
     def close(self) -> None:
         """Write what is left, unless nobody reads it."""
-        with contextlib.suppress(queue.Full):
-            if dropped := self.handler.dropped:
-                message = f"{dropped} lines of this log were dropped: nobody read them"
-                self._lines.put_nowait(
-                    logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
-                )
-            self._lines.put_nowait(None)
+        if dropped := self.handler.dropped:
+            message = f"{dropped} lines of this log were dropped: nobody read them"
+            self._lines.put(
+                logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
+            )
+        self._lines.put(None)
         self._thread.join(_PATIENCE)
 
     def _write(self) -> None:
@@ -154,9 +153,13 @@ def logging_to(stream: TextIO | None, kind: LogFormat) -> Iterator[Log]:
     if ours.level == logging.NOTSET:  # else --debug has set it
         ours.setLevel(logging.INFO)
     uvicorns.setLevel(logging.ERROR)  # its warnings are about clients, and told by us
+    flags = logging.logThreads, logging.logProcesses, logging.logMultiprocessing
+    # What no line shows need not be looked up ("Optimization" in Python's logging HOWTO).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     try:
         yield log
     finally:
+        logging.logThreads, logging.logProcesses, logging.logMultiprocessing = flags
         root.handlers[:] = handlers
         ours.setLevel(levels[0])
         uvicorns.setLevel(levels[1])

@@ -76,7 +76,9 @@ class InferRequest:
     batch: int = 1
 
 
-def parse_request(body: bytes, header_length: int | None, signature: Signature) -> InferRequest:
+def parse_request(
+    body: bytes | memoryview, header_length: int | None, signature: Signature
+) -> InferRequest:
     """Read a body.
 
     Args:
