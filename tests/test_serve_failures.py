@@ -25,6 +25,7 @@ from served import (
     settle,
 )
 
+import parnet_deploy.serve.model as model_module
 from parnet_deploy.errors import EngineError, RequestError, RunnerError
 from parnet_deploy.serve.model import ServedModel, State
 from parnet_deploy.serve.recording import Recorder
@@ -174,6 +175,28 @@ def test_a_good_run_is_a_new_beginning() -> None:
     run(main())
 
 
+def test_a_good_run_beside_a_failed_one_is_none() -> None:
+    first, second = GatedRunner(), GatedRunner()
+    opener = GatedOpener(first)
+
+    async def main() -> None:
+        with failing(opener, (0,), contexts=2) as model:
+            await fail_once(model, first)
+            opener.give(second)
+            join_threads("reopen")
+            bad, good = asked(model, 2), asked(model, 3)
+            await settle()
+            assert sorted([second.begun(), second.begun()]) == [[2], [3]]
+            second.finish(2, RunnerError(SECRET))
+            assert await statuses(bad) == [500]
+            second.finish(3)
+            assert echoed(await good) == [3]
+            join_threads("reopen")
+            assert not model.live  # its only try is used up
+
+    run(main())
+
+
 def test_an_engine_that_fails_its_warm_up_is_not_taken() -> None:
     first, second = GatedRunner(), GatedRunner()
     opener = GatedOpener(first)
@@ -257,7 +280,26 @@ def test_closing_does_not_wait_for_the_next_try() -> None:
     run(main())
 
 
-def test_an_engine_that_opens_when_all_has_ended_is_freed() -> None:
+def test_an_engine_that_opens_when_all_has_ended_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "CLOSING", 0.0)
+    first, second = GatedRunner(), GatedRunner()
+    opener = GatedOpener(first)
+
+    async def main() -> None:
+        with failing(opener) as model:
+            opened_again(opener)
+            await fail_once(model, first)
+            opened_again(opener)
+            model.close()  # does not wait for what is being opened
+            opener.give(second)
+            join_threads("reopen")
+            assert model.state is State.STOPPED
+            assert second.log == ["closed"]
+
+    run(main())
+
+
+def test_closing_waits_a_moment_for_what_is_being_opened() -> None:
     first, second = GatedRunner(), GatedRunner()
     opener = GatedOpener(first)
 
@@ -267,11 +309,8 @@ def test_an_engine_that_opens_when_all_has_ended_is_freed() -> None:
             await fail_once(model, first)
             opened_again(opener)
             closing = asyncio.create_task(asyncio.to_thread(model.close))
-            await settle()
             opener.give(second)
             await closing
-            assert model.state is State.STOPPED
-            join_threads("reopen")
             assert second.log == ["closed"]
 
     run(main())
@@ -292,6 +331,8 @@ def test_an_opening_that_does_not_end_makes_it_not_live() -> None:
             assert not model.live
             opener.give(second)
             join_threads("reopen")
+            second.finish(2)
+            assert echoed(await ask(model, 2)) == [2]
             assert (model.live, model.ready) == (True, True)
 
     run(main(), clock)

@@ -106,6 +106,7 @@ def test_how_requests_end_is_counted_once_each() -> None:
             await settle()
             assert runner.begun() == [5]
             runner.finish(5, RunnerError("secret"))
+            await asyncio.wait([failed, waiting])
             tasks = [running, gone, late, full, failed, waiting, ask(7)]
             ends = await asyncio.gather(*tasks, return_exceptions=True)
             assert isinstance(ends[1], asyncio.CancelledError)

@@ -1,4 +1,4 @@
-"""Threads that do what waits: they survive it, and tell when they are stuck."""
+"""Threads that do what waits: they survive it, and end with their queue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from parnet_deploy.serve.worker import Workers
 
 def working(do: Callable[[list[Job[str, str]]], None]) -> tuple[Desk, Workers[str, str]]:
     desk = Desk()
-    return desk, Workers(desk.queue, do, count=1, name="test", clock=desk.clock)
+    return desk, Workers(desk.queue, do, count=1, name="test")
 
 
 @pytest.mark.parametrize("error", [ValueError("secret"), SystemExit(1)])
@@ -41,34 +41,6 @@ def test_a_thread_survives_whatever_its_work_raises(
 
     run(main())
     assert "could not be answered" in caplog.text
-
-
-def test_a_thread_that_is_too_long_at_its_work_is_told() -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
-    def do(jobs: list[Job[str, str]]) -> None:
-        begun.set()
-        assert go_on.wait(PATIENCE)
-        jobs[0].answer("A")
-
-    async def main() -> None:
-        desk, workers = working(do)
-        workers.start()
-        assert not workers.stalled(5)
-        waiting = desk.put("a", timeout=100)
-        await settle()
-        assert begun.wait(PATIENCE)
-        desk.clock.now += 4
-        assert not workers.stalled(5)
-        desk.clock.now += 2
-        assert workers.stalled(5)
-        go_on.set()
-        assert await waiting == "A"
-        desk.queue.close(stopped)
-        assert workers.join(PATIENCE)
-        assert not workers.stalled(5)
-
-    run(main())
 
 
 def test_a_thread_that_does_not_end_is_not_waited_for_for_ever() -> None:

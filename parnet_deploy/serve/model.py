@@ -122,14 +122,12 @@ class ServedModel:
             Inference(self._engine, signature.batch, recorder, clock),
             count=settings.contexts,
             name="engine",
-            clock=clock,
         )
         self._decoders = Workers(
             self._decoding,
             _do,
             count=settings.decode_threads or min(MOST_DECODERS, usable_cores()),
             name="decode",
-            clock=clock,
         )
         recorder.watch(self._levels)
 
@@ -257,7 +255,7 @@ class ServedModel:
         self._engine.close(CLOSING)
 
     def _stalled(self) -> bool:
-        return self._runners.stalled(self.settings.stall)
+        return self._engine.running_for() > self.settings.stall
 
     def _levels(self) -> Levels:
         return Levels(

@@ -57,7 +57,7 @@ class Engine:
         self._lock = threading.RLock()
         self._runner: Runner | None = None
         self._broken: Runner | None = None
-        self._users = 0
+        self._runs: dict[int, float] = {}  # under way: by their threads, when they began
         self._tries = 0
         self._opening_since: float | None = None
         self._ended = threading.Event()
@@ -94,7 +94,7 @@ class Engine:
             runner = self._runner
             if runner is None:
                 raise engine_down()
-            self._users += 1
+            self._runs[threading.get_ident()] = self._clock()
         try:
             found = run(runner)
         except BaseException as exc:
@@ -102,6 +102,11 @@ class Engine:
             raise engine_failed() from exc
         self._leave(runner, None)
         return found
+
+    def running_for(self) -> float:
+        """Seconds that the longest run that is under way has taken; 0 where none is."""
+        with self._lock:
+            return self._clock() - min(self._runs.values()) if self._runs else 0.0
 
     def opening_for(self) -> float:
         """For how many seconds it has been opened again by now; 0 where it is not."""
@@ -118,7 +123,7 @@ class Engine:
         with self._lock:
             self._broken, self._runner = self._runner or self._broken, None
             thread = self._thread
-            busy = self._users > 0
+            busy = bool(self._runs)
         if thread is not None:
             thread.join(patience)
         if not busy:  # else the last of them has it freed: its run works on that memory
@@ -142,7 +147,7 @@ class Engine:
     def _leave(self, runner: Runner, error: BaseException | None) -> None:
         """A run has ended. The last one to leave a broken runner has it replaced."""
         with self._lock:
-            self._users -= 1
+            del self._runs[threading.get_ident()]
             if error is not None:
                 self.failures += 1
             if self._runner is runner:  # else another run has failed before
@@ -151,7 +156,7 @@ class Engine:
                 else:
                     self._runner, self._broken = None, runner
                     self._down()
-            if self._broken is not None and not self._users:
+            if self._broken is not None and not self._runs:
                 self._thread = threading.Thread(target=self._replace, name="reopen", daemon=True)
                 self._thread.start()
         if error is not None:

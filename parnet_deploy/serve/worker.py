@@ -27,7 +27,6 @@ class Workers(Generic[Work, Result]):
         *,
         count: int,
         name: str,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Make the threads; `start` starts them.
 
@@ -36,27 +35,19 @@ class Workers(Generic[Work, Result]):
             do: does them; whatever it raises, the jobs' callers get an answer.
             count: how many threads.
             name: what they are called.
-            clock: tells seconds.
         """
         self._queue = queue
         self._do = do
-        self._clock = clock
-        self._since: list[float | None] = [None] * count
         # Daemons: a run that never ends must not keep a process from ending.
         self._threads = [
-            threading.Thread(target=self._work, args=(slot,), name=f"{name}-{slot}", daemon=True)
-            for slot in range(count)
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
+            for number in range(count)
         ]
 
     def start(self) -> None:
         """Let them begin; once."""
         for thread in self._threads:
             thread.start()
-
-    def stalled(self, patience: float) -> bool:
-        """Whether a thread has been at the same jobs for more than so many seconds."""
-        before = self._clock() - patience
-        return any(since is not None and since < before for since in self._since)
 
     def join(self, patience: float) -> bool:
         """Wait until all have ended, once their queue is closed, for at most so many seconds.
@@ -70,9 +61,8 @@ class Workers(Generic[Work, Result]):
                 thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _work(self, slot: int) -> None:
+    def _work(self) -> None:
         while jobs := self._queue.take():
-            self._since[slot] = self._clock()
             try:
                 self._do(jobs)
             except BaseException:  # noqa: BLE001  # the thread must live, and nobody may wait for ever
@@ -80,5 +70,4 @@ class Workers(Generic[Work, Result]):
                 for job in jobs:
                     job.refuse(internal())
             finally:
-                self._since[slot] = None
                 del jobs  # arrays are not kept while there is nothing to do
