@@ -160,6 +160,8 @@ def begun(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
+        start_new_session=True,  # what it starts is ended with it
     )
     server = Server(process=process, pids=(process.pid,))
 
@@ -172,8 +174,8 @@ def begun(
     try:
         yield server
     finally:
-        if process.poll() is None:
-            process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         reader.join()
         if process.stderr is not None:

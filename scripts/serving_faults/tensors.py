@@ -225,6 +225,11 @@ def _names() -> Iterator[Fault]:
         "output unknown": outputs({"name": "probabilities"}),
         "output extra": outputs({"name": "logits"}, {"name": "more"}),
         "output twice": outputs({"name": "logits"}, {"name": "logits"}),
+        "classification -1": outputs({"name": "logits", "parameters": {"classification": -1}}),
+    }
+    for title, content in cases.items():
+        yield _fault("inputs and outputs", title, content)
+    shared: dict[str, Content] = {
         "output of shared memory": outputs(
             {"name": "logits", "parameters": {"shared_memory_region": "x"}}
         ),
@@ -232,10 +237,9 @@ def _names() -> Iterator[Fault]:
             m,
             m.tensor(parameters={"shared_memory_region": "x", "shared_memory_byte_size": 64}),
         ),
-        "classification -1": outputs({"name": "logits", "parameters": {"classification": -1}}),
     }
-    for title, content in cases.items():
-        yield _fault("inputs and outputs", title, content)
+    for title, content in shared.items():
+        yield _fault("inputs and outputs", title, content, frozenset({400, 404}))
 
 
 # --- numbers that are not finite ----------------------------------------------------------------

@@ -8,14 +8,14 @@ images stay what they were, to the last bit.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from serving_faults.bundles import sign
 
 ROUND = 100.0
 """A loop has as many rounds as this goes into the largest value; images stay below 3."""
@@ -41,11 +41,16 @@ def make_trick(engine: Path, final: Path) -> Path:
     """
     shutil.copytree(engine, final)
     graph = final / "whole.onnx"
-    model = onnx.load(graph, load_external_data=False)
-    _add(model.graph)
-    onnx.save(model, graph)
-    _sign(final, graph)
+    add_trick(graph)
+    sign(final, graph.name)
     return final
+
+
+def add_trick(file: Path) -> None:
+    """Let a graph's images tell it what to do; weights that lie beside it stay where they are."""
+    model = onnx.load(file, load_external_data=False)
+    _add(model.graph)
+    onnx.save(model, file)
 
 
 def _add(graph: onnx.GraphProto) -> None:
@@ -106,17 +111,3 @@ def _body() -> onnx.GraphProto:
         ],
         [value("goes_on", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, square)],
     )
-
-
-def _sign(bundle: Path, changed: Path) -> None:
-    """Write a changed file's digest into the manifest, and the manifest's own beside it."""
-    manifest = bundle / "manifest.json"
-    content = json.loads(manifest.read_text())
-    data = changed.read_bytes()
-    content["files"][changed.name] = {
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "bytes": len(data),
-    }
-    manifest.write_text(json.dumps(content, indent=2) + "\n")
-    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    (bundle / "manifest.sha256").write_text(f"{digest}  manifest.json\n")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import select
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -70,14 +71,15 @@ class Connection:
         self.socket.close()
 
     def send(self, parts: bytes | Iterable[bytes]) -> int:
-        """Send until all is sent, the server has answered, or it does not take more.
+        """Send until all is sent, the server has answered, or it takes too long to take it.
 
         Returns:
             Bytes that were sent.
         """
         sent = 0
+        end = time.monotonic() + SECONDS
         for part in [parts] if isinstance(parts, bytes) else parts:
-            if self.has_answer():
+            if self.has_answer() or time.monotonic() > end:
                 return sent
             try:
                 self.socket.sendall(part)
@@ -88,7 +90,13 @@ class Connection:
 
     def has_answer(self) -> bool:
         """Whether something can be read, be it the end."""
-        return bool(select.select([self.socket], [], [], 0)[0])
+        return self.readable(0)
+
+    def readable(self, seconds: float) -> bool:
+        """Whether something can be read within some seconds."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(1000 * seconds))
 
     def answer(self, method: str = "GET", *, seconds: float = SECONDS) -> Answer | None:
         """The next answer; None where the connection ended before its first byte.
