@@ -1,7 +1,8 @@
 """A server with a Python function for an engine, as a program: its signals are its own.
 
 ``python serve_program.py '{"settings": {...}, "gate": "PATH", ...}'`` prints its port, and serves.
-Without ``gate`` a run takes no time; with it, runs wait until that file is there.
+Without ``gate`` a run takes no time; with it, runs wait until that file is there. With ``grpc``, a
+port, it answers gRPC as well, and prints that port in a second line.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from serve_http import SIGNATURE
 from parnet_deploy.errors import EngineError, ParnetDeployError
 from parnet_deploy.runtime import FunctionRunner
 from parnet_deploy.serve.http.listening import listen
-from parnet_deploy.serve.http.server import serve
+from parnet_deploy.serve.http.server import Front, serve
 from parnet_deploy.serve.model import ServedModel
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
@@ -46,13 +47,27 @@ def main(asked: dict) -> int:
             raise EngineError(problem)
         return FunctionRunner(run, inputs=SIGNATURE.inputs, outputs=SIGNATURE.outputs)
 
+    async def beside() -> Front:
+        from parnet_deploy.serve.grpc import start
+
+        front = await start(plane, settings, asked["grpc"])
+        print(front.port, flush=True)
+        return front
+
     recorder = Recorder(SIGNATURE)
     model = ServedModel(SIGNATURE, opener, settings, recorder)
+    plane = DataPlane(model, recorder)
     listener = listen(settings.host, settings.port)
     print(listener.port, flush=True)
     try:
         return serve(
-            DataPlane(model, recorder), model, recorder, settings, listener, engine="engines/tiny"
+            plane,
+            model,
+            recorder,
+            settings,
+            listener,
+            engine="engines/tiny",
+            beside=beside if "grpc" in asked else None,
         )
     except ParnetDeployError as exc:
         print(f"error: {exc}", file=sys.stderr)

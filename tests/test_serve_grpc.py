@@ -71,6 +71,12 @@ def test_classification(client: triton.InferenceServerClient) -> None:
     ]
 
 
+@pytest.mark.parametrize("way", ["gzip", "deflate"])
+def test_compressed_messages(client: triton.InferenceServerClient, way: str) -> None:
+    answer = client.infer("tiny", [an_input(images(5)["images"])], compression_algorithm=way)
+    assert answer.as_numpy("logits")[0, 0] == 5
+
+
 def test_parameters_that_mean_nothing_to_a_network(client: triton.InferenceServerClient) -> None:
     answer = client.infer(
         "tiny",

@@ -289,12 +289,14 @@ def test_no_message_at_all(served: Served) -> None:
     assert (code, details) == (grpc.StatusCode.INVALID_ARGUMENT, "the call has no message")
 
 
-def test_compression_is_refused_before_it_is_undone(served: Served, stub: Any) -> None:
-    bomb = pb.ModelInferRequest(model_name="tiny", raw_input_contents=[bytes(10_000_000)])
-    code, details, _ = refused(lambda: stub.ModelInfer(bomb, compression=grpc.Compression.Gzip))
-    assert code is grpc.StatusCode.UNIMPLEMENTED
-    assert "gzip" in details
-    assert stub.ServerLive(pb.ServerLiveRequest()).live
+@pytest.mark.parametrize("way", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_a_message_that_is_too_large_once_it_is_decompressed(
+    stub: Any, way: grpc.Compression
+) -> None:
+    bomb = pb.ModelInferRequest(model_name="tiny", raw_input_contents=[bytes(20_000_000)])
+    code, _, _ = refused(lambda: stub.ModelInfer(bomb, compression=way))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert numbers(stub.ModelInfer(raw_request(IMAGE), compression=way)) == [1]
 
 
 def test_an_error_of_our_own_tells_nothing_of_it(

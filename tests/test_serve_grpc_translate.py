@@ -63,7 +63,7 @@ def outcome(call: Callable[[], InferRequest]) -> InferRequest | str:
         return f"{exc.status} {exc}"
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(tensors=st.lists(TENSORS, max_size=2), outputs=st.lists(OUTPUTS, max_size=2), name=NAMES)
 def test_the_same_request(tensors: list[Any], outputs: list[Any], name: str) -> None:
     message, body, length = both(tensors, outputs, name)

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,7 +144,7 @@ class Guard:
             RequestError: as `_receive`; it is not the method's (400) or too large for it (413), or
                 too many bytes of others are in memory (503).
         """
-        data = await self._receive(context)
+        data = await self._receive(method, context)
         call.received = len(data)
         if len(data) > method.largest:
             raise RequestError(
@@ -158,7 +159,7 @@ class Guard:
         except DecodeError as exc:
             raise RequestError(400, NO_MESSAGE.format(method.name)) from exc
 
-    async def _receive(self, context: grpc.aio.ServicerContext) -> bytes:
+    async def _receive(self, method: Method, context: grpc.aio.ServicerContext) -> bytes:
         """A call's message.
 
         Raises:
@@ -167,7 +168,8 @@ class Guard:
         """
         try:
             async with asyncio.timeout(self._seconds) as deadline, self._receiving:
-                with self.traffic.reading(deadline):
+                # Health is told to the end; of what else is under way, no more is waited for.
+                with nullcontext() if method.is_open else self.traffic.reading(deadline):
                     data = await _read(context)
         except TimeoutError as exc:
             raise self._late() from exc

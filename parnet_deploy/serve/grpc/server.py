@@ -16,9 +16,6 @@ from parnet_deploy.serve.settings import ServeSettings
 _FAREWELL = 0.25
 """Seconds for clients to close their connections, once all is answered."""
 
-_IDENTITY = 1
-"""The set of compressions that has only that of none."""
-
 
 class Front:
     """A server that listens.
@@ -91,14 +88,11 @@ def _options(settings: ServeSettings, limit: int) -> list[tuple[str, int]]:
     """The library's own limits; times are in milliseconds."""
     return [
         ("grpc.so_reuseport", 0),  # else a second server may listen on the same port
-        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_receive_message_length", limit),  # once decompressed, too
         ("grpc.max_metadata_size", settings.max_header),
         ("grpc.absolute_max_metadata_size", settings.max_header),
         ("grpc.max_concurrent_streams", settings.max_connections),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.server_handshake_timeout_ms", round(1000 * settings.header_timeout)),
         ("grpc.max_connection_idle_ms", round(1000 * settings.idle_timeout)),
-        # The library knows no limit to what a message becomes when it is decompressed.
-        ("grpc.compression_enabled_algorithms_bitset", _IDENTITY),
-        ("grpc.per_message_decompression", 0),
     ]
