@@ -92,6 +92,10 @@ class Connection:
         """Whether something can be read, be it the end."""
         return self.readable(0)
 
+    def has_more(self, seconds: float) -> bool:
+        """Whether another answer begins, or the connection ends, within some seconds."""
+        return bool(self._left) or self.readable(seconds)
+
     def readable(self, seconds: float) -> bool:
         """Whether something can be read within some seconds."""
         poll = select.poll()
