@@ -239,7 +239,7 @@ def test_a_number_beyond_the_datatype() -> None:
     assert details == "input 'images' holds a number that is not UINT8: those are 0 to 255"
 
 
-@pytest.mark.parametrize("method", ["ModelInfer", "ServerLive", "ModelStatistics"])
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelConfig", "ModelStatistics"])
 def test_what_is_no_message(served: Served, method: str) -> None:
     call = served.channel().unary_unary(f"{SERVICE}/{method}")
     code, details, _ = refused(lambda: call(b"\x0a\xff\xff\xff\xff\x0fgarbage"))

@@ -172,6 +172,22 @@ def test_a_message_that_does_not_come() -> None:
         assert counts(served.plane.recorder) == {"answered": 1}
 
 
+def test_messages_that_do_not_come_keep_no_health_waiting() -> None:
+    """Nor can health, which needs no key, keep others waiting."""
+    with fronted(settings=replace(SETTINGS, max_body=400, max_buffered=400)) as served:
+        messages, go = unsent()  # the only one for which there is room
+        call = served.channel().stream_unary(f"{SERVICE}/ModelInfer").future(messages)
+        eventually(served.front._guard._receiving.locked)
+        stub = served.stub()
+        assert stub.ServerLive(pb.ServerLiveRequest()).live
+        go.set()
+        assert numbers(pb.ModelInferResponse.FromString(call.result(PATIENCE))) == [5]
+        silent, go = unsent()
+        served.channel().stream_unary(f"{SERVICE}/ServerReady")(silent)
+        assert numbers(stub.ModelInfer(request(2))) == [2]
+        go.set()
+
+
 def test_a_client_that_goes_before_its_message_comes() -> None:
     with fronted() as served:
         messages, go = unsent()

@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +37,8 @@ class Method:
         parse: makes a message of bytes; `DecodeError` or `RequestError` where they are none.
         largest: bytes that its messages may have.
         answer: answers a message; the answer is one, too, or already its bytes.
-        is_open: whether it needs no key: orchestrators have none.
+        is_open: whether it needs no key, as orchestrators have none; nor is its message read, in
+            which there is nothing, so that no other call can keep it waiting.
     """
 
     name: str
@@ -125,11 +125,12 @@ class Guard:
             RequestError: the wrong key (401), or too many others (503); the server is about to stop
                 (503).
         """
-        if not method.is_open:
-            if self._key is not None:
-                _check_key(call.authorization, self._key)
-            if self.traffic.draining:
-                raise _stopping()
+        if method.is_open:
+            return
+        if self._key is not None:
+            _check_key(call.authorization, self._key)
+        if self.traffic.draining:
+            raise _stopping()
         if self.traffic.active > self._most:
             raise RequestError(
                 503, f"{self._most} calls are under way, which is the limit", retry_after=1
@@ -144,7 +145,9 @@ class Guard:
             RequestError: as `_receive`; it is not the method's (400) or too large for it (413), or
                 too many bytes of others are in memory (503).
         """
-        data = await self._receive(method, context)
+        if method.is_open:
+            return method.parse(b"")
+        data = await self._receive(context)
         call.received = len(data)
         if len(data) > method.largest:
             raise RequestError(
@@ -159,7 +162,7 @@ class Guard:
         except DecodeError as exc:
             raise RequestError(400, NO_MESSAGE.format(method.name)) from exc
 
-    async def _receive(self, method: Method, context: grpc.aio.ServicerContext) -> bytes:
+    async def _receive(self, context: grpc.aio.ServicerContext) -> bytes:
         """A call's message.
 
         Raises:
@@ -168,8 +171,7 @@ class Guard:
         """
         try:
             async with asyncio.timeout(self._seconds) as deadline, self._receiving:
-                # Health is told to the end; of what else is under way, no more is waited for.
-                with nullcontext() if method.is_open else self.traffic.reading(deadline):
+                with self.traffic.reading(deadline):
                     data = await _read(context)
         except TimeoutError as exc:
             raise self._late() from exc
