@@ -193,6 +193,7 @@ def test_a_good_run_beside_a_failed_one_is_none() -> None:
             assert echoed(await good) == [3]
             join_threads("reopen")
             assert not model.live  # its only try is used up
+            assert opener.asked.qsize() == 2
 
     run(main())
 
