@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from served import (
-    PATIENCE,
     SETTINGS,
     SIGNATURE,
     Clock,
@@ -21,45 +18,14 @@ from served import (
     images,
     join_threads,
     run,
-    serving,
     settle,
 )
+from served_failures import SECRET, fail_once, failing, opened_again, statuses
 
-import parnet_deploy.serve.model as model_module
 from parnet_deploy.errors import EngineError, RequestError, RunnerError
 from parnet_deploy.serve.model import ServedModel, State
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.spec import Array
-
-SECRET = "/srv/engines/secret.plan: cudaErrorIllegalAddress"
-
-
-def opened_again(opener: GatedOpener) -> None:
-    """Wait until the opener is asked."""
-    opener.asked.get(timeout=PATIENCE)
-
-
-def failing(opener: GatedOpener, backoff: Sequence[float] = (0, 0, 0), **changes: Any) -> Any:
-    """A model that opens with this opener, and has been opened once."""
-    clock = changes.pop("clock", None)
-    options = {"clock": clock} if clock else {}
-    return serving(opener, replace(SETTINGS, **changes), backoff=backoff, **options)
-
-
-async def statuses(*tasks: asyncio.Task[Any]) -> list[int]:
-    """What tasks were refused with."""
-    ends = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(isinstance(end, RequestError) for end in ends), ends
-    return [end.status for end in ends if isinstance(end, RequestError)]
-
-
-async def fail_once(model: ServedModel, runner: GatedRunner, number: float = 1) -> None:
-    """A request that the engine fails."""
-    task = asked(model, number)
-    await settle()
-    assert runner.begun() == [number]
-    runner.finish(number, RunnerError(SECRET))
-    assert await statuses(task) == [500]
 
 
 @pytest.mark.parametrize(
@@ -266,57 +232,6 @@ def test_two_runs_that_fail_at_once_are_one_failure() -> None:
     run(main())
 
 
-def test_closing_does_not_wait_for_the_next_try() -> None:
-    first = GatedRunner()
-    opener = GatedOpener(first)
-
-    async def main() -> None:
-        with failing(opener, (3600,)) as model:
-            opened_again(opener)
-            await fail_once(model, first)
-        join_threads("reopen")
-        assert opener.asked.empty()
-        assert first.log == [[1], "closed"]
-
-    run(main())
-
-
-def test_an_engine_that_opens_when_all_has_ended_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_module, "CLOSING", 0.0)
-    first, second = GatedRunner(), GatedRunner()
-    opener = GatedOpener(first)
-
-    async def main() -> None:
-        with failing(opener) as model:
-            opened_again(opener)
-            await fail_once(model, first)
-            opened_again(opener)
-            model.close()  # does not wait for what is being opened
-            opener.give(second)
-            join_threads("reopen")
-            assert model.state is State.STOPPED
-            assert second.log == ["closed"]
-
-    run(main())
-
-
-def test_closing_waits_a_moment_for_what_is_being_opened() -> None:
-    first, second = GatedRunner(), GatedRunner()
-    opener = GatedOpener(first)
-
-    async def main() -> None:
-        with failing(opener) as model:
-            opened_again(opener)
-            await fail_once(model, first)
-            opened_again(opener)
-            closing = asyncio.create_task(asyncio.to_thread(model.close))
-            opener.give(second)
-            await closing
-            assert second.log == ["closed"]
-
-    run(main())
-
-
 def test_an_opening_that_does_not_end_makes_it_not_live() -> None:
     clock, first, second = Clock(), GatedRunner(), GatedRunner()
     opener = GatedOpener(first)
@@ -337,25 +252,6 @@ def test_an_opening_that_does_not_end_makes_it_not_live() -> None:
             assert (model.live, model.ready) == (True, True)
 
     run(main(), clock)
-
-
-def test_an_engine_that_fails_while_it_drains_keeps_nobody_waiting() -> None:
-    first = GatedRunner()
-    opener = GatedOpener(first)
-
-    async def main() -> None:
-        with failing(opener, (3600,)) as model:
-            tasks = [asked(model, 1), asked(model, 2)]
-            await settle()
-            assert first.begun() == [1]
-            model.drain()
-            drained = asyncio.create_task(model.drained())
-            first.finish(1, RunnerError(SECRET))
-            assert await statuses(*tasks) == [500, 503]
-            await drained
-            assert model.state is State.DRAINING
-
-    run(main())
 
 
 class Short(GatedRunner):
