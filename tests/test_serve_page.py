@@ -54,6 +54,7 @@ def test_the_policy_allows_its_own_script_and_style_and_nothing_else() -> None:
         assert policy[directive] == [f"'sha256-{digest}'"]
     assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == ["'none'"]
     assert policy["connect-src"] == ["'self'"]
+    assert policy["img-src"] == ["blob:", "data:"]
     assert "unsafe" not in made.policy
 
 

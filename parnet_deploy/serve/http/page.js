@@ -312,6 +312,7 @@ async function openCamera() {
     showRefusal(new Refusal(denied ? "The camera may not be used." : "No camera was found."));
     return;
   }
+  find("shoot").disabled = true; // until there is something to see
   find("viewfinder").showModal();
 }
 
@@ -363,6 +364,11 @@ find("image").addEventListener("error", ({ target }) => {
 find("again").addEventListener("click", askAgain);
 find("unlock").addEventListener("submit", unlock);
 find("camera").addEventListener("click", openCamera);
+// Not "loadeddata": until it plays, what is drawn of it may be black.
+find("video").addEventListener("playing", () => {
+  find("shoot").disabled = false;
+  find("shoot").focus();
+});
 find("shoot").addEventListener("click", shoot);
 find("leave").addEventListener("click", () => find("viewfinder").close());
 find("viewfinder").addEventListener("close", closeCamera);
