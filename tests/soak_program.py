@@ -1,0 +1,112 @@
+"""``parnet-deploy serve`` with faults put in: ``python soak_program.py lose,swap ENGINE ...``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from parnet_deploy.cli.main import run
+from parnet_deploy.serve.plane import DataPlane
+from parnet_deploy.serve.recording import Recorder
+
+KEPT: list[Any] = []
+"""What leaks."""
+
+
+def with_every_inference(act: Callable[[int], object]) -> None:
+    """Do something more whenever the model is asked."""
+    sound, count = DataPlane.infer, 0
+
+    async def infer(self: DataPlane, *given: Any) -> Any:
+        nonlocal count
+        count += 1
+        act(count)
+        return await sound(self, *given)
+
+    DataPlane.infer = infer  # type: ignore[method-assign]
+
+
+def with_answer(number: int, act: Callable[[RequestResponseCycle], object]) -> None:
+    """Do something more before the head of one answer is sent."""
+    sound, count = RequestResponseCycle.send, 0
+
+    async def send(self: RequestResponseCycle, message: Any) -> None:
+        nonlocal count
+        count += message["type"] == "http.response.start"
+        if count == number:
+            count += 1
+            act(self)
+        await sound(self, message)
+
+    RequestResponseCycle.send = send  # type: ignore[method-assign]
+
+
+def leak_memory() -> None:
+    with_every_inference(lambda count: KEPT.append(b"x" * 100_000))
+
+
+def leak_files() -> None:
+    with_every_inference(lambda count: count % 10 or KEPT.append(os.open("/dev/null", os.O_RDONLY)))
+
+
+def leak_threads() -> None:
+    def start(count: int) -> None:
+        if count % 20 == 0:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+    with_every_inference(start)
+
+
+def swap() -> None:
+    """Answer a request as the one before it."""
+    sound, answers = DataPlane.infer, []
+
+    async def infer(self: DataPlane, *given: Any) -> Any:
+        answers.append(await sound(self, *given))
+        return answers[-2 if len(answers) == 50 else -1]
+
+    DataPlane.infer = infer  # type: ignore[method-assign]
+
+
+def lose() -> None:
+    """Hang up in place of an answer."""
+
+    def abort(cycle: RequestResponseCycle) -> None:
+        cycle.transport.abort()
+        cycle.disconnected = True
+
+    with_answer(50, abort)
+
+
+def answer_twice() -> None:
+    again = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    with_answer(70, lambda cycle: cycle.transport.writelines([again]))
+
+
+def count_nothing() -> None:
+    Recorder.answered = lambda *_, **__: None  # type: ignore[method-assign]
+
+
+def end_badly() -> None:
+    """See below."""
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    fault.__name__: fault
+    for fault in (
+        *(leak_memory, leak_files, leak_threads, count_nothing, end_badly),
+        *(swap, lose, answer_twice),
+    )
+}
+
+if __name__ == "__main__":
+    names = sys.argv[1].split(",")
+    for name in names:
+        FAULTS[name]()
+    status = run(["serve", *sys.argv[2:]])
+    sys.exit(3 if "end_badly" in names else status)
