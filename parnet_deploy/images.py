@@ -172,8 +172,11 @@ def normalise(pixels: Array, preprocessing: Preprocessing) -> Array:
         return np.ascontiguousarray(pixels)
     mean = np.asarray(preprocessing.mean, np.float32)[:, None, None]
     std = np.asarray(preprocessing.std, np.float32)[:, None, None]
-    normalised = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-    return np.ascontiguousarray(normalised)
+    normalised = np.array(pixels, np.float32, order="C")
+    normalised /= np.float32(255)  # in place: new memory for each step takes longer than the step
+    normalised -= mean
+    normalised /= std
+    return normalised
 
 
 def load_images(paths: Iterable[Path], preprocessing: Preprocessing) -> Array:

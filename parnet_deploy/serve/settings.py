@@ -72,8 +72,17 @@ class ServeSettings:
         """Refuse what cannot be.
 
         Raises:
-            UsageError: a size below 1, a time that is not positive and finite, a port that is none.
+            UsageError: a size below 1, a time that is not positive and finite, a port that is none,
+                a delay that uses up the time for an answer.
         """
+        self._check_sizes()
+        self._check_times()
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"a port is 0 to 65535, not {self.port}")
+        if self.api_key is not None and not self.api_key.strip():
+            raise UsageError("an API key is not empty")
+
+    def _check_sizes(self) -> None:
         for name in _SIZES:
             if getattr(self, name) < 1:
                 raise UsageError(f"{_flag(name)} is at least 1, not {getattr(self, name)}")
@@ -82,6 +91,8 @@ class ServeSettings:
                 f"{_flag('max_body')} is 1 to {self.max_buffered} ({_flag('max_buffered')}), not "
                 f"{self.max_body}"
             )
+
+    def _check_times(self) -> None:
         for name in ("warm_up", "decode_threads", "max_delay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{_flag(name)} is not negative, not {getattr(self, name)}")
@@ -89,10 +100,11 @@ class ServeSettings:
         for name in times:
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{_flag(name)} is positive and finite, not {getattr(self, name)}")
-        if not 0 <= self.port <= 65535:
-            raise UsageError(f"a port is 0 to 65535, not {self.port}")
-        if self.api_key is not None and not self.api_key.strip():
-            raise UsageError("an API key is not empty")
+        if self.max_delay >= self.timeout:
+            raise UsageError(
+                f"--max-delay is less than --timeout ({self.timeout}), not {self.max_delay}: an "
+                "image that waits so long is not answered"
+            )
 
 
 def _flag(name: str) -> str:
