@@ -29,7 +29,7 @@ from parnet_deploy.serve.settings import ServeSettings
         ({"stall": 0.0}, "--stall is positive"),
         (
             {"timeout": 1.0, "max_delay": 1.0},
-            r"--max-delay is less than --timeout \(1.0\), not 1.0",
+            r"--max-delay is less than --timeout \(1.0\)",
         ),
         ({"port": 65536}, "a port is 0 to 65535, not 65536"),
         ({"api_key": " "}, "an API key is not empty"),
