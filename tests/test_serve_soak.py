@@ -1,4 +1,4 @@
-"""``scripts/soak``: its rules by themselves, and short runs of a sound server and of faulty ones."""
+"""``scripts/soak``: its rules by themselves, short runs of a sound server and of faulty ones."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ class Row:
         name: whose.
         latency: as its clients saw it, by percentile.
         added: the same less the engine's own p50 of the same round.
+        processor: of the server, per request; None for the engine.
         ratio: added, as a multiple of what Triton adds in the same round: lower quartile, median,
             upper quartile; by percentile. Empty for the engine, and where Triton has no figures.
     """
@@ -31,6 +32,7 @@ class Row:
     name: str
     latency: Mapping[str, float]
     added: Mapping[str, float]
+    processor: float | None
     ratio: Mapping[str, tuple[float, float, float]]
 
 
@@ -80,7 +82,16 @@ def rows_of(rounds: Sequence[Round], group: str) -> list[Row]:
         ratio = {}
         if name != ENGINE and RIVAL in names:
             ratio = {p: _ratios(found, name, p) for p in PERCENTILES}
-        rows.append(Row(name=name, latency=latency, added=added, ratio=ratio))
+        computed = [figures[name]["processor"] for figures in found if name != ENGINE]
+        rows.append(
+            Row(
+                name=name,
+                latency=latency,
+                added=added,
+                processor=_median(computed) if computed else None,
+                ratio=ratio,
+            )
+        )
     return sorted(rows, key=lambda row: (row.name != ENGINE, row.added["p50"]))
 
 
@@ -98,13 +109,14 @@ def verdicts(rounds: Sequence[Round]) -> list[Verdict]:
 def table(rows: Sequence[Row]) -> list[str]:
     """Rows as Markdown; milliseconds."""
     head = [*PERCENTILES, *(f"added {p}" for p in PERCENTILES)]
-    head += [f"added {p}, of Triton's" for p in JUDGED]
+    head += ["processor", *(f"added {p}, of Triton's" for p in JUDGED)]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for row in rows:
         latency = [f"{row.latency[p]:.2f}" for p in PERCENTILES]
         added = ["" if row.name == ENGINE else f"{row.added[p]:.2f}" for p in PERCENTILES]
         ratios = [_quartiles(row.ratio[p]) if p in row.ratio else "" for p in JUDGED]
-        lines.append(f"| {' | '.join([row.name, *latency, *added, *ratios])} |")
+        computed = "" if row.processor is None else f"{row.processor:.2f}"
+        lines.append(f"| {' | '.join([row.name, *latency, *added, computed, *ratios])} |")
     return lines
 
 

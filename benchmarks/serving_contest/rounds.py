@@ -22,7 +22,8 @@ ENGINE = "engine"
 """The contestant that is no server: the engine's own runs."""
 
 Figures = dict[str, float]
-"""Milliseconds of one turn: ``p50``, ``p90``, ``p99``, ``max``."""
+"""Milliseconds of one turn: ``p50``, ``p90``, ``p99``, ``max``; of servers also ``processor``: what
+they compute for one request."""
 
 Round = dict[str, dict[str, Figures]]
 """By group (``fp32, 4 clients``) and contestant."""
@@ -71,6 +72,10 @@ class Serving(Protocol):
     """A server as rounds need it."""
 
     port: int
+
+    def processor_seconds(self) -> float:
+        """What it has computed so far."""
+        ...
 
     def awake(self) -> AbstractContextManager[object]:
         """Inside the block it runs."""
@@ -190,8 +195,12 @@ def _take(
         return figures_of(crew.run_alone(turn))
     server = servers[entry.server]
     turn = Turn(key=entry.key, port=server.port, warm_up=plan.warm_up, requests=plan.requests)
+    before = server.processor_seconds()
     with server.awake():
-        return figures_of(crew.ask(turn, clients))
+        figures = figures_of(crew.ask(turn, clients))
+    computed = server.processor_seconds() - before
+    answered = clients * (plan.warm_up + -(-plan.requests // clients))
+    return {**figures, "processor": round(1000 * computed / answered, 4)}
 
 
 def _shuffled(rng: random.Random, items: Sequence[Item]) -> list[Item]:

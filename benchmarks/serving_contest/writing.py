@@ -21,8 +21,10 @@ _EXPLAINED = (
     "Milliseconds as the client sees them, from the first byte sent to the last one received; "
     "medians over rounds of each round's percentile. 'added' is what is left when the engine's own "
     "median, measured alone in the same round, is taken off. With 4 clients that is mostly waiting "
-    "for the others' runs, since every server has one instance of the engine. The last columns "
-    "are what is added divided by what Triton adds in the same round: median (quartiles)."
+    "for the others' runs, since every server has one instance of the engine. 'processor' is what "
+    "all threads and processes of a server compute for one request, the engine's run included. The "
+    "last columns are what is added divided by what Triton adds in the same round: median "
+    "(quartiles)."
 )
 
 
