@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -115,7 +117,7 @@ def test_a_reader_that_has_stopped_stops_nobody(monkeypatch: pytest.MonkeyPatch)
         for number in range(20):
             log.info("line %d", number)
         reading.set()
-        while writing._lines.qsize():
+        while len(writing._lines):
             pass
     said = pipe.getvalue()
     assert "line 0" in said
@@ -147,3 +149,25 @@ def test_a_reader_that_has_gone() -> None:
     with logging_to(Pipe(), "text") as writing:
         log.info("a line")
     assert not writing.is_stuck
+
+
+def test_no_line_is_left_behind_when_the_writer_goes_to_sleep() -> None:
+    """Lines come alone and in crowds, just when the thread that writes looks for more."""
+    stream = io.StringIO()
+
+    def say(number: int) -> None:
+        for line in range(100):
+            log.info("line %d of %d", line, number)
+            if line % 10 == number:
+                time.sleep(logs._PAUSE * (0.9 + line / 500))
+
+    with logging_to(stream, "text") as writing:
+        threads = [threading.Thread(target=say, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        while len(writing._lines):  # without the end's help
+            pass
+    told = sorted(re.findall(r"line (\d+) of (\d)", stream.getvalue()))
+    assert told == sorted((str(line), str(number)) for line in range(100) for number in range(4))

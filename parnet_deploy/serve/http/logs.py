@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -29,6 +29,10 @@ _LINES = 10_000
 
 _PATIENCE = 1.0
 """Seconds for the last lines to be written."""
+
+_PAUSE = 0.02
+"""Seconds after which the thread that writes looks for more lines by itself. To wake it for each
+would take longer than all else that a line costs the request it is about."""
 
 
 def log_facts(
@@ -86,19 +90,56 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
+class _Lines:
+    """Records on their way to the thread that writes them; one thread takes, any may put."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[logging.LogRecord] = deque()
+        self._idle = False
+        self._filled = threading.Event()
+        self._ended = threading.Event()
+        self.dropped = 0
+
+    def put(self, record: logging.LogRecord) -> None:
+        """Put one in, or drop it where thousands wait; who sleeps for long is woken."""
+        if len(self._waiting) >= _LINES:
+            self.dropped += 1
+            return
+        self._waiting.append(record)
+        if self._idle:
+            self._filled.set()
+
+    def end(self) -> None:
+        """No more will come."""
+        self._ended.set()
+        self._filled.set()
+
+    def take(self) -> Iterator[logging.LogRecord]:
+        """All that are put in, as they come, until the end."""
+        ended = False
+        while not ended:
+            ended = self._ended.wait(_PAUSE)
+            while self._waiting:
+                yield self._waiting.popleft()
+            self._idle = True
+            if not self._waiting and not ended:  # whoever puts one in now sees that it is idle
+                self._filled.wait()
+            self._idle = False
+            self._filled.clear()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+
 class _Sender(logging.Handler):
     """Hands records over as they are, with the id of the request that they belong to."""
 
-    def __init__(self, lines: queue.SimpleQueue[logging.LogRecord | None]) -> None:
+    def __init__(self, lines: _Lines) -> None:
         super().__init__()
         self._lines = lines
-        self.dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand one over, or drop it where thousands wait."""
-        if self._lines.qsize() >= _LINES:
-            self.dropped += 1
-            return
+        """Hand one over."""
         setattr(record, _ID, REQUEST_ID.get())
         self._lines.put(record)
 
@@ -115,7 +156,7 @@ class Log:
 
     def __init__(self, stream: TextIO, formatter: logging.Formatter) -> None:
         """Begin."""
-        self._lines: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        self._lines = _Lines()
         self._writer = _Writer(stream)
         self._writer.setFormatter(formatter)
         self.handler = _Sender(self._lines)
@@ -129,17 +170,17 @@ class Log:
 
     def close(self) -> None:
         """Write what is left, unless nobody reads it."""
-        if dropped := self.handler.dropped:
-            message = f"{dropped} lines of this log were dropped: nobody read them"
-            self._lines.put(
-                logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
-            )
-        self._lines.put(None)
+        self._lines.end()
         self._thread.join(_PATIENCE)
 
     def _write(self) -> None:
-        while (record := self._lines.get()) is not None:
+        for record in self._lines.take():
             self._writer.handle(record)
+        if dropped := self._lines.dropped:
+            message = f"{dropped} lines of this log were dropped: nobody read them"
+            self._writer.handle(
+                logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
+            )
 
 
 @contextlib.contextmanager
