@@ -111,9 +111,9 @@ class JobQueue(Generic[Work, Result]):
         Raises:
             RequestError: 504 at the deadline; or the job was refused.
         """
-        self._put(job)
         timer = job.loop.call_later(job.deadline - self._clock(), self._expire, job)
         try:
+            self._put(job)  # last of all: the thread that takes it wants Python's lock at once
             return await job.future
         except BaseException:
             self._drop(job)

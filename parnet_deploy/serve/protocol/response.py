@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -85,7 +87,7 @@ def _encode_output(
     """An output's place in the JSON, and its bytes if it is wanted as bytes."""
     if wanted.classes:
         return _encode_classes(wanted, array, labels)
-    datatype = datatype_of(array.dtype.name)
+    datatype = _datatype(array.dtype)
     if not wanted.binary:
         numbers = array.ravel().tolist()
         return OutputTensor(
@@ -93,6 +95,12 @@ def _encode_output(
         ), None
     data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     return _binary(wanted.name, datatype, array.shape, data)
+
+
+@cache
+def _datatype(dtype: np.dtype[Any]) -> str:
+    """Worked out once: numpy makes a dtype's name anew each time, which takes longer than the rest."""
+    return datatype_of(dtype.name)
 
 
 def _encode_classes(
