@@ -99,7 +99,7 @@ def _encode_output(
 
 @cache
 def _datatype(dtype: np.dtype[Any]) -> str:
-    """Worked out once: numpy makes a dtype's name anew each time, which takes longer than the rest."""
+    """Worked out once: numpy makes a dtype's name anew each time, which takes long."""
     return datatype_of(dtype.name)
 
 
