@@ -32,7 +32,21 @@ TOKENS = (
     b"\xed\xa0\x80", b'"' * 50, b"9" * 40, b"x" * 5000,
 )  # fmt: skip
 
-METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "BREW", "get")
+METHODS = (
+    "GET",
+    "GET",
+    "POST",
+    "POST",
+    "POST",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "TRACE",
+    "CONNECT",
+    "BREW",
+    "get",
+)
 PATHS = (
     f"/v2/models/{NAME}/infer", f"/v2/models/{NAME}/versions/1/infer", "/classify",
     "/classify?top=2&trace=1", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics", "/",
@@ -85,7 +99,9 @@ class Conversation:
 
 def conversations(model: Model) -> st.SearchStrategy[Conversation]:
     """Requests that are good, mutated, or put together at random, one behind another."""
-    one = st.one_of(mutated(model), composed(), st.sampled_from(good_ones(model)))
+    one = st.one_of(
+        mutated(model), composed(), composed(), warped(model), warped(model), spoiled(model)
+    )
     return st.builds(
         _conversation,
         st.just(model.good()),
@@ -119,18 +135,90 @@ def good_ones(model: Model) -> list[bytes]:
     ]
 
 
-def mutated(model: Model) -> st.SearchStrategy[bytes]:
-    """A good request with some changes."""
-    change = st.tuples(
+FRAMINGS = st.sampled_from(("length",) * 6 + ("chunks",) * 6 + ("chunks cut", "both", "none"))
+SIZES = st.lists(st.integers(1, 2000), max_size=4)
+CHANGES = st.lists(
+    st.tuples(
         st.sampled_from(("put", "cut", "over", "twice", "flip")),
         st.floats(0, 1),
         st.integers(1, 40),
         st.one_of(st.sampled_from(TOKENS), st.binary(min_size=1, max_size=8)),
         st.booleans(),
-    )
+    ),
+    max_size=3,
+)
+
+
+def mutated(model: Model) -> st.SearchStrategy[bytes]:
+    """A good request with some changes anywhere in it, or none."""
+    return st.builds(_mutate, st.sampled_from(good_ones(model)), CHANGES)
+
+
+def spoiled(model: Model) -> st.SearchStrategy[bytes]:
+    """A good request whose body was changed, and is framed as if nothing was wrong with it."""
+    return st.builds(_spoil, st.sampled_from(good_ones(model)[:3]), CHANGES, FRAMINGS, SIZES)
+
+
+def _spoil(
+    good: bytes,
+    changes: Sequence[tuple[str, float, int, bytes, bool]],
+    framing: str,
+    sizes: list[int],
+) -> bytes:
+    start, _, body = good.partition(b"\r\n\r\n")
+    line, *fields = start.decode().split("\r\n")
+    method, path, _ = line.split()
+    kept = [each for each in fields if not each.startswith(("Content-Length", "Host"))]
+    return _compose(method, path, kept, _mutate(body, changes), framing, sizes)
+
+
+MEMBERS: tuple[tuple[str | int, ...], ...] = (
+    ("inputs",), ("outputs",), ("id",), ("parameters",), ("inputs", 0), ("inputs", 0, "name"),
+    ("inputs", 0, "shape"), ("inputs", 0, "shape", 0), ("inputs", 0, "shape", 2),
+    ("inputs", 0, "datatype"), ("inputs", 0, "parameters"), ("inputs", 0, "data"),
+    ("inputs", 0, "parameters", "binary_data_size"), ("outputs", 0), ("outputs", 0, "name"),
+    ("outputs", 0, "parameters"), ("outputs", 0, "parameters", "binary_data"),
+    ("outputs", 0, "parameters", "classification"),
+)  # fmt: skip
+
+
+def warped(model: Model) -> st.SearchStrategy[bytes]:
+    """An inference request in which some members are something else."""
+    change = st.tuples(st.sampled_from(MEMBERS), trees())
     return st.builds(
-        _mutate, st.sampled_from(good_ones(model)), st.lists(change, min_size=1, max_size=4)
+        _warp,
+        st.just(model),
+        st.lists(change, max_size=3),
+        st.booleans(),
+        st.sampled_from((None, None, None, 0, 1, -1, 10**6, 10**19)),
+        FRAMINGS,
+        SIZES,
     )
+
+
+def _warp(
+    model: Model,
+    changes: Sequence[tuple[tuple[str | int, ...], Any]],
+    binary: bool,
+    length: int | None,
+    framing: str,
+    sizes: list[int],
+) -> bytes:
+    tensor = model.tensor() if binary else model.numbers([0.25] * model.image.size)
+    output = {"name": "logits", "parameters": {"binary_data": True}}
+    message: Any = {"inputs": [tensor], "outputs": [output], "id": "x", "parameters": {}}
+    for (*way, last), value in changes:
+        place = message
+        # An earlier change may have put something else in the way.
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            for step in way:
+                place = place[step]
+            place[last] = value
+    text = json.dumps(message).encode("utf-8", "surrogatepass")
+    body = text + model.image.tobytes() * binary
+    said = f"Inference-Header-Content-Length: {len(text) if length is None else length}"
+    fields = [said] if binary or length is not None else []
+    return _compose("POST", model.path, fields, body, framing, sizes)
 
 
 def _mutate(data: bytes, changes: Sequence[tuple[str, float, int, bytes, bool]]) -> bytes:
@@ -158,16 +246,16 @@ def composed() -> st.SearchStrategy[bytes]:
         lambda name: st.sampled_from(FIELDS[name]).map(lambda value: f"{name}: {value}")
     )
     odd = st.binary(max_size=12).map(lambda data: data.decode("latin-1"))
-    method = st.one_of(st.sampled_from(METHODS), odd)
-    path = st.one_of(st.sampled_from(PATHS), odd.map(lambda text: f"/{text}"))
+    method = st.one_of(*[st.sampled_from(METHODS)] * 7, odd)
+    path = st.one_of(*[st.sampled_from(PATHS)] * 7, odd.map(lambda text: f"/{text}"))
     return st.builds(
         _compose,
         method,
         path,
-        st.lists(st.one_of(fields, odd), max_size=5),
+        st.lists(st.one_of(*[fields] * 7, odd), max_size=3),
         st.one_of(st.just(b""), st.binary(max_size=300), documents()),
-        st.sampled_from(("none", "length", "chunks", "chunks cut", "both")),
-        st.lists(st.integers(1, 60), max_size=4),
+        FRAMINGS,
+        SIZES,
     )
 
 
@@ -190,19 +278,23 @@ def _compose(
     return head(method, path, *fields, "Transfer-Encoding: chunked") + framed
 
 
-def documents() -> st.SearchStrategy[bytes]:
-    """JSON that looks like a request from afar."""
+def trees() -> st.SearchStrategy[Any]:
+    """Values of JSON, with words of the protocol in them."""
     word = st.one_of(st.sampled_from(WORDS), st.text(max_size=5))
-    number = st.sampled_from((0, 1, 3, -1, 0.5, 2**31, 2**63, 2**64, 10**30, 1e300))
+    number = st.sampled_from((0, 1, 2, 3, -1, 0.5, 2**31, 2**63, 2**64, 10**30, 1e300))
     leaf: st.SearchStrategy[Any] = st.one_of(st.none(), st.booleans(), number, word)
-    tree = st.recursive(
+    return st.recursive(
         leaf,
         lambda inner: st.one_of(
             st.lists(inner, max_size=4), st.dictionaries(word, inner, max_size=4)
         ),
         max_leaves=12,
     )
-    return tree.map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass"))
+
+
+def documents() -> st.SearchStrategy[bytes]:
+    """JSON that looks like a request from afar."""
+    return trees().map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass"))
 
 
 # --- what is looked at --------------------------------------------------------------------------

@@ -185,7 +185,7 @@ def test_a_server_that_waits_for_ever(bad: BadSide, scenario: Scenario) -> None:
 
 def test_a_server_that_says_nothing(bad: BadSide) -> None:
     scenario = of(deadline_scenarios(), "a body that dribbles")
-    assert scenario.check(bad.told(b"")).wrong == "open after 0.2 s, and closed is right"
+    assert scenario.check(bad.told(b"")).wrong == "open after 0.2 s; right is: closed"
 
 
 @named(load_scenarios())
@@ -204,7 +204,7 @@ def test_an_engine_that_fails_unseen(bad: BadSide) -> None:
     """Triton's way: 500, and ready all the time."""
     scenario = of(load_scenarios(), "the engine fails in a request")
     bad.told(FAILED).worst.is_well = True
-    assert scenario.check(bad).wrong == "500, and ready stays 200, and 503 is right"
+    assert scenario.check(bad).wrong == "500, and ready stays 200; right is: 503"
 
 
 PROGRAMS: dict[str, tuple[str, str]] = {
@@ -218,7 +218,7 @@ PROGRAMS: dict[str, tuple[str, str]] = {
         "one sentence",
     ),
     "it ends in a traceback": ("raise ValueError('file')", "one sentence"),
-    "it names nothing": ("print('error: no', file=sys.stderr); sys.exit(1)", "file is named"),
+    "it names nothing": ("print('error: no', file=sys.stderr); sys.exit(1)", "that file is named"),
     "it ends well": ("print('error: file', file=sys.stderr)", "exit status 0"),
     "it shows a traceback": (
         "print('Traceback', 'error: file', sep=chr(10), file=sys.stderr); sys.exit(1)",

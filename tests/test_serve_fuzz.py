@@ -76,6 +76,7 @@ def test_whatever_arrives(model: Model) -> None:
             assert model.good_problem(server.port) == ""
 
         talk_to_it()
+        assert server.metric("parnet_requests_rejected_total") > 0, "some were read, and refused"
         assert settled(server) <= files
         assert server.memory() - memory < MOST_GROWTH
         assert not any("Traceback" in line or "nobody foresaw" in line for line in server.log)

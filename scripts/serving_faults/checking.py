@@ -93,11 +93,14 @@ class Checker:
         measured = _words(answer, problem)
         wrong = problem or self._judged(fault, answer)
         aftermath = self._aftermath(server)
+        rise = max(0, server.peak() - before)
         if aftermath:
             self.deaths += 1
             self.close()
-        elif (rise := server.peak() - before) > MOST_MEMORY:
+        elif rise > MOST_MEMORY:
             aftermath = f"its memory rose by {rise >> 20} MiB"
+        elif fault.weighed:
+            measured += f", {rise >> 20} MiB on top"
         return Finding(
             title=fault.title,
             group=fault.group,
@@ -159,7 +162,7 @@ def _words(answer: Answer | None, problem: str) -> str:
     if problem:
         return problem
     if answer is None:
-        return "hung up on"
+        return "closed"
     return str(answer.status)
 
 

@@ -20,10 +20,11 @@ class Fault:
         title: what is wrong with it.
         group: part of the list.
         sends: the bytes on the wire, in the parts in which they are sent.
-        right: statuses that are right.
+        right: statuses that are right; 0 is a connection that is closed without a word.
         method: of the request.
         judge: what is wrong with an answer of status 200, where that is right.
         alone: why only our server is asked; empty: any server of the protocol is.
+        weighed: whether what it takes of memory is told.
     """
 
     title: str
@@ -33,12 +34,13 @@ class Fault:
     method: str = "POST"
     judge: Judge | None = None
     alone: str = ""
+    weighed: bool = False
 
     @property
     def expected(self) -> str:
         """What is right, in words."""
-        words = [str(status) if status != 200 else "the right answer" for status in self.right]
-        return " or ".join(sorted(words))
+        named = {0: "closed", 200: "the right answer"}
+        return " or ".join(sorted(named.get(status, str(status)) for status in self.right))
 
 
 def once(data: bytes) -> tuple[bytes, ...]:

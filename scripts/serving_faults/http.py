@@ -216,7 +216,9 @@ def _large() -> Iterator[Fault]:
         f"{enough} MiB in chunks of 16 bytes": small,
     }
     for title, sends in cases.items():
-        yield Fault(title=title, group="large bodies", sends=sends, right=frozenset({413}))
+        yield Fault(
+            title=title, group="large bodies", sends=sends, right=frozenset({413}), weighed=True
+        )
 
 
 def _bombs() -> Iterator[Fault]:
@@ -234,6 +236,7 @@ def _bombs() -> Iterator[Fault]:
             group="bombs",
             sends=bomb(coding, start),
             right=frozenset({413}),
+            weighed=True,
         )
 
 

@@ -20,7 +20,7 @@ class WrongError(Exception):
 
     def __init__(self, measured: str, expected: str = "") -> None:
         """Measured something else than what is right."""
-        super().__init__(f"{measured}, and {expected} is right" if expected else measured)
+        super().__init__(f"{measured}; right is: {expected}" if expected else measured)
         self.measured = measured
 
 

@@ -14,9 +14,10 @@ _HEAD = """\
 Written by `scripts/serve-faults{option}` on {date}; do not edit.
 
 Every line is a fault that was sent to `parnet-deploy serve` as its users start it, over a socket of
-its own on loopback{also}. After each, the server has to be alive and ready, to give a good request
-the engine's own scores, and not to have needed more than {memory} MiB of memory on top at any
-moment. What is not right is **bold**.
+its own on loopback{also}.
+After each, the server has to be alive and ready, to give a good request the engine's own scores,
+and not to have needed more than {memory} MiB of memory on top at any moment. What is not right is
+**bold**.
 
 {versions}
 
