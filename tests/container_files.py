@@ -28,7 +28,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 """The extras of pyproject.toml that a flavour holds besides the base install."""
 
 WITHOUT_CUDA_RUNTIME = {"cpu", "openvino", "rtx"}
-"""Flavours with the ONNX Runtime package for CPUs, which is a tenth as large."""
+"""Flavours with the ONNX Runtime package for CPUs, which is a fifth as large."""
 
 X86 = {
     "sys_platform": "linux",
