@@ -120,12 +120,12 @@ def _other_outputs(bundle: Path) -> None:
     for node in model.graph.node:
         for number, name in enumerate(node.output):
             if name == "logits":
-                node.output[number] = "all_logits"
-    ends = {"first": [0], "last": [-1], "axis": [1]}
+                node.output[number] = "cut_logits"
+    ends = {"cut_first": [0], "cut_last": [-1], "cut_axis": [1]}
     for name, value in ends.items():
         tensor = onnx.helper.make_tensor(name, onnx.TensorProto.INT64, [1], value)
         model.graph.initializer.append(tensor)
-    cut = onnx.helper.make_node("Slice", ["all_logits", *ends], ["logits"])
+    cut = onnx.helper.make_node("Slice", ["cut_logits", *ends], ["logits"])
     model.graph.node.append(cut)
     del model.graph.output[0].type.tensor_type.shape.dim[:]
     model.graph.output[0].type.tensor_type.ClearField("shape")
