@@ -21,7 +21,6 @@ from parnet_deploy.serve.classify import Classification
 from parnet_deploy.serve.http.app import create_app
 from parnet_deploy.serve.http.listening import Listener, listen
 from parnet_deploy.serve.http.server import Server, configure
-from parnet_deploy.serve.http.traffic import Traffic
 from parnet_deploy.serve.protocol.metadata import (
     ModelMetadata,
     ServerMetadata,
@@ -32,6 +31,7 @@ from parnet_deploy.serve.protocol.response import EncodedResponse
 from parnet_deploy.serve.recording import Recorder, Timing
 from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.signature import Signature
+from parnet_deploy.serve.transport.traffic import Traffic
 from parnet_deploy.spec import Preprocessing, TensorSpec
 
 SIGNATURE = Signature(

@@ -14,9 +14,9 @@ import numpy as np
 
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.runtime.base import ClosingRunner, FunctionRunner, Runner
-from parnet_deploy.serve.inference import Answer
-from parnet_deploy.serve.model import ServedModel
-from parnet_deploy.serve.queue import Job, JobQueue
+from parnet_deploy.serve.engine.inference import Answer
+from parnet_deploy.serve.engine.model import ServedModel
+from parnet_deploy.serve.engine.queue import Job, JobQueue
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.signature import Signature

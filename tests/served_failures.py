@@ -18,7 +18,7 @@ from served import (
 )
 
 from parnet_deploy.errors import RequestError, RunnerError
-from parnet_deploy.serve.model import ServedModel
+from parnet_deploy.serve.engine.model import ServedModel
 
 SECRET = "/srv/engines/secret.plan: cudaErrorIllegalAddress"
 

@@ -27,7 +27,7 @@ from served import (
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import RequestError, RunnerError
 from parnet_deploy.runtime.timeline import Span
-from parnet_deploy.serve.batching import gather, rows_of, split
+from parnet_deploy.serve.engine.batching import gather, rows_of, split
 from parnet_deploy.spec import Array
 
 BATCHING = replace(SETTINGS, max_batch=4, queue=16)

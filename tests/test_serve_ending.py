@@ -20,9 +20,9 @@ from served import (
     settle,
 )
 
-import parnet_deploy.serve.model as model_module
+import parnet_deploy.serve.engine.model as model_module
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.model import ServedModel, State
+from parnet_deploy.serve.engine.model import ServedModel, State
 from parnet_deploy.serve.recording import Recorder
 
 

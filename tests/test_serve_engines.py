@@ -21,7 +21,7 @@ from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.images import decode_bytes, preprocess
 from parnet_deploy.runtime import open_runner
 from parnet_deploy.runtime.outputs import likeliest, probabilities
-from parnet_deploy.serve.model import ServedModel
+from parnet_deploy.serve.engine.model import ServedModel
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.serve.settings import ServeSettings

@@ -23,7 +23,7 @@ from served import (
 from served_failures import SECRET, fail_once, failing, opened_again, statuses
 
 from parnet_deploy.errors import EngineError, RequestError, RunnerError
-from parnet_deploy.serve.model import ServedModel, State
+from parnet_deploy.serve.engine.model import ServedModel, State
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.spec import Array
 

@@ -15,9 +15,9 @@ from served import (
 )
 from served_failures import SECRET, fail_once, failing, opened_again, statuses
 
-import parnet_deploy.serve.model as model_module
+import parnet_deploy.serve.engine.model as model_module
 from parnet_deploy.errors import RunnerError
-from parnet_deploy.serve.model import State
+from parnet_deploy.serve.engine.model import State
 
 
 def test_closing_does_not_wait_for_the_next_try() -> None:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from serve_http import INFER, SIGNATURE, Plane, app_of, ask, asked
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.http.body import body_limit
 from parnet_deploy.serve.http.guard import SECURE
-from parnet_deploy.serve.http.traffic import Traffic
 from parnet_deploy.serve.settings import ServeSettings
+from parnet_deploy.serve.transport.limits import body_limit
+from parnet_deploy.serve.transport.traffic import Traffic
 
 DOCUMENTS = {
     "/v2/health/live": {"live": True},

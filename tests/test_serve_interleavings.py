@@ -31,8 +31,8 @@ from served import (
 )
 
 from parnet_deploy.errors import EngineError, RequestError, RunnerError
-from parnet_deploy.serve.inference import Answer
-from parnet_deploy.serve.model import ServedModel, State
+from parnet_deploy.serve.engine.inference import Answer
+from parnet_deploy.serve.engine.model import ServedModel, State
 from parnet_deploy.serve.recording import Recorder
 
 TIMEOUT = 10

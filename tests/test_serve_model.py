@@ -27,7 +27,7 @@ from served import (
 )
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.model import ServedModel, State
+from parnet_deploy.serve.engine.model import ServedModel, State
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.spec import Array
 

@@ -33,9 +33,9 @@ from served_plane import (
 import parnet_deploy.serve.plane as plane_module
 from parnet_deploy.errors import RequestError, RunnerError
 from parnet_deploy.runtime.base import FunctionRunner
-from parnet_deploy.serve.model import State
+from parnet_deploy.serve.engine.model import State
+from parnet_deploy.serve.engine.unanswered import Reason
 from parnet_deploy.serve.plane import DataPlane
-from parnet_deploy.serve.unanswered import Reason
 from parnet_deploy.spec import Array
 
 

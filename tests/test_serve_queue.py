@@ -10,8 +10,8 @@ import pytest
 from served import PATIENCE, Clock, Desk, run, settle, works
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.queue import Job, JobQueue
-from parnet_deploy.serve.unanswered import engine_down, stopped, timed_out
+from parnet_deploy.serve.engine.queue import Job, JobQueue
+from parnet_deploy.serve.engine.unanswered import engine_down, stopped, timed_out
 
 
 def test_jobs_come_out_in_order_and_each_caller_gets_its_own_answer() -> None:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from served import SIGNATURE
 
+from parnet_deploy.serve.engine.unanswered import FAILED, REJECTED, Reason
 from parnet_deploy.serve.metrics import exposition, registry_of
 from parnet_deploy.serve.recording import BUCKETS, Histogram, Levels, Recorder, Timing
 from parnet_deploy.serve.statistics import statistics
-from parnet_deploy.serve.unanswered import FAILED, REJECTED, Reason
 
 LABELS = {"engine": "tiny", "precision": "fp32"}
 

@@ -22,7 +22,7 @@ from served import (
 
 from parnet_deploy.errors import EngineError, RunnerError
 from parnet_deploy.runtime.base import FunctionRunner
-from parnet_deploy.serve.model import ServedModel, State
+from parnet_deploy.serve.engine.model import ServedModel, State
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.spec import Array
 

@@ -9,9 +9,9 @@ import pytest
 from served import PATIENCE, Desk, run, settle
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.queue import Job
-from parnet_deploy.serve.unanswered import stopped
-from parnet_deploy.serve.worker import Workers
+from parnet_deploy.serve.engine.queue import Job
+from parnet_deploy.serve.engine.unanswered import stopped
+from parnet_deploy.serve.engine.worker import Workers
 
 
 def working(do: Callable[[list[Job[str, str]]], None]) -> tuple[Desk, Workers[str, str]]:

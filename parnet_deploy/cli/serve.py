@@ -160,8 +160,8 @@ def _serve(
     bundle: EngineBundle, settings: ServeSettings, listener: Listener, grpc_port: int | None
 ) -> int:
     from parnet_deploy.runtime import open_runner
+    from parnet_deploy.serve.engine.model import ServedModel
     from parnet_deploy.serve.http.server import serve
-    from parnet_deploy.serve.model import ServedModel
     from parnet_deploy.serve.plane import DataPlane
     from parnet_deploy.serve.recording import Recorder
     from parnet_deploy.serve.signature import signature_of

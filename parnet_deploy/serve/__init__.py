@@ -1,22 +1,14 @@
-"""Serving an engine: over HTTP with the Open Inference Protocol, and as a repository for Triton.
+"""Serving an engine: the Open Inference Protocol over HTTP and gRPC, and a repository for Triton.
 
 settings    every limit of a server, as a value
 signature   what a served model reads and gives
 protocol    the Open Inference Protocol: bytes to requests, answers to bytes; no transport in it
-queue       what waits: put in by coroutines, taken out by threads, or dropped
-worker      threads that do what waits
-batching    requests put together into what an engine takes
-warming     first runs of an engine
-restarting  an engine that is opened again when it has failed
-inference   requests run on it: what its threads do
-ticket      a request that was let in
-model       all of that as one: an engine that answers, its state and its limits
-unanswered  why a request has no answer
-classify    image files to rows, answers to labels
+engine      an engine that answers: its state, its queue, its threads
 plane       the data plane: decode, validate, queue, infer, encode; no transport in it
-recording   what happened, in counts
-metrics     the same for Prometheus
-statistics  the same in the protocol's words
-http        the transport: routes, deadlines, limits, signals, logs, the page
+classify    images in, the likeliest classes out
+recording   what happened; metrics: for Prometheus; statistics: as the protocol has it
+transport   what HTTP and gRPC share: limits, the budget of memory, traffic, logs
+http        routes, deadlines, connections, signals, the page
+grpc        the same data plane over gRPC
 triton      a model repository for Triton
 """

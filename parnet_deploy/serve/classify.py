@@ -11,11 +11,11 @@ from parnet_deploy.errors import ImageError
 from parnet_deploy.images import decode_bytes, preprocess
 from parnet_deploy.runtime.outputs import Guess, likeliest, probabilities
 from parnet_deploy.runtime.timeline import Span
-from parnet_deploy.serve.batching import Arrays
+from parnet_deploy.serve.engine.batching import Arrays
+from parnet_deploy.serve.engine.unanswered import invalid
 from parnet_deploy.serve.protocol.request import EncodedImages
 from parnet_deploy.serve.recording import Timing
 from parnet_deploy.serve.signature import Signature
-from parnet_deploy.serve.unanswered import invalid
 from parnet_deploy.spec import Array
 
 

@@ -18,8 +18,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from parnet_deploy.serve.engine.unanswered import Reason
 from parnet_deploy.serve.recording import BUCKETS, Histogram, Recorder, Tally
-from parnet_deploy.serve.unanswered import Reason
 
 _LABELS = ("engine", "precision")
 

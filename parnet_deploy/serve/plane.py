@@ -11,10 +11,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.batching import Arrays
 from parnet_deploy.serve.classify import Classification, decode_files, decode_inputs, guess
-from parnet_deploy.serve.inference import Answer
-from parnet_deploy.serve.model import ServedModel
+from parnet_deploy.serve.engine.batching import Arrays
+from parnet_deploy.serve.engine.inference import Answer
+from parnet_deploy.serve.engine.model import ServedModel
+from parnet_deploy.serve.engine.ticket import Ticket
+from parnet_deploy.serve.engine.unanswered import (
+    CountedError,
+    Reason,
+    invalid,
+    not_finite,
+    unknown_model,
+)
 from parnet_deploy.serve.protocol.metadata import (
     ModelMetadata,
     ServerMetadata,
@@ -27,8 +35,6 @@ from parnet_deploy.serve.protocol.response import EncodedResponse, encode_respon
 from parnet_deploy.serve.recording import Recorder, Timing
 from parnet_deploy.serve.signature import VERSION, Signature
 from parnet_deploy.serve.statistics import statistics
-from parnet_deploy.serve.ticket import Ticket
-from parnet_deploy.serve.unanswered import CountedError, Reason, invalid, not_finite, unknown_model
 
 Found = TypeVar("Found")
 Written = TypeVar("Written")

@@ -11,8 +11,8 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from parnet_deploy.serve.engine.unanswered import FAILED, REJECTED, Reason
 from parnet_deploy.serve.signature import Signature
-from parnet_deploy.serve.unanswered import FAILED, REJECTED, Reason
 
 BUCKETS = (
     *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),

@@ -13,14 +13,14 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.engine.unanswered import internal
 from parnet_deploy.serve.grpc.call import Call
 from parnet_deploy.serve.grpc.status import code_of, retry_of
 from parnet_deploy.serve.grpc.wire import NO_MESSAGE
-from parnet_deploy.serve.http.budget import Budget, Hold
-from parnet_deploy.serve.http.logs import REQUEST_ID, log_facts
-from parnet_deploy.serve.http.refusal import DEFECT
-from parnet_deploy.serve.http.traffic import Traffic
 from parnet_deploy.serve.settings import ServeSettings
+from parnet_deploy.serve.transport.budget import Budget, Hold
+from parnet_deploy.serve.transport.logs import REQUEST_ID, log_facts
+from parnet_deploy.serve.transport.traffic import Traffic
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Guard:
             raise  # the call has ended
         except Exception:  # noqa: BLE001  # whatever it is, the client hears that it is ours
             _log.exception("a call failed in a way that nobody foresaw")
-            return RequestError(500, DEFECT)
+            return internal()
         return answer if isinstance(answer, bytes) else bytes(answer.SerializeToString())
 
     def _check(self, method: Method, call: Call) -> None:

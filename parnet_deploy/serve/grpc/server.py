@@ -9,9 +9,9 @@ import grpc
 from parnet_deploy.errors import ServingError
 from parnet_deploy.serve.grpc.guard import Guard
 from parnet_deploy.serve.grpc.methods import service
-from parnet_deploy.serve.http.body import body_limit
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.settings import ServeSettings
+from parnet_deploy.serve.transport.limits import body_limit
 
 _FAREWELL = 0.25
 """Seconds for clients to close their connections, once all is answered."""

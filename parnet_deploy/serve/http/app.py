@@ -9,20 +9,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from parnet_deploy.serve.http.body import BodyReader, body_limit
-from parnet_deploy.serve.http.budget import Budget
+from parnet_deploy.serve.http.body import BodyReader
 from parnet_deploy.serve.http.documents import Documents
 from parnet_deploy.serve.http.guard import POLICY, Guard
 from parnet_deploy.serve.http.inference import Classify, Infer
 from parnet_deploy.serve.http.metrics import HttpMetrics
 from parnet_deploy.serve.http.page import CONTENT_TYPE, page
 from parnet_deploy.serve.http.refusal import NOTHING_HERE, HttpError
-from parnet_deploy.serve.http.traffic import Traffic
 from parnet_deploy.serve.metrics import exposition, registry_of
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.signature import Signature
+from parnet_deploy.serve.transport.budget import Budget
+from parnet_deploy.serve.transport.limits import body_limit
+from parnet_deploy.serve.transport.traffic import Traffic
 
 _MODEL = "/v2/models/{name}"
 _VERSION = f"{_MODEL}/versions/{{version}}"

@@ -20,10 +20,10 @@ from uvicorn.server import ServerState
 
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.http.exchange import REFUSED
-from parnet_deploy.serve.http.logs import log_facts
 from parnet_deploy.serve.http.refusal import raw_answer
-from parnet_deploy.serve.http.traffic import Traffic
 from parnet_deploy.serve.http.transport import AnswerTransport
+from parnet_deploy.serve.transport.logs import log_facts
+from parnet_deploy.serve.transport.traffic import Traffic
 
 _log = logging.getLogger(__name__)
 

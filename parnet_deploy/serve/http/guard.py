@@ -10,19 +10,19 @@ import re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.http.body import too_large
+from parnet_deploy.serve.engine.unanswered import internal
 from parnet_deploy.serve.http.exchange import CLIENT_GONE, REFUSED, Exchange
-from parnet_deploy.serve.http.logs import REQUEST_ID, log_facts
 from parnet_deploy.serve.http.refusal import (
     CLOSE,
-    DEFECT,
     NOTHING_HERE,
     Headers,
     HttpError,
     error_answer,
 )
-from parnet_deploy.serve.http.traffic import Traffic
 from parnet_deploy.serve.http.watch import ClientGoneError
+from parnet_deploy.serve.transport.limits import too_large
+from parnet_deploy.serve.transport.logs import REQUEST_ID, log_facts
+from parnet_deploy.serve.transport.traffic import Traffic
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Guard:
             _log.exception("a request failed in a way that nobody foresaw")
             if exchange.status:
                 raise  # half an answer is out: the connection is closed
-            await _refuse(exchange, sending, RequestError(500, DEFECT))
+            await _refuse(exchange, sending, internal())
 
     def _check(self, exchange: Exchange, scope: Scope) -> None:
         """Refuse what no route needs to see.

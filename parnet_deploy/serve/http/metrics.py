@@ -8,8 +8,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from parnet_deploy.serve.http.budget import Budget
-from parnet_deploy.serve.http.traffic import Traffic
+from parnet_deploy.serve.transport.budget import Budget
+from parnet_deploy.serve.transport.traffic import Traffic
 
 
 class HttpMetrics(Collector):

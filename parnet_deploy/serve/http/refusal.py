@@ -18,8 +18,6 @@ JSON = b"application/json"
 
 NOTHING_HERE = "there is nothing at this path; GET /v2 says what this server is"
 
-DEFECT = "the server failed to answer this request; its log says why"
-
 
 class HttpError(RequestError):
     """A request that HTTP itself refuses, before any model is asked.

@@ -20,17 +20,17 @@ from typing import Any, Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
+from parnet_deploy.serve.engine.model import ServedModel
 from parnet_deploy.serve.http.app import create_app
 from parnet_deploy.serve.http.connection import Connection, Limits
 from parnet_deploy.serve.http.listening import Listener
-from parnet_deploy.serve.http.logs import log_facts, logging_to
 from parnet_deploy.serve.http.memory import keep_memory
-from parnet_deploy.serve.http.traffic import Traffic
-from parnet_deploy.serve.model import ServedModel
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.signature import Signature
+from parnet_deploy.serve.transport.logs import log_facts, logging_to
+from parnet_deploy.serve.transport.traffic import Traffic
 
 _log = logging.getLogger(__name__)
 

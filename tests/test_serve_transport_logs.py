@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from serve_http import INFER, Plane, app_of, ask
 
-from parnet_deploy.serve.http import logs
-from parnet_deploy.serve.http.logs import REQUEST_ID, log_facts, logging_to
+from parnet_deploy.serve.transport import logs
+from parnet_deploy.serve.transport.logs import REQUEST_ID, log_facts, logging_to
 
 log = logging.getLogger("parnet_deploy.serve.test")
 

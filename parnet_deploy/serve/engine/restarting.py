@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from parnet_deploy.errors import EngineError, ParnetDeployError
 from parnet_deploy.runtime.base import Runner
-from parnet_deploy.serve.unanswered import engine_down, engine_failed
+from parnet_deploy.serve.engine.unanswered import engine_down, engine_failed
 
 _log = logging.getLogger("parnet_deploy.serve")
 

@@ -10,11 +10,11 @@ from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import RunnerError
 from parnet_deploy.runtime.base import Runner
 from parnet_deploy.runtime.timeline import Span, Traces
-from parnet_deploy.serve.batching import Arrays, gather, rows_of, split
-from parnet_deploy.serve.queue import Job
+from parnet_deploy.serve.engine.batching import Arrays, gather, rows_of, split
+from parnet_deploy.serve.engine.queue import Job
+from parnet_deploy.serve.engine.restarting import Engine
+from parnet_deploy.serve.engine.unanswered import CountedError
 from parnet_deploy.serve.recording import Recorder
-from parnet_deploy.serve.restarting import Engine
-from parnet_deploy.serve.unanswered import CountedError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

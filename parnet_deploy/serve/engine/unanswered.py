@@ -114,4 +114,6 @@ def stopped() -> CountedError:
 
 def internal() -> CountedError:
     """A fault of the server's own."""
-    return CountedError(Reason.INTERNAL, 500, "the server failed to answer this request")
+    return CountedError(
+        Reason.INTERNAL, 500, "the server failed to answer this request; its log says why"
+    )

@@ -13,23 +13,23 @@ from typing import TypeVar, cast
 from parnet_deploy.errors import RunnerError
 from parnet_deploy.runtime.base import Runner
 from parnet_deploy.runtime.cpu import usable_cores
-from parnet_deploy.serve.batching import Arrays, rows_of
-from parnet_deploy.serve.inference import Answer, Inference, Task
-from parnet_deploy.serve.queue import Job, JobQueue
-from parnet_deploy.serve.recording import Levels, Recorder
-from parnet_deploy.serve.restarting import BACKOFF, Engine
-from parnet_deploy.serve.settings import ServeSettings
-from parnet_deploy.serve.signature import Signature
-from parnet_deploy.serve.ticket import Ticket
-from parnet_deploy.serve.unanswered import (
+from parnet_deploy.serve.engine.batching import Arrays, rows_of
+from parnet_deploy.serve.engine.inference import Answer, Inference, Task
+from parnet_deploy.serve.engine.queue import Job, JobQueue
+from parnet_deploy.serve.engine.restarting import BACKOFF, Engine
+from parnet_deploy.serve.engine.ticket import Ticket
+from parnet_deploy.serve.engine.unanswered import (
     engine_down,
     invalid,
     not_ready,
     queue_full,
     stopped,
 )
-from parnet_deploy.serve.warming import warm_up
-from parnet_deploy.serve.worker import Workers
+from parnet_deploy.serve.engine.warming import warm_up
+from parnet_deploy.serve.engine.worker import Workers
+from parnet_deploy.serve.recording import Levels, Recorder
+from parnet_deploy.serve.settings import ServeSettings
+from parnet_deploy.serve.signature import Signature
 from parnet_deploy.spec import check_feeds
 
 Made = TypeVar("Made")

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.unanswered import timed_out
+from parnet_deploy.serve.engine.unanswered import timed_out
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")

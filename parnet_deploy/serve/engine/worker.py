@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Generic
 
-from parnet_deploy.serve.queue import Job, JobQueue, Result, Work
-from parnet_deploy.serve.unanswered import internal
+from parnet_deploy.serve.engine.queue import Job, JobQueue, Result, Work
+from parnet_deploy.serve.engine.unanswered import internal
 
 _log = logging.getLogger("parnet_deploy.serve")
 
