@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from served import (
     ask,
     asked,
     echo,
+    echo_runner,
     echoed,
     images,
     run,
@@ -25,9 +27,11 @@ from served import (
 )
 
 from parnet_deploy.bundle import BatchRange
-from parnet_deploy.errors import RequestError, RunnerError
+from parnet_deploy.errors import RequestError, RunnerError, UsageError
 from parnet_deploy.runtime.timeline import Span
 from parnet_deploy.serve.engine.batching import gather, rows_of, split
+from parnet_deploy.serve.engine.model import ServedModel
+from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.spec import Array
 
 BATCHING = replace(SETTINGS, max_batch=4, queue=16)
@@ -108,7 +112,7 @@ def test_a_batch_is_not_larger_than_the_engine_takes() -> None:
     runner = GatedRunner(with_batch(1, 2))
 
     async def main() -> None:
-        with serving(lambda: runner, BATCHING, with_batch(1, 2)) as model:
+        with serving(lambda: runner, replace(BATCHING, max_batch=2), with_batch(1, 2)) as model:
             tasks = [asked(model, number) for number in (1, 2, 3, 4)]
             await settle()
             first = runner.begun()
@@ -140,7 +144,7 @@ def test_a_request_larger_than_a_batch_runs_alone() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("max_batch", [1, 4])
+@pytest.mark.parametrize("max_batch", [1, 3])
 def test_a_batch_smaller_than_the_engine_takes_is_filled_up(max_batch: int) -> None:
     signature = with_batch(3, 3)
     runner = GatedRunner(signature)
@@ -245,3 +249,26 @@ def test_a_runner_that_cannot_trace_gives_no_spans() -> None:
             assert (echoed(answer), answer.spans) == ([1], ())
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("changes", "batch", "words"),
+    [
+        ({"max_batch": 9}, (1, 8), "--max-batch is at most 8, .* not 9"),
+        ({"max_batch": 2}, (1, 1), "--max-batch is at most 1, .* not 2"),
+        ({"max_delay": 0.01}, (1, 8), "--max-delay is 0.01, and with --max-batch 1"),
+    ],
+)
+def test_batching_that_the_engine_cannot_do_is_refused(
+    changes: dict[str, Any], batch: tuple[int, int], words: str
+) -> None:
+    signature = with_batch(*batch)
+    with pytest.raises(UsageError, match=words):
+        ServedModel(signature, echo_runner, replace(SETTINGS, **changes), Recorder(signature))
+
+
+def test_the_largest_batch_of_an_engine_is_allowed() -> None:
+    signature = with_batch(8, 8)
+    settings = replace(SETTINGS, max_batch=8, max_delay=0.01)
+    model = ServedModel(signature, echo_runner, settings, Recorder(signature))
+    assert model.settings.max_batch == 8

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from served import (
+    PATIENCE,
     SETTINGS,
     SIGNATURE,
+    GatedOpener,
     GatedRunner,
     ask,
     asked,
@@ -21,7 +24,7 @@ from served import (
 )
 
 import parnet_deploy.serve.engine.model as model_module
-from parnet_deploy.errors import RequestError
+from parnet_deploy.errors import EngineError, RequestError
 from parnet_deploy.serve.engine.model import ServedModel, State
 from parnet_deploy.serve.recording import Recorder
 
@@ -118,7 +121,7 @@ def test_closing_refuses_what_waits_and_lets_a_run_end() -> None:
             refused(await end_of(waiting), 503)
             runner.finish(1)
             assert echoed(await running) == [1]
-            await closing
+            assert await closing
             assert runner.log == [[1], "closed"]
             assert model.state is State.STOPPED
             refused(await end_of(asked(model, 3)), 503)
@@ -138,15 +141,59 @@ def test_a_runner_is_not_freed_under_a_run_that_does_not_end(
             running = asked(model, 1)
             await settle()
             assert runner.begun() == [1]
-            model.close()
+            assert not model.close()
             assert runner.log == [[1]]
             runner.finish(1)
             assert echoed(await running) == [1]
             join_threads("engine-0")
             join_threads("reopen")
             assert runner.log == [[1], "closed"]
+            assert model.close()
 
     run(main())
+
+
+def test_closing_tells_of_a_decoder_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "CLOSING", 0.0)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    async def main() -> None:
+        with serving(echo_runner) as model, model.admit() as ticket:
+            decoding = asyncio.create_task(model.prepare(ticket, slow))
+            await settle()
+            assert begun.wait(PATIENCE)
+            assert not model.close()
+            go_on.set()
+            await decoding
+            join_threads("decode-0")
+            assert model.close()
+
+    run(main())
+
+
+def test_closing_tells_of_a_first_opening_that_does_not_end() -> None:
+    first = GatedRunner()
+    opener = GatedOpener(first)
+    opener()  # takes the runner away: the opening waits for another
+    opener.asked.get()
+    model = ServedModel(SIGNATURE, opener, SETTINGS, Recorder(SIGNATURE))
+
+    def start() -> None:
+        with pytest.raises(EngineError, match="closed while it was being opened"):
+            model.start()
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    opener.asked.get(timeout=PATIENCE)
+    assert not model.close()
+    opener.give(first)
+    starting.join(PATIENCE)
+    assert first.log == ["closed"]
+    assert model.close()
 
 
 def test_a_run_that_outlives_its_event_loop_does_no_harm() -> None:

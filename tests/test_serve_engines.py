@@ -94,7 +94,7 @@ def plane_of(engine: EngineBundle, **changes: int) -> Iterator[DataPlane]:
 
 
 @pytest.mark.parametrize("which", ["whole", "split", "threes"])
-@pytest.mark.parametrize("changes", [{}, {"contexts": 2}, {"contexts": 2, "max_batch": 4}])
+@pytest.mark.parametrize("changes", [{}, {"contexts": 2}, {"contexts": 2, "max_batch": 3}])
 def test_clients_get_what_the_engine_gives(
     which: str, changes: dict[str, int], request: pytest.FixtureRequest
 ) -> None:

@@ -45,7 +45,7 @@ def test_an_engine_that_opens_when_all_has_ended_is_freed(monkeypatch: pytest.Mo
             opened_again(opener)
             await fail_once(model, first)
             opened_again(opener)
-            model.close()  # does not wait for what is being opened
+            assert not model.close()  # does not wait for what is being opened
             opener.give(second)
             join_threads("reopen")
             assert model.state is State.STOPPED
@@ -65,7 +65,7 @@ def test_closing_waits_a_moment_for_what_is_being_opened() -> None:
             opened_again(opener)
             closing = asyncio.create_task(asyncio.to_thread(model.close))
             opener.give(second)
-            await closing
+            assert await closing
             assert second.log == ["closed"]
 
     run(main())

@@ -98,3 +98,8 @@ def test_the_configuration_is_tritons_message() -> None:
     assert message.input[0].data_type == messages.TYPE_FP32
     assert list(message.input[0].dims) == [3, 4, 6]
     assert message.dynamic_batching.max_queue_delay_microseconds == 1000
+
+
+def test_an_engine_of_batch_1_has_no_dynamic_batching() -> None:
+    signature = a_signature(batch=BatchRange(min=1, opt=1, max=1))
+    assert "dynamic_batching" not in model_config(signature, ServeSettings(max_batch=4))

@@ -32,7 +32,7 @@ from parnet_deploy.spec import Array
     [
         ({"warm_up": 3}, (1, 8), [1, 1, 1]),
         ({"warm_up": 2, "max_batch": 4}, (1, 8), [1, 1, 4, 4]),
-        ({"warm_up": 1, "max_batch": 100}, (2, 8), [2, 8]),
+        ({"warm_up": 1, "max_batch": 8}, (2, 8), [2, 8]),
         ({"warm_up": 2, "max_batch": 4}, (8, 8), [8, 8]),
         ({"warm_up": 2, "contexts": 3}, (1, 8), [1] * 6),
         ({"warm_up": 0}, (1, 8), []),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar, cast
 
-from parnet_deploy.errors import RunnerError
+from parnet_deploy.errors import RunnerError, UsageError
 from parnet_deploy.runtime.base import Runner
 from parnet_deploy.runtime.cpu import usable_cores
 from parnet_deploy.serve.engine.batching import Arrays, rows_of
@@ -92,7 +92,12 @@ class ServedModel:
             recorder: told of the engine's runs.
             backoff: seconds before each try to open a failed engine again.
             clock: tells seconds.
+
+        Raises:
+            UsageError: the settings ask for batches that the engine does not take, or for a delay
+                without batches.
         """
+        _check_batching(signature, settings)
         self.signature = signature
         self.settings = settings
         self._clock = clock
@@ -104,7 +109,7 @@ class ServedModel:
         # Any number of images: what is fewer than the engine takes is filled up.
         self._inputs = tuple(replace(s, shape=("N", *s.shape[1:])) for s in signature.inputs)
         self._queue: JobQueue[Task, Answer] = JobQueue(
-            limit=min(settings.max_batch, signature.batch.max),
+            limit=settings.max_batch,
             delay=settings.max_delay,
             clock=clock,
         )
@@ -190,13 +195,21 @@ class ServedModel:
         Raises:
             RequestError: 503; it is not ready, or as many requests wait as may.
         """
+        self.check()
+        self._preparing += 1
+        self._open += 1
+        return Ticket(timeout=self.settings.timeout, clock=self._clock, leave=self._left)
+
+    def check(self) -> None:
+        """Refuse as `admit` would at this moment.
+
+        Raises:
+            RequestError: 503, as `admit` raises it.
+        """
         if not self.ready:
             raise not_ready(self.message)
         if self.waiting >= self.settings.queue:
             raise queue_full(self.settings.queue)
-        self._preparing += 1
-        self._open += 1
-        return Ticket(timeout=self.settings.timeout, clock=self._clock, leave=self._left)
 
     async def prepare(self, ticket: Ticket, work: Callable[[], Made]) -> Made:
         """Do something on a thread for decoding.
@@ -242,17 +255,25 @@ class ServedModel:
             self._emptied.append(emptied)
             await emptied
 
-    def close(self) -> None:
-        """Refuse what waits, stop the threads and free the engine; a second call does nothing.
+    def close(self) -> bool:
+        """Refuse what waits, stop the threads and free the engine; a second call only looks again.
 
         A run that is under way is waited for, but not for ever.
+
+        Returns:
+            Whether everything has ended. If not, a run, an opening or a decoder is still at work in
+            native code, under which the interpreter must not be taken down: end the process at
+            once (`os._exit`).
         """
         self._stopped = True
         self._queue.close(stopped)
         self._decoding.close(stopped)
-        self._runners.join(CLOSING)
-        self._decoders.join(CLOSING)
-        self._engine.close(CLOSING)
+        ended = (
+            self._runners.join(CLOSING),
+            self._decoders.join(CLOSING),
+            self._engine.close(CLOSING),
+        )
+        return all(ended)
 
     def _stalled(self) -> bool:
         return self._engine.running_for() > self.settings.stall
@@ -290,6 +311,20 @@ class ServedModel:
         if not 1 <= rows <= self.signature.batch.max:
             raise invalid(f"{rows} images are given, and 1 to {self.signature.batch.max} are taken")
         return rows
+
+
+def _check_batching(signature: Signature, settings: ServeSettings) -> None:
+    if settings.max_batch > max(1, signature.batch.max):
+        raise UsageError(
+            f"--max-batch is at most {signature.batch.max}, which is what the engine of "
+            f"'{signature.name}' takes, not {settings.max_batch}; build one with a larger batch, "
+            "or ask for less"
+        )
+    if settings.max_delay and settings.max_batch == 1:
+        raise UsageError(
+            f"--max-delay is {settings.max_delay}, and with --max-batch 1 there is nothing to "
+            "wait for; give --max-batch, too"
+        )
 
 
 def _do(jobs: list[Job[Callable[[], object], object]]) -> None:

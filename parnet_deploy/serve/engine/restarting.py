@@ -60,6 +60,7 @@ class Engine:
         self._runs: dict[int, float] = {}  # under way: by their threads, when they began
         self._tries = 0
         self._opening_since: float | None = None
+        self._first = threading.Lock()  # held while it is opened for the first time
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self.failures = 0
@@ -76,12 +77,13 @@ class Engine:
         Raises:
             EngineError: it was closed meanwhile, or as the opener and the warm-up.
         """
-        runner = self._opened()
-        with self._lock:
-            if not self._ended.is_set():
-                self._runner = runner
-                return
-        _close(runner)
+        with self._first:
+            runner = self._opened()
+            with self._lock:
+                if not self._ended.is_set():
+                    self._runner = runner
+                    return
+            _close(runner)
         raise EngineError("the engine was closed while it was being opened")
 
     def use(self, run: Callable[[Runner], Found]) -> Found:
@@ -113,11 +115,14 @@ class Engine:
         since = self._opening_since
         return 0.0 if since is None else self._clock() - since
 
-    def close(self, patience: float) -> None:
+    def close(self, patience: float) -> bool:
         """Open nothing any more, and free the runner unless a run of it does not end.
 
         Args:
             patience: seconds to wait for an opening that is under way.
+
+        Returns:
+            Whether no run and no opening is left.
         """
         self._ended.set()
         with self._lock:
@@ -128,6 +133,12 @@ class Engine:
             thread.join(patience)
         if not busy:  # else the last of them has it freed: its run works on that memory
             self._free()
+        return not busy and not self._is_opening(thread)
+
+    def _is_opening(self, thread: threading.Thread | None) -> bool:
+        if thread is not None and thread.is_alive():
+            return True
+        return self._first.locked()
 
     def _free(self) -> None:
         with self._lock:

@@ -96,7 +96,7 @@ def model_config(signature: Signature, settings: ServeSettings) -> dict[str, Any
         ],
         "parameters": {"precision": {"string_value": signature.precision}},
     }
-    if settings.max_batch > 1:
+    if min(settings.max_batch, signature.batch.max) > 1:
         delay = round(settings.max_delay * 1e6)
         config["dynamic_batching"] = {"max_queue_delay_microseconds": delay}
     return config
