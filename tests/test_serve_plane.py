@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from served import (
     GatedRunner,
     images,
     run,
+    settle,
 )
 from served_plane import (
     binary_body,
@@ -31,6 +33,7 @@ from served_plane import (
 import parnet_deploy.serve.plane as plane_module
 from parnet_deploy.errors import RequestError
 from parnet_deploy.runtime.timeline import Span
+from parnet_deploy.serve.plane import LARGE_JSON
 from parnet_deploy.spec import Array
 
 
@@ -82,6 +85,64 @@ def test_what_is_large_is_read_and_written_on_a_thread(
 
     run(main())
     assert threads == ["decode-0"]
+
+
+@pytest.mark.parametrize(
+    ("spaces", "header", "on_thread"),
+    [(0, None, False), (LARGE_JSON, None, True), (LARGE_JSON, "all", True), (0, "all", False)],
+)
+def test_json_is_large_by_its_own_size_whatever_the_header_says(
+    spaces: int, header: str | None, on_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    real = plane_module.parse_request
+
+    def noted(*args: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return real(*args)
+
+    monkeypatch.setattr(plane_module, "parse_request", noted)
+
+    async def main() -> None:
+        with plane_of() as plane:
+            content = body(images(5)["images"]) + b" " * spaces
+            assert first_numbers(await infer(plane, content, header and len(content)), 1) == [5]
+
+    run(main())
+    assert [name.startswith("decode") for name in threads] == [on_thread]
+
+
+def test_work_is_refused_before_its_body_is_read_and_counted_once() -> None:
+    runner = GatedRunner()
+
+    async def main() -> None:
+        with plane_of(runner, replace(SETTINGS, queue=1)) as plane:
+            plane.check("tiny", "1")
+            plane.check("tiny", None)
+            plane.check(None, None)
+            for name, version in (("other", None), ("tiny", "2")):
+                with pytest.raises(RequestError, match="there is no model") as caught:
+                    plane.check(name, version)
+                assert caught.value.status == 404
+            running = asyncio.create_task(infer(plane, body(images(1)["images"])))
+            await settle()
+            assert runner.begun() == [1]
+            waiting = asyncio.create_task(infer(plane, body(images(2)["images"])))
+            await settle()
+            with pytest.raises(RequestError, match="1 requests wait") as caught:
+                plane.check("tiny", None)
+            assert (caught.value.status, caught.value.retry_after) == (503, 1)
+            plane.model.drain()
+            with pytest.raises(RequestError, match="shutting down") as caught:
+                plane.check(None, None)
+            assert caught.value.status == 503
+            runner.finish(1)
+            runner.finish(2)
+            await asyncio.gather(running, waiting)
+            ends = {"unknown model": 2, "queue full": 1, "not ready": 1, "answered": 2}
+            assert counts(plane.recorder) == ends
+
+    run(main())
 
 
 def test_image_files_take_the_place_of_a_tensor() -> None:

@@ -46,10 +46,10 @@ Write = Callable[[InferRequest, Arrays, Signature], Written]
 """Makes an answer of a request and the model's outputs."""
 
 LARGE_JSON = 1 << 16
-"""Bytes of a body that is all JSON from which on it is parsed on a thread: about a millisecond."""
+"""Bytes of JSON in a body from which on it is parsed on a thread: about a millisecond."""
 
 LARGE_BINARY = 1 << 22
-"""The same of a body with binary tensors, which are hardly parsed, but looked through."""
+"""The same of all of a body: binary tensors are hardly parsed, but looked through."""
 
 LARGE_ANSWER = 1 << 14
 """Numbers of an answer in JSON from which on it is written on a thread."""
@@ -84,6 +84,28 @@ class DataPlane:
     def message(self) -> str:
         """Why they are not, for clients; empty where they are."""
         return self.model.message
+
+    def check(self, name: str | None, version: str | None) -> None:
+        """Refuse work that would be refused whatever its body is, before that is read.
+
+        A refusal is recorded. What passes has not been let in: that is asked again when the body
+        is there.
+
+        Args:
+            name: the model's, or None where no model is named.
+            version: the model's, or None for any.
+
+        Raises:
+            RequestError: 404, the model is unknown; 503, it is not ready, or as many requests wait
+                as may.
+        """
+        try:
+            if name is not None:
+                self._check_model(name, version)
+            self.model.check()
+        except CountedError as exc:
+            self.recorder.refused(exc.reason, 0.0)
+            raise
 
     def model_ready(self, name: str, version: str | None = None) -> bool:
         """Whether a model answers.
@@ -145,8 +167,9 @@ class DataPlane:
             RequestError: 400, 404, 500, 503 or 504.
         """
         read = partial(parse_request, body, header_length)
-        large = LARGE_JSON if header_length is None else LARGE_BINARY
-        return await self.answer(name, version, read, encode_response, is_large=len(body) > large)
+        in_json = len(body) if header_length is None else header_length
+        is_large = in_json > LARGE_JSON or len(body) > LARGE_BINARY
+        return await self.answer(name, version, read, encode_response, is_large=is_large)
 
     async def answer(
         self,
