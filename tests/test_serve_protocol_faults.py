@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,41 @@ def test_a_size_that_lies(size: int) -> None:
 )
 def test_data_that_are_not_the_shapes(data: list[Any], part: str) -> None:
     refused(lambda: parsed({"inputs": [json_input(an_image(), data=data)]}), part)
+
+
+MANY = 200_000
+PIXELS = {"datatype": "FP32", "shape": [1, 3, 4, 6]}
+FILES = {"datatype": "BYTES", "shape": [2]}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "data", "part"),
+    [
+        (PIXELS, "[" + "1," * MANY + "1]", f"are {MANY + 1} elements, and its shape"),
+        (PIXELS, "[" + "1 ,\n" * MANY + "1]", f"are {MANY + 1} elements, and its shape"),
+        (PIXELS, "[[[[" + "],[" * MANY + "]]]]", f"are {MANY + 1} elements"),
+        (PIXELS, "[" + "[[[1]]]," * MANY + "[[[1]]]]", f"are {MANY + 1} elements"),
+        (PIXELS, "[[[[" + "],[" * 72 + "]]]]", "are 73 elements"),
+        (PIXELS, "[" + "[[[1]]]," * 71 + "[[[1]]]]", "are 217 lists, more than any of shape"),
+        (PIXELS, "[" + "1," * MANY + '""]', "are 73 elements or more"),
+        (FILES, "[" + '"",' * MANY + '""]', "are 3 elements or more, and its shape [2] takes 2"),
+        (FILES, '["\\",", ' + '"a,\\"",' * MANY + '""]', "are 3 elements or more"),
+        (FILES, '["", "' + "a," * MANY + '"]', "image 1 is not base64"),
+        (FILES, '["", "' + '\\"' * MANY + '"]', "image 1 is not base64"),
+    ],
+)
+def test_more_data_than_the_shape_takes_is_not_decoded(
+    tensor: dict[str, object], data: str, part: str
+) -> None:
+    """Memory: copies of the JSON, and what the shape takes; lists of it would be 4 to 40 times."""
+    head = json.dumps({"name": "images", **tensor})[:-1]
+    content = f'{{"inputs": [{head}, "data": {data}}}]}}'.encode()
+    tracemalloc.start()
+    try:
+        refused(lambda: parse_request(content, None, a_signature()), part)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(content) + 65536
+    finally:
+        tracemalloc.stop()
 
 
 def test_data_in_both_places_or_in_none() -> None:

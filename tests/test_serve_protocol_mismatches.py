@@ -207,7 +207,7 @@ def test_encoded_images_that_lie(shape: list[int], tail: bytes, part: str) -> No
         (["\u00e9"], "image 0 is not base64"),
         ([7], "Expected `str`, got `int`"),
         ([["QUJD", "QUJD"]], "nested 2 deep"),
-        (["QUJD"] * 3, "are 3 elements, and its shape"),
+        (["QUJD"] * 3, "are 3 elements or more, and its shape"),
     ],
 )
 def test_encoded_images_that_are_not_base64(data: list[Any], part: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import functools
+import itertools
 import math
 import re
 import struct
@@ -23,6 +24,7 @@ _KINDS: dict[str, type] = {"b": bool, "i": int, "u": int, "f": float}
 
 _LENGTH = struct.Struct("<I")
 _OPENING = re.compile(rb"[\s\[]*")
+_TEXT_OR_COMMA = re.compile(rb'"(?:[^"\\]|\\.)*+"|,', re.DOTALL)
 
 
 def array_from_bytes(name: str, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Array:
@@ -135,6 +137,7 @@ def _arranged(name: str, data: msgspec.Raw, dtype: np.dtype[Any], shape: tuple[i
             f"the data of input {quoted(name)} are nested {depth} deep, and a flat list or one "
             f"nested as its shape {shown(shape)} is expected",
         )
+    _check_length(name, data, shape, depth)
     decoder = _decoder(_KINDS.get(dtype.kind, str), depth)
     values = decode(decoder, data, f"the data of input {quoted(name)}")
     array = _filled(name, values, dtype)
@@ -146,6 +149,35 @@ def _arranged(name: str, data: msgspec.Raw, dtype: np.dtype[Any], shape: tuple[i
             f"{math.prod(shape)}",
         )
     return array.reshape(shape)
+
+
+def _check_length(name: str, data: msgspec.Raw, shape: tuple[int, ...], depth: int) -> None:
+    """Refuse lists that hold more than a shape takes while they are still JSON.
+
+    Two bytes of it would become 32 as a number in a list, and a list of its own takes a hundred.
+    What is missing, or wrong in another way, shows when the lists are made.
+    """
+    text = np.frombuffer(data, np.uint8)
+    most = math.prod(shape)
+    elements, more = 1 + np.count_nonzero(text == ord(",")), ""
+    if elements > most and np.count_nonzero(text == ord('"')):  # commas in texts separate nothing
+        found = (match.start() for match in _TEXT_OR_COMMA.finditer(data))
+        commas = (start for start in found if text[start] == ord(","))
+        elements, more = 1 + sum(1 for _ in itertools.islice(commas, most)), " or more"
+    if elements > most:
+        raise RequestError(
+            400,
+            f"the data of input {quoted(name)} are {elements} elements{more}, and its shape "
+            f"{shown(shape)} takes {most}",
+        )
+    # Axes in another order have more lists, and are told so when they are made.
+    most_lists = max(most, sum(math.prod(shape[:level]) for level in range(depth)))
+    if depth > 1 and (lists := np.count_nonzero(text == ord("["))) > most_lists:
+        raise RequestError(
+            400,
+            f"the data of input {quoted(name)} are {lists} lists, more than any of shape "
+            f"{shown(shape)}",
+        )
 
 
 def _filled(name: str, values: list[Any], dtype: np.dtype[Any]) -> Array:
