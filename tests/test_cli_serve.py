@@ -346,6 +346,18 @@ def test_the_extra_is_named_where_it_is_missing(
     one_sentence(call(capsys, "serve", engine.path), 1, "uvicorn", "parnet-deploy[serve]")
 
 
+@pytest.mark.parametrize("key", [" ", "two words", "schl\u00fcssel"])
+def test_a_key_in_the_environment_that_is_none(
+    engine: EngineBundle,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+) -> None:
+    """No client could send it."""
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    one_sentence(call(capsys, "serve", engine.path, "--port", 0), 2, "one word of ASCII")
+
+
 # --- listening ----------------------------------------------------------------------------------
 
 

@@ -32,7 +32,10 @@ from parnet_deploy.serve.settings import ServeSettings
             r"--max-delay is less than --timeout \(1.0\)",
         ),
         ({"port": 65536}, "a port is 0 to 65535, not 65536"),
-        ({"api_key": " "}, "an API key is not empty"),
+        *(
+            ({"api_key": key}, "an API key is one word of ASCII")
+            for key in ("", " ", "two words", "key\n", "k\x00y", "schl\u00fcssel")
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(given: dict[str, Any], said: str) -> None:

@@ -221,7 +221,8 @@ def _api_key(file: Path | None) -> str | None:
         UsageError: the file cannot be read, or holds no key.
     """
     if file is None:
-        return os.environ.get(KEY_VARIABLE) or None
+        key = os.environ.get(KEY_VARIABLE)
+        return key.strip() if key else None  # whether it is one, the settings say
     try:
         key = file.read_text(encoding="utf-8").strip()
     except OSError as exc:

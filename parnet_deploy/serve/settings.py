@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 from typing import Literal
 
 from parnet_deploy.errors import UsageError
 
 LogFormat = Literal["text", "json"]
+
+_WORD = re.compile(r"[!-~]+")
 
 _SIZES = (
     *("contexts", "queue", "max_batch", "max_pixels", "max_connections"),
@@ -73,14 +76,17 @@ class ServeSettings:
 
         Raises:
             UsageError: a size below 1, a time that is not positive and finite, a port that is none,
-                a delay that uses up the time for an answer.
+                a delay that uses up the time for an answer, a key that
+                no header can have.
         """
         self._check_sizes()
         self._check_times()
         if not 0 <= self.port <= 65535:
             raise UsageError(f"a port is 0 to 65535, not {self.port}")
-        if self.api_key is not None and not self.api_key.strip():
-            raise UsageError("an API key is not empty")
+        if self.api_key is not None and not _WORD.fullmatch(self.api_key):
+            raise UsageError(
+                "an API key is one word of ASCII letters, digits and signs, with no spaces in it"
+            )
 
     def _check_sizes(self) -> None:
         for name in _SIZES:
