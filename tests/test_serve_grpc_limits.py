@@ -375,7 +375,7 @@ def test_messages_that_do_not_come_do_not_keep_it() -> None:
         eventually(lambda: served.front._guard.traffic.active == 1)
         assert served.stop(grace=600.0) is True
         code, details, _ = refused(lambda: call.result(PATIENCE))
-        assert (code, details) == (UNAVAILABLE, "the server is stopping; ask another")
+        assert (code, details) == (UNAVAILABLE, "the server is shutting down")
         go.set()
 
 

@@ -89,7 +89,7 @@ def test_what_is_in_flight_is_answered(tmp_path: Path, signum: int) -> None:
         assert stub.ServerLive(pb.ServerLiveRequest()).live
         assert not stub.ServerReady(pb.ServerReadyRequest()).ready
         code, details, _ = refused(lambda: stub.ModelInfer(request()))
-        assert (code, details) == (UNAVAILABLE, "the server is stopping; ask another")
+        assert (code, details) == (UNAVAILABLE, "the server is shutting down")
         assert not any(call.done() for call in calls), "nothing was answered early"
         (tmp_path / "gate").touch()
         assert [logits(call.result(PATIENCE)) for call in calls] == [[0, 1, 2]] * 3

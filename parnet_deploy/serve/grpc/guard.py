@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from parnet_deploy.serve.grpc.status import code_of, retry_of
 from parnet_deploy.serve.grpc.wire import NO_MESSAGE
 from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.transport.budget import Budget, Hold
+from parnet_deploy.serve.transport.key import check_key
+from parnet_deploy.serve.transport.limits import stopping
 from parnet_deploy.serve.transport.logs import REQUEST_ID, log_facts
 from parnet_deploy.serve.transport.traffic import Traffic
 
@@ -66,7 +67,7 @@ class Guard:
             limit: the largest message in bytes.
         """
         self.traffic = Traffic()
-        self._key = None if settings.api_key is None else settings.api_key.strip().encode()
+        self._key = None if settings.api_key is None else settings.api_key.encode()
         self._most = settings.max_connections
         self._seconds = settings.body_timeout
         self._budget = Budget(settings.max_buffered)
@@ -128,9 +129,10 @@ class Guard:
         if method.is_open:
             return
         if self._key is not None:
-            _check_key(call.authorization, self._key)
+            given = call.authorization.encode("utf-8", "replace")
+            check_key(given, self._key, "metadata, 'authorization: Bearer KEY'")
         if self.traffic.draining:
-            raise _stopping()
+            raise stopping()
         if self.traffic.active > self._most:
             raise RequestError(
                 503, f"{self._most} calls are under way, which is the limit", retry_after=1
@@ -182,7 +184,7 @@ class Guard:
 
     def _late(self) -> RequestError:
         if self.traffic.draining:
-            return _stopping()
+            return stopping()
         return RequestError(408, f"the message was not complete after {self._seconds:g} s")
 
     def _done(self, context: grpc.aio.ServicerContext) -> None:
@@ -197,24 +199,7 @@ async def _read(context: grpc.aio.ServicerContext) -> Any:
     return reading.result()
 
 
-def _stopping() -> RequestError:
-    return RequestError(503, "the server is stopping; ask another", retry_after=1)
-
-
 def _seen(reading: asyncio.Future[Any]) -> None:
     """An error after everybody has gone is nobody's."""
     if not reading.cancelled():
         reading.exception()
-
-
-def _check_key(given: str, key: bytes) -> None:
-    scheme, _, token = given.partition(" ")
-    known = scheme.lower() == "bearer"
-    if known and hmac.compare_digest(token.strip().encode(), key):
-        return
-    raise RequestError(
-        401,
-        "this API key is not the right one"
-        if known
-        else "an API key is needed: send it as metadata, 'authorization: Bearer KEY'",
-    )

@@ -13,7 +13,7 @@ from parnet_deploy.serve.http.exchange import Exchange
 from parnet_deploy.serve.http.watch import ClientGoneError
 from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.transport.budget import Budget, Hold
-from parnet_deploy.serve.transport.limits import too_large
+from parnet_deploy.serve.transport.limits import stopping, too_large
 from parnet_deploy.serve.transport.traffic import Traffic
 
 _ALIGNMENT = 16
@@ -63,7 +63,9 @@ class BodyReader:
         except TimeoutError as exc:
             raise self._late() from exc
         except HTTPException as exc:  # from Starlette's limit
-            raise too_large(self._limit) if exc.status_code == 413 else exc from exc
+            if exc.status_code != 413:
+                raise
+            raise too_large(self._limit) from exc
         if coding in IDENTITY:
             return parts[0] if len(parts) == 1 else _joined(parts, -aligned % _ALIGNMENT)
         body = b"".join(parts)
@@ -76,7 +78,7 @@ class BodyReader:
 
     def _late(self) -> RequestError:
         if self._traffic.draining:
-            return RequestError(503, "the server is shutting down", retry_after=1)
+            return stopping()
         return RequestError(408, f"the body was not complete after {self._seconds:g} s")
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-import secrets
-import time
 from typing import Any
 
 from starlette.types import Scope
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.recording import Timing
+from parnet_deploy.serve.transport.asked import Asked
 
 CLIENT_GONE = 499
 """What the log has where nobody was left to be answered. It never goes over the wire."""
@@ -22,7 +18,6 @@ KEY = "parnet_deploy.exchange"
 REFUSED = "parnet_deploy.refused"
 """Where a connection leaves the status that it answered with in the application's place."""
 
-_SANE_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 _WANTED = frozenset(
     (
         b"authorization",
@@ -36,50 +31,27 @@ _WANTED = frozenset(
 )
 _LONGEST_PATH = 256
 
-_process = secrets.token_hex(4)
-_numbers = itertools.count(1)
 
-
-class Exchange:
+class Exchange(Asked):
     """One request and its answer.
 
     Attributes:
-        id: the client's ``X-Request-Id`` where it is one, or one of our own.
-        began: when its header was complete, by `time.perf_counter`.
         has_body: whether its header says that a body follows.
         body_read: whether all of that was read.
-        received: bytes of body that were read.
         status: of the answer; 0 while there is none.
-        sent: bytes of the answer's body.
-        timing: what the model's part took, where it had one.
     """
 
-    __slots__ = (
-        "_fields",
-        "_scope",
-        "began",
-        "body_read",
-        "has_body",
-        "id",
-        "received",
-        "sent",
-        "status",
-        "timing",
-    )
+    __slots__ = ("_fields", "_scope", "body_read", "has_body", "status")
 
     def __init__(self, scope: Scope) -> None:
         """Look at a request's header, once."""
-        self._scope = scope
         fields: dict[bytes, bytes] = {n: v for n, v in scope["headers"] if n in _WANTED}
+        super().__init__(fields.get(b"x-request-id", b"").decode("latin-1"))
+        self._scope = scope
         self._fields = fields
-        self.id = _request_id(fields.get(b"x-request-id"))
-        self.began = time.perf_counter()
         self.has_body = b"transfer-encoding" in fields or self.content_length > 0
         self.body_read = False
-        self.received = 0
         self.status = 0
-        self.sent = 0
-        self.timing: Timing | None = None
         scope[KEY] = self
 
     @property
@@ -122,22 +94,12 @@ class Exchange:
     def facts(self) -> dict[str, Any]:
         """What a log says of it: times in milliseconds, sizes in bytes."""
         client = self._scope.get("client")
-        facts: dict[str, Any] = {
-            "event": "request",
-            "id": self.id,
-            "method": self._scope["method"],
-            "path": self.path,
-            "status": self.status,
-            "received": self.received,
-            "sent": self.sent,
-            "ms": _milliseconds(time.perf_counter() - self.began),
-        }
-        if (timing := self.timing) is not None:
-            facts["prepare_ms"] = _milliseconds(timing.prepare)
-            facts["queue_ms"] = _milliseconds(timing.queue)
-            facts["infer_ms"] = _milliseconds(timing.infer)
-        facts["client"] = f"{client[0]}:{client[1]}" if client else ""
-        return facts
+        return self.line(
+            method=self._scope["method"],
+            path=self.path,
+            status=self.status,
+            client=f"{client[0]}:{client[1]}" if client else "",
+        )
 
     @property
     def path(self) -> str:
@@ -151,13 +113,3 @@ def exchange_of(scope: Scope) -> Exchange:
     """The exchange that the guard began."""
     exchange: Exchange = scope[KEY]
     return exchange
-
-
-def _request_id(given: bytes | None) -> str:
-    if given is not None and _SANE_ID.fullmatch(given):
-        return given.decode("ascii")
-    return f"{_process}-{next(_numbers):x}"
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(1000 * seconds, 3)

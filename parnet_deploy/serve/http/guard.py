@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import re
 
@@ -16,11 +15,11 @@ from parnet_deploy.serve.http.refusal import (
     CLOSE,
     NOTHING_HERE,
     Headers,
-    HttpError,
     error_answer,
 )
 from parnet_deploy.serve.http.watch import ClientGoneError
-from parnet_deploy.serve.transport.limits import too_large
+from parnet_deploy.serve.transport.key import check_key
+from parnet_deploy.serve.transport.limits import stopping, too_large
 from parnet_deploy.serve.transport.logs import REQUEST_ID, log_facts
 from parnet_deploy.serve.transport.traffic import Traffic
 
@@ -56,7 +55,7 @@ class Guard:
         self._app = app
         self._traffic = traffic
         self._limit = limit
-        self._key = None if api_key is None else api_key.strip().encode()
+        self._key = None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever comes of it."""
@@ -92,7 +91,7 @@ class Guard:
             exchange.status = scope.get(REFUSED, CLIENT_GONE)
         except asyncio.CancelledError:
             # Work that was not done when the grace period was over.
-            await _refuse(exchange, sending, RequestError(503, "the server is shutting down"))
+            await _refuse(exchange, sending, stopping())
         except Exception:
             _log.exception("a request failed in a way that nobody foresaw")
             if exchange.status:
@@ -110,7 +109,7 @@ class Guard:
         if b"%" in raw and (_STRANGE.search(raw) or "\ufffd" in scope["path"]):
             raise RequestError(404, NOTHING_HERE)
         if self._key is not None and scope["path"] not in OPEN:
-            _check_key(exchange.authorization, self._key)
+            check_key(exchange.authorization, self._key, "'Authorization: Bearer KEY'")
         if exchange.content_length > self._limit:
             raise too_large(self._limit)
 
@@ -130,18 +129,3 @@ async def _refuse(exchange: Exchange, send: Send, error: RequestError) -> None:
     headers, body = error_answer(error)
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _check_key(given: bytes, key: bytes) -> None:
-    scheme, _, token = given.partition(b" ")
-    known = scheme.lower() == b"bearer"
-    if known and hmac.compare_digest(token.strip(), key):
-        return
-    challenge = b'Bearer realm="parnet-deploy"'
-    raise HttpError(
-        401,
-        "this API key is not the right one"
-        if known
-        else "an API key is needed: send it as 'Authorization: Bearer KEY'",
-        headers=[(b"www-authenticate", challenge + b', error="invalid_token"' * known)],
-    )

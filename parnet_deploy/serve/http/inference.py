@@ -14,14 +14,12 @@ from parnet_deploy.runtime.outputs import Guess
 from parnet_deploy.runtime.timeline import Span
 from parnet_deploy.serve.http.body import BodyReader
 from parnet_deploy.serve.http.exchange import exchange_of
+from parnet_deploy.serve.http.page import TOP
 from parnet_deploy.serve.http.refusal import JSON, Headers, HttpError
 from parnet_deploy.serve.http.watch import Watch
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Timing
 from parnet_deploy.serve.signature import Signature
-
-TOP = 5
-"""How many labels a classification gives, unless told otherwise."""
 
 _HOW = "send a JPEG or PNG file as the body: curl --data-binary @cat.jpg URL"
 _DIGITS = re.compile(r"[0-9]{1,9}")

@@ -17,7 +17,8 @@ from parnet_deploy.serve.signature import Signature
 
 CONTENT_TYPE = "text/html; charset=utf-8"
 
-_TOP = 5
+TOP = 5
+"""How many labels a classification gives, unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +46,7 @@ def page(signature: Signature) -> Page:
     text = Template(_read("page.html")).substitute(
         name=html.escape(signature.name),
         facts=html.escape(_facts(signature)),
-        top=min(_TOP, len(signature.labels)),
+        top=min(TOP, len(signature.labels)),
         style=style,
         script=script,
     )

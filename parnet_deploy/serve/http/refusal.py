@@ -8,6 +8,7 @@ from http import HTTPStatus
 import msgspec
 
 from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.transport.key import WrongKeyError
 
 Headers = list[tuple[bytes, bytes]]
 """Header fields as ASGI has them, names in lower case."""
@@ -15,6 +16,10 @@ Headers = list[tuple[bytes, bytes]]
 CLOSE = (b"connection", b"close")
 
 JSON = b"application/json"
+
+_CHALLENGE = b'Bearer realm="parnet-deploy"'
+_WRONG = b', error="invalid_token"'
+"""What is to be sent, and that what was sent is not it (RFC 6750, section 3)."""
 
 NOTHING_HERE = "there is nothing at this path; GET /v2 says what this server is"
 
@@ -52,6 +57,8 @@ def error_answer(error: RequestError) -> tuple[Headers, bytes]:
         headers.append((b"retry-after", b"%d" % error.retry_after))
     if isinstance(error, HttpError):
         headers += error.headers
+    elif isinstance(error, WrongKeyError):
+        headers.append((b"www-authenticate", _CHALLENGE + _WRONG * error.was_given))
     return headers, body
 
 

@@ -1,4 +1,4 @@
-"""The largest body that a server takes."""
+"""The largest body that a server takes, and refusals that HTTP and gRPC have in the same words."""
 
 from __future__ import annotations
 
@@ -34,3 +34,8 @@ def body_limit(signature: Signature, settings: ServeSettings) -> int:
 def too_large(limit: int) -> RequestError:
     """The refusal of a body beyond the limit."""
     return RequestError(413, f"the body has more than {limit} bytes, which is the limit here")
+
+
+def stopping() -> RequestError:
+    """The refusal of what comes when the server is about to end."""
+    return RequestError(503, "the server is shutting down", retry_after=1)
