@@ -78,7 +78,7 @@ def decode(path: Path) -> Image.Image:
 
 
 def decode_bytes(
-    data: bytes, *, name: str = "the image", max_pixels: int = MAX_PIXELS
+    data: bytes, *, name: str = "the image", max_pixels: int = MAX_PIXELS, spent: int = 0
 ) -> Image.Image:
     """Read an image file that is in memory, as `decode` reads one on disk.
 
@@ -86,6 +86,7 @@ def decode_bytes(
         data: the file's bytes.
         name: what messages call it.
         max_pixels: the largest image that is accepted; its header is asked before it is decoded.
+        spent: pixels of images that were decoded before and count towards them.
 
     Returns:
         The image in mode RGB.
@@ -95,15 +96,15 @@ def decode_bytes(
     """
     if not data:
         raise ImageError(f"{name} is empty")
-    return _decode(io.BytesIO(data), name, max_pixels)
+    return _decode(io.BytesIO(data), name, max_pixels, spent)
 
 
-def _decode(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
+def _decode(source: Path | io.BytesIO, name: str, max_pixels: int, spent: int = 0) -> Image.Image:
     try:
         with _silent():
             image = Image.open(source, formats=FORMATS)
         with image:
-            _check_pixels(name, image.size, max_pixels)
+            _check_pixels(name, image.size, max_pixels, spent)
             image.load()
             return _rgb(name, _upright(image))
     except ImageError:
@@ -246,10 +247,11 @@ def _check_file(path: Path) -> None:
         raise ImageError(f"{path} is empty")
 
 
-def _check_pixels(name: str, size: tuple[int, int], max_pixels: int) -> None:
-    if size[0] * size[1] > max_pixels:
+def _check_pixels(name: str, size: tuple[int, int], max_pixels: int, spent: int) -> None:
+    if size[0] * size[1] > max_pixels - spent:
+        before = f" together with the {spent} of those before it" if spent else ""
         raise ImageError(
-            f"{name} has {size[0]}x{size[1]} pixels, and at most {max_pixels} are accepted"
+            f"{name} has {size[0]}x{size[1]} pixels, and at most {max_pixels} are accepted{before}"
         )
 
 

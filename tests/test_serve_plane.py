@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from served import (
     CLASSES,
+    PATIENCE,
     SETTINGS,
     SIGNATURE,
+    Clock,
     GatedRunner,
     images,
+    join_threads,
     run,
     settle,
 )
@@ -30,6 +33,7 @@ from served_plane import (
     png,
 )
 
+import parnet_deploy.serve.classify as classify_module
 import parnet_deploy.serve.plane as plane_module
 from parnet_deploy.errors import RequestError
 from parnet_deploy.runtime.timeline import Span
@@ -152,6 +156,59 @@ def test_image_files_take_the_place_of_a_tensor() -> None:
             assert first_numbers(response, 2) == pytest.approx([1.0, 0.2])
 
     run(main())
+
+
+def test_pixels_are_counted_over_all_images_of_a_request() -> None:
+    async def main() -> None:
+        with plane_of(settings=replace(SETTINGS, max_pixels=40)) as plane:  # each has 16
+            assert first_numbers(await infer(plane, encoded_body(png(255), png(51))), 2)
+            said = "image 3 of 3 has 4x4 pixels, and at most 40 .* the 32 of those before it"
+            with pytest.raises(RequestError, match=said) as caught:
+                await infer(plane, encoded_body(png(1), png(2), png(3)))
+            assert caught.value.status == 400
+            assert counts(plane.recorder) == {"answered": 1, "invalid": 1}
+
+    run(main())
+
+
+@pytest.mark.parametrize("why", ["deadline", "client gone"])
+def test_nothing_is_decoded_for_a_request_that_nobody_waits_for(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    decoded: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+    real = classify_module.decode_bytes
+
+    def slow(*args: Any, **options: Any) -> Any:
+        decoded.append(options["name"])
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        return real(*args, **options)
+
+    monkeypatch.setattr(classify_module, "decode_bytes", slow)
+
+    async def main() -> None:
+        with plane_of(clock=clock) as plane:
+            task = asyncio.create_task(infer(plane, encoded_body(*map(png, range(5)))))
+            await settle()
+            assert begun.wait(PATIENCE)
+            if why == "deadline":
+                clock.now += SETTINGS.timeout + 1
+                with pytest.raises(RequestError, match="not answered in time"):
+                    await task
+                expected = "timeout"
+            else:
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                expected = "cancelled"
+            go_on.set()
+            assert counts(plane.recorder) == {expected: 1}
+        join_threads("decode-0")
+
+    run(main(), clock)
+    assert decoded == ["image 1 of 5"]
 
 
 def test_a_file_that_is_no_image_is_refused_and_the_others_are_named() -> None:

@@ -61,7 +61,7 @@ MaxBody = Annotated[
     ),
 ]
 MaxBuffered = Annotated[int, typer.Option(help="Bytes of all requests' bodies at once, at most.")]
-MaxPixels = Annotated[int, typer.Option(help="Pixels of an image at most.")]
+MaxPixels = Annotated[int, typer.Option(help="Pixels of a request's images at most.")]
 MaxHeader = Annotated[int, typer.Option(help="Bytes of a request's header at most.")]
 HeaderTimeout = Annotated[float, typer.Option(help="Seconds for a request's header to come.")]
 BodyTimeout = Annotated[float, typer.Option(help="Seconds for a request's body to come.")]

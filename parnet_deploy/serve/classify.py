@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,34 +34,42 @@ class Classification:
     spans: tuple[Span, ...] = ()
 
 
-def decode_files(files: Sequence[bytes], signature: Signature, max_pixels: int) -> Array:
+def decode_files(
+    files: Sequence[bytes], signature: Signature, max_pixels: int, check: Callable[[], None]
+) -> Array:
     """Make image files what a model reads.
 
     Args:
         files: at least one, of the formats that `images` reads.
         signature: how they are prepared.
-        max_pixels: the largest image that is accepted, looked at before it is decoded.
+        max_pixels: how many pixels all of them may have together, looked at before each is decoded.
+        check: called before each; raises where nobody waits for them any more.
 
     Returns:
         (N, 3, H, W), of the dtype of the model's images.
 
     Raises:
-        RequestError: 400; one of them is not an image that can be used.
+        RequestError: 400; one of them is not an image that can be used, or as `check`.
     """
-    rows = []
+    rows, spent = [], 0
     for number, data in enumerate(files, start=1):
+        check()
         name = "the image" if len(files) == 1 else f"image {number} of {len(files)}"
         try:
-            image = decode_bytes(data, name=name, max_pixels=max_pixels)
+            image = decode_bytes(data, name=name, max_pixels=max_pixels, spent=spent)
             rows.append(preprocess(image, signature.preprocessing))
         except ImageError as exc:
             raise invalid(str(exc)) from exc
+        spent += image.width * image.height
     array = rows[0] if len(rows) == 1 else np.concatenate(rows)
     return array.astype(signature.image.dtype, copy=False)
 
 
 def decode_inputs(
-    inputs: Mapping[str, Array | EncodedImages], signature: Signature, max_pixels: int
+    inputs: Mapping[str, Array | EncodedImages],
+    signature: Signature,
+    max_pixels: int,
+    check: Callable[[], None],
 ) -> dict[str, Array]:
     """A request's inputs, with arrays in place of image files.
 
@@ -69,7 +77,7 @@ def decode_inputs(
         RequestError: as `decode_files`.
     """
     return {
-        name: decode_files(value.files, signature, max_pixels)
+        name: decode_files(value.files, signature, max_pixels, check)
         if isinstance(value, EncodedImages)
         else value
         for name, value in inputs.items()

@@ -231,7 +231,7 @@ class DataPlane:
         with self.model.admit() as ticket:
             signature, max_pixels = self.signature, self.model.settings.max_pixels
             image = await self.model.prepare(
-                ticket, partial(decode_files, (body,), signature, max_pixels)
+                ticket, partial(decode_files, (body,), signature, max_pixels, ticket.check)
             )
             answer = await self.model.run(ticket, {signature.image.name: image}, trace=trace)
             guesses = guess(_checked(answer).outputs, signature, top)
@@ -262,18 +262,19 @@ class DataPlane:
     ) -> tuple[InferRequest, Arrays]:
         """Read a request, and decode what is encoded; what takes long, on a thread."""
         if is_large:
-            return await self.model.prepare(ticket, partial(self._read_and_decode, read))
+            return await self.model.prepare(ticket, partial(self._read_and_decode, ticket, read))
         request = read(self.signature)
         if any(isinstance(value, EncodedImages) for value in request.inputs.values()):
-            return request, await self.model.prepare(ticket, partial(self._decode, request))
-        return request, self._decode(request)
+            return request, await self.model.prepare(ticket, partial(self._decode, ticket, request))
+        return request, self._decode(ticket, request)
 
-    def _read_and_decode(self, read: Read) -> tuple[InferRequest, Arrays]:
+    def _read_and_decode(self, ticket: Ticket, read: Read) -> tuple[InferRequest, Arrays]:
         request = read(self.signature)
-        return request, self._decode(request)
+        return request, self._decode(ticket, request)
 
-    def _decode(self, request: InferRequest) -> Arrays:
-        return decode_inputs(request.inputs, self.signature, self.model.settings.max_pixels)
+    def _decode(self, ticket: Ticket, request: InferRequest) -> Arrays:
+        max_pixels = self.model.settings.max_pixels
+        return decode_inputs(request.inputs, self.signature, max_pixels, ticket.check)
 
     async def _write(
         self,

@@ -35,7 +35,7 @@ class ServeSettings:
         warm_up: runs before the server is ready.
         max_body: largest body, after decompression too; None: what the largest batch needs.
         max_buffered: bytes of bodies in memory, over all connections; beyond them 503.
-        max_pixels: largest encoded image, in pixels, looked at before it is decoded.
+        max_pixels: of all encoded images of a request together, looked at before each is decoded.
         max_header: largest header of a request; beyond it 431.
         header_timeout: from a connection, or a request's first byte, to the end of its header.
         body_timeout: from the end of the header to the end of the body.

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from parnet_deploy.serve.engine.unanswered import timed_out
+
 
 class Ticket:
     """A request that was let in; a context manager that ends with it.
@@ -13,6 +15,7 @@ class Ticket:
     Attributes:
         began: when it was let in, by the model's clock.
         deadline: when it has to be answered.
+        open: whether somebody waits for the answer.
     """
 
     __slots__ = ("_clock", "_leave", "began", "deadline", "open", "preparing")
@@ -31,6 +34,15 @@ class Ticket:
     def age(self) -> float:
         """Seconds since it was let in."""
         return self._clock() - self.began
+
+    def check(self) -> None:
+        """For a thread at work for it: whether that is still of use.
+
+        Raises:
+            RequestError: 504; the deadline has come, or the client has gone, and reads nothing.
+        """
+        if not self.open or self._clock() >= self.deadline:
+            raise timed_out()
 
     def __enter__(self) -> Self:
         """The ticket itself."""
