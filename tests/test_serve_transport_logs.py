@@ -117,9 +117,13 @@ def test_a_reader_that_has_stopped_stops_nobody(monkeypatch: pytest.MonkeyPatch)
         for number in range(20):
             log.info("line %d", number)
         reading.set()
-        while len(writing._lines):
-            pass
+        end = time.monotonic() + 20
+        while "dropped" not in pipe.getvalue():  # before the log ends
+            assert time.monotonic() < end
+        log.info("behind it")
     said = pipe.getvalue()
+    assert said.count("dropped") == 1
+    assert "behind it" in said
     assert "line 0" in said
     assert "line 19" not in said
     assert "lines of this log were dropped" in said

@@ -174,13 +174,16 @@ class Log:
         self._thread.join(_PATIENCE)
 
     def _write(self) -> None:
+        told = 0
         for record in self._lines.take():
             self._writer.handle(record)
-        if dropped := self._lines.dropped:
-            message = f"{dropped} lines of this log were dropped: nobody read them"
-            self._writer.handle(
-                logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
-            )
+            dropped = self._lines.dropped
+            if dropped > told and not self._lines:  # it has caught up
+                message = f"{dropped - told} lines of this log were dropped: nobody read them"
+                told = dropped
+                self._writer.handle(
+                    logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
+                )
 
 
 @contextlib.contextmanager
