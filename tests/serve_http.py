@@ -7,9 +7,11 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.applications import Starlette
 
@@ -48,6 +50,7 @@ SIGNATURE = Signature(
 TIMING = Timing(prepare=0.001, queue=0.002, infer=0.003, total=0.007)
 SPAN = Span(stage="stream1", device="cpu", start=0.0, end=0.002)
 INFER = "/v2/models/tiny/infer"
+LIVE = "/v2/health/live"
 
 
 async def at_once() -> None:
@@ -156,6 +159,21 @@ class Got:
         return str(self.json["error"])
 
 
+def scope_of(method: str, path: str, fields: dict[str, str]) -> dict[str, Any]:
+    """A request as ASGI has it; the path is percent-encoded, with its query."""
+    raw, _, query = path.partition("?")
+    return {
+        "type": "http",
+        "method": method,
+        "path": unquote(raw),
+        "raw_path": raw.encode(),
+        "query_string": query.encode(),
+        "headers": [(n.encode(), v.encode("latin-1")) for n, v in fields.items()],
+        "client": ("127.0.0.1", 40000),
+        "http_version": "1.1",
+    }
+
+
 async def asked(
     app: Starlette,
     method: str,
@@ -180,25 +198,12 @@ async def asked(
     Returns:
         The answer, or None where there was none.
     """
-    from urllib.parse import unquote
-
     parts = [body] if isinstance(body, bytes) else list(body)
     fields = {name.lower(): value for name, value in (headers or {}).items()}
     if isinstance(body, bytes) and body and announced:
         fields.setdefault("content-length", str(len(body)))
     elif any(parts):
         fields.setdefault("transfer-encoding", "chunked")
-    raw, _, query = path.partition("?")
-    scope = {
-        "type": "http",
-        "method": method,
-        "path": unquote(raw),
-        "raw_path": raw.encode(),
-        "query_string": query.encode(),
-        "headers": [(n.encode(), v.encode("latin-1")) for n, v in fields.items()],
-        "client": ("127.0.0.1", 40000),
-        "http_version": "1.1",
-    }
     messages = [
         {"type": "http.request", "body": part, "more_body": number < len(parts)}
         for number, part in enumerate(parts, start=1)
@@ -215,7 +220,7 @@ async def asked(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await app(scope, receive, send)
+    await app(scope_of(method, path, fields), receive, send)
     if not sent:
         return None
     start, *rest = sent
@@ -331,6 +336,14 @@ def is_closed(client: Client) -> bool:
         return client.left == client.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Until it is so, or the test has failed."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def _more(client: socket.socket, data: bytes) -> bytes:

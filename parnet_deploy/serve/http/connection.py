@@ -32,6 +32,13 @@ _MOST_TURNED_AWAY = 64
 
 _MOST_PIPELINED = 16
 
+_MOST_SMALL_CHUNKS = 65_536
+_SMALL_CHUNK = 64
+"""Of more chunks than that a body is refused where they are smaller than this, in bytes: each costs
+the event loop some microseconds, however little is in it."""
+
+_HEADERS_END = b"\r\n\r\n"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
@@ -50,6 +57,14 @@ class Limits:
     header_timeout: float
     idle_timeout: float
     write_timeout: float
+
+
+@dataclass(slots=True)
+class _Chunks:
+    """Of one body."""
+
+    count: int = 0
+    bytes: int = 0
 
 
 class Connection(HttpToolsProtocol):
@@ -74,6 +89,9 @@ class Connection(HttpToolsProtocol):
         self._write_deadline: asyncio.TimerHandle | None = None
         self._in_header = False
         self._header_bytes = 0
+        self._begins = False
+        self._body_bytes = 0
+        self._chunks = _Chunks()
         self._running: RequestResponseCycle | None = None
         self._refused = False
         self._last_words: bytes | None = None
@@ -108,15 +126,18 @@ class Connection(HttpToolsProtocol):
         """Read what the client sends; after a refusal nothing is read any more."""
         if self._refused or self.transport.is_closing():
             return
+        self._begins = False
+        self._body_bytes = 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:  # to what is not spoken here: the request is answered
             if not self._refused:
                 self.cycle.keep_alive = False
         except httptools.HttpParserError:
-            self._refuse(RequestError(400, "this is not a request of HTTP/1.1"))
+            if not self._refused:
+                self._refuse(RequestError(400, "this is not a request of HTTP/1.1"))
         if self._in_header and not self._refused:
-            self._header_bytes += len(data)
+            self._header_bytes += self._begun(data) if self._begins else len(data)
             if self._header_bytes > self._limits.header:
                 self._refuse(self._too_long())
             elif self._header_deadline is None:
@@ -149,8 +170,9 @@ class Connection(HttpToolsProtocol):
         """A request's first byte."""
         super().on_message_begin()
         self._unset_keepalive_if_required()
-        self._in_header = True
+        self._in_header = self._begins = True
         self._header_bytes = 0
+        self._chunks = _Chunks()
 
     def on_headers_complete(self) -> None:
         """Begin to answer, or refuse to."""
@@ -166,9 +188,30 @@ class Connection(HttpToolsProtocol):
             return
         super().on_headers_complete()
 
+    def on_chunk_header(self) -> None:
+        """A chunk begins.
+
+        Raises:
+            ValueError: it is refused, and the parser is to stop.
+        """
+        chunks = self._chunks
+        if chunks.count > _MOST_SMALL_CHUNKS and chunks.bytes < _SMALL_CHUNK * chunks.count:
+            if not self._refused:
+                self._refuse(
+                    RequestError(
+                        400,
+                        f"the body has more than {_MOST_SMALL_CHUNKS} chunks of fewer than "
+                        f"{_SMALL_CHUNK} bytes; send larger ones, or its Content-Length",
+                    )
+                )
+            raise ValueError("too many chunks")
+        chunks.count += 1
+
     def on_body(self, body: bytes) -> None:
         """Keep a part of a body. The first is kept as it is: uvicorn would copy it twice."""
         cycle = self.cycle
+        self._body_bytes += len(body)
+        self._chunks.bytes += len(body)
         if self._refused or cycle.response_complete:
             return
         if not cycle.body:
@@ -258,6 +301,16 @@ class Connection(HttpToolsProtocol):
                 503, f"{_MOST_PIPELINED} requests wait on this connection, which is the limit"
             )
         return None
+
+    def _begun(self, data: bytes) -> int:
+        """Bytes of a header that has begun in `data` and not ended there, behind other requests.
+
+        What is not sure to belong to it is not counted: of what came before an empty line was the
+        end, or a body.
+        """
+        end = data.rfind(_HEADERS_END)
+        before = end + len(_HEADERS_END) if end >= 0 else 0
+        return max(0, len(data) - before - self._body_bytes)
 
     def _too_long(self) -> RequestError:
         return RequestError(431, f"the header has more than {self._limits.header} bytes")
