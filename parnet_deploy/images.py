@@ -5,6 +5,10 @@ evaluation, to the same rounding: resize with antialiasing until the image just 
 ``round(crop / crop_ratio)`` pixels both ways (the other side is rounded down), crop the centre
 (offsets are rounded to even), scale to [0, 1], subtract the mean, divide by the standard deviation.
 Ten crops, for those who want them, are torchvision's as well.
+
+Decoding takes up to 8 bytes of memory a pixel, whatever the file's kind: Pillow's image as it is in
+the file (up to 4) and upright or as RGB (4); and what its decoder of the format needs for itself,
+of which WebP's is the largest (16 in all).
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +41,9 @@ MAX_PIXELS = 100_000_000
 """Largest image in pixels; a small file may claim to hold many more than memory has room for."""
 
 _MAX_16_BIT = 65535
+
+_TILE = 512
+"""Side of what is converted at a time, in pixels."""
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -262,30 +270,54 @@ def _upright(image: Image.Image) -> Image.Image:
             turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001 - its parser raises almost anything on damaged data
         return image
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    image.close()  # its pixels are not needed twice
+    return turned
 
 
 def _rgb(name: str, image: Image.Image) -> Image.Image:
     """Any of Pillow's modes as RGB."""
     if image.mode.startswith("I"):
-        image = _eight_bit(name, image)
-    elif image.mode == "F":
+        return _by_tiles(image, partial(_eight_bit, name))
+    if image.mode == "F":
         raise ImageError(
             f"{name} holds floating-point pixels, whose white is not known; save it as 8 or 16 bit"
         )
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+        return _by_tiles(image, _on_white)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _by_tiles(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert an image to RGB tile by tile: what lies in between takes a tile's memory only."""
+    made = Image.new("RGB", image.size, None)
+    for top in range(0, image.height, _TILE):
+        bottom = min(top + _TILE, image.height)
+        for left in range(0, image.width, _TILE):
+            right = min(left + _TILE, image.width)
+            made.paste(convert(image.crop((left, top, right, bottom))), (left, top))
+    return made
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """What is seen of an image in front of white."""
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
 
 
 def _eight_bit(name: str, image: Image.Image) -> Image.Image:
     """16-bit grey as 8-bit grey: 65535 is 255. Pillow itself would clip at 255."""
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     if values.min() < 0 or values.max() > _MAX_16_BIT:
         raise ImageError(f"{name} holds more than 16 bits a pixel; save it as 8 or 16 bit")
-    return Image.fromarray(((values * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT).astype(np.uint8))
+    scaled = values.astype(np.uint32)
+    scaled *= 255
+    scaled += _MAX_16_BIT // 2
+    scaled //= _MAX_16_BIT
+    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
 
 
 def _five(image: Image.Image, size: tuple[int, int]) -> list[Image.Image]:
