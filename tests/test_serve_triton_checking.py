@@ -222,6 +222,56 @@ def test_a_wrong_file_is_named(
         check_repository(folder, models_of(engine, NET), engine)
 
 
+def other_weight(graph: Any) -> str:
+    """One number of one weight is another one."""
+    tensor = max(graph.initializer, key=lambda each: len(each.raw_data))
+    data = bytearray(tensor.raw_data)
+    data[-1] ^= 0x40
+    tensor.raw_data = bytes(data)
+    return f"'{tensor.name}' in net-stream1/1/model.onnx is not the weight of its model"
+
+
+def exchanged_weights(graph: Any) -> str:
+    """Two weights of one shape stand under each other's names."""
+    by_shape: dict[tuple[int, ...], Any] = {}
+    for tensor in graph.initializer:
+        other = by_shape.setdefault(tuple(tensor.dims), tensor)
+        if other.raw_data != tensor.raw_data:
+            other.raw_data, tensor.raw_data = tensor.raw_data, other.raw_data
+            return f"'{tensor.name}' in net-stream1/1/model.onnx is not the weight"
+    raise AssertionError("no two weights have one shape")
+
+
+def further_weight(graph: Any) -> str:
+    graph.initializer.add().CopyFrom(graph.initializer[0])
+    graph.initializer[-1].name = "more"
+    return "'more' in net-stream1/1/model.onnx is not the weight"
+
+
+def other_operation(graph: Any) -> str:
+    """One that takes no more and no less."""
+    node = next(node for node in graph.node if node.op_type in ("Relu", "Sigmoid"))
+    node.op_type = "Tanh"
+    return "net-stream1/1/model.onnx has other operations than stage 'stream1'"
+
+
+@pytest.mark.parametrize(
+    "change", [other_weight, exchanged_weights, further_weight, other_operation]
+)
+def test_a_graph_that_computes_something_else_is_named(
+    change: Callable[[Any], str], engine: EngineBundle, written: Path, tmp_path: Path
+) -> None:
+    """Its inputs and outputs are the stage's."""
+    onnx = pytest.importorskip("onnx")
+    folder = Path(shutil.copytree(written, tmp_path / "r"))
+    path = folder / "net-stream1" / "1" / "model.onnx"
+    graph = onnx.load(str(path))
+    said = change(graph.graph)
+    path.write_bytes(graph.SerializeToString())
+    with pytest.raises(ServingError, match=said):
+        check_repository(folder, models_of(engine, NET), engine)
+
+
 def test_a_plan_of_another_stage_is_named(tmp_path: Path) -> None:
     model = export_tiny(tmp_path / "model")
     engine = stamp_engine(model, tmp_path / "engine", split=True)

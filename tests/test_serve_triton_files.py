@@ -224,8 +224,21 @@ def test_weights_beyond_what_one_file_can_hold(
     movable: EngineBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graphs_module, "LARGEST", 1000)
-    with pytest.raises(ServingError, match="larger than one ONNX file can be"):
+    with pytest.raises(ServingError, match="bytes, more than the 1000 of one ONNX file"):
         write(movable, tmp_path / "r")
+
+
+def test_only_a_stages_own_weights_have_to_fit_in_its_file(
+    movable: EngineBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them together may be more than a file can hold."""
+    repository = write(movable, tmp_path / "r")
+    sizes = [path.stat().st_size for path in repository.glob("*/1/model.onnx")]
+    weights = (tmp_path / "models" / "tiny" / "stages" / "weights.safetensors").stat().st_size
+    assert max(sizes) < weights
+    monkeypatch.setattr(graphs_module, "LARGEST", max(sizes))
+    again = write(movable, tmp_path / "again")
+    assert sum(1 for _ in again.glob("*/1/model.onnx")) == len(sizes)
 
 
 def test_a_damaged_engine_is_not_served(movable: EngineBundle, tmp_path: Path) -> None:

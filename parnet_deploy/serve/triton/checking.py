@@ -1,7 +1,8 @@
 """Whether a repository is what its engine is, before it is put in place.
 
-Nothing here is taken from what wrote it: what should be follows from the engine's manifest alone.
-Triton itself refuses less: two cuts of one shape that were swapped, it would run.
+What should be follows from the engine's manifest and, for graphs, from the model bundle that it
+names: their tensors, operations and weights. Only how a configuration is put into text is taken
+from what wrote it. Triton itself refuses less: two cuts of one shape, swapped, it would run.
 """
 
 from __future__ import annotations
@@ -11,28 +12,36 @@ from pathlib import Path
 
 import numpy as np
 
-from parnet_deploy.bundle import LABELS, EngineBundle, EngineStage, sha256
+from parnet_deploy.bundle import LABELS, EngineBundle, EngineStage, ModelBundle, sha256
 from parnet_deploy.errors import ServingError
 from parnet_deploy.serve.signature import VERSION
 from parnet_deploy.serve.triton.config import FILES, ModelConfig, ModelTensor, Step
-from parnet_deploy.serve.triton.graphs import graph_tensors
+from parnet_deploy.serve.triton.graphs import (
+    graph_contents,
+    graph_tensors,
+    source_graph,
+    source_of,
+)
 from parnet_deploy.spec import TensorSpec
 
 CONFIG = "config.pbtxt"
 
 
-def check_repository(folder: Path, models: Sequence[ModelConfig], bundle: EngineBundle) -> None:
+def check_repository(
+    folder: Path, models: Sequence[ModelConfig], bundle: EngineBundle, source: Path | None = None
+) -> None:
     """Compare a written repository with its engine.
 
     Args:
         folder: where it was written.
         models: its models, the one that clients ask last.
         bundle: the engine.
+        source: its model bundle, where it is not where the engine says.
 
     Raises:
         ServingError: it is not what the engine is; every difference is named.
     """
-    problems = [*_shape_problems(models, bundle), *_file_problems(folder, models, bundle)]
+    problems = [*_shape_problems(models, bundle), *_file_problems(folder, models, bundle, source)]
     if bundle.manifest.split:
         problems += _ensemble_problems(models[-1], models[:-1])
     if problems:
@@ -155,10 +164,12 @@ def _step_problems(
 
 
 def _file_problems(
-    folder: Path, models: Sequence[ModelConfig], bundle: EngineBundle
+    folder: Path, models: Sequence[ModelConfig], bundle: EngineBundle, source: Path | None
 ) -> Iterator[str]:
     manifest = bundle.manifest
     stages = manifest.stages
+    graphs = any(model.platform == "onnxruntime_onnx" for model in models)
+    original = source_of(bundle, source) if graphs else None
     for number, model in enumerate(models):
         root = folder / model.name
         config = root / CONFIG
@@ -167,14 +178,18 @@ def _file_problems(
         if not (root / VERSION).is_dir() or not any((root / VERSION).iterdir()):
             yield f"{model.name}/{VERSION} is empty"
         elif model.platform in FILES and number < len(stages):
-            yield from _graph_problems(root / VERSION, model, stages[number], bundle)
+            yield from _graph_problems(root / VERSION, model, stages[number], bundle, original)
         for tensor in model.outputs:
             if tensor.label_filename:
                 yield from _label_problems(root / tensor.label_filename, bundle)
 
 
 def _graph_problems(
-    version: Path, model: ModelConfig, stage: EngineStage, bundle: EngineBundle
+    version: Path,
+    model: ModelConfig,
+    stage: EngineStage,
+    bundle: EngineBundle,
+    original: ModelBundle | None,
 ) -> Iterator[str]:
     name = FILES[model.platform]
     path = version / name
@@ -185,6 +200,14 @@ def _graph_problems(
             yield f"{model.name}/{VERSION}/{name} is not the plan of stage '{stage.name}'"
     elif graph_tensors(path) != (_described(stage.inputs), _described(stage.outputs)):
         yield f"{model.name}/{VERSION}/{name} is not the graph of stage '{stage.name}'"
+    elif original is not None:
+        found = graph_contents(path)
+        wanted = graph_contents(source_graph(original, stage, split=bundle.manifest.split))
+        if found.operations != wanted.operations:
+            yield f"{model.name}/{VERSION}/{name} has other operations than stage '{stage.name}'"
+        for weight in sorted(found.weights.keys() | wanted.weights.keys()):
+            if found.weights.get(weight) != wanted.weights.get(weight):
+                yield f"'{weight}' in {model.name}/{VERSION}/{name} is not the weight of its model"
 
 
 def _described(specs: Sequence[TensorSpec]) -> dict[str, tuple[str, tuple[int | None, ...]]]:

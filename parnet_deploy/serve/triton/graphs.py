@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from parnet_deploy.bundle import (
     MODEL_GRAPH,
-    WEIGHTS,
     EngineBundle,
     EngineStage,
     ModelBundle,
@@ -41,7 +43,7 @@ def graph_writer(bundle: EngineBundle, model: Path | None = None) -> WriteGraph:
     """
     if bundle.manifest.backend == "tensorrt":
         return lambda stage, path: _copy(bundle.file(stage.file), path)
-    source = _source(bundle, model)
+    source = source_of(bundle, model)
     _load_onnx()
     return lambda stage, path: _write_graph(source, stage, path, split=bundle.manifest.split)
 
@@ -56,6 +58,44 @@ def graph_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return _described(onnx, graph.input), _described(onnx, graph.output)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphContents:
+    """What a graph computes.
+
+    Attributes:
+        operations: sha256 of all of them in order.
+        weights: sha256 of each by its name: of its type, its shape and its numbers.
+    """
+
+    operations: str
+    weights: Mapping[str, str]
+
+
+def graph_contents(path: Path) -> GraphContents:
+    """What a graph computes, whether its weights are in it or in a file beside it."""
+    onnx = _load_onnx()
+    graph = onnx.load(str(path), load_external_data=True).graph
+    operations = hashlib.sha256()
+    for node in graph.node:
+        operations.update(node.SerializeToString(deterministic=True))
+    return GraphContents(
+        operations=operations.hexdigest(),
+        weights={tensor.name: _weight_sha256(onnx, tensor) for tensor in graph.initializer},
+    )
+
+
+def _weight_sha256(onnx: Any, tensor: Any) -> str:
+    array = onnx.numpy_helper.to_array(tensor)
+    head = f"{array.dtype.str} {array.shape}".encode()
+    return hashlib.sha256(head + array.tobytes()).hexdigest()
+
+
+def source_graph(source: ModelBundle, stage: EngineStage, *, split: bool) -> Path:
+    """Where the graph lies that a stage was built from."""
+    files = {graph.name: graph.file for graph in source.manifest.stages}
+    return source.file(files[stage.name] if split else MODEL_GRAPH)
+
+
 def _described(onnx: Any, values: Iterable[Any]) -> dict[str, Any]:
     found = {}
     for value in values:
@@ -66,7 +106,16 @@ def _described(onnx: Any, values: Iterable[Any]) -> dict[str, Any]:
     return found
 
 
-def _source(bundle: EngineBundle, model: Path | None) -> ModelBundle:
+def source_of(bundle: EngineBundle, model: Path | None) -> ModelBundle:
+    """The very model that an engine was built from.
+
+    Args:
+        bundle: the engine.
+        model: its model bundle, where it is not where the engine says.
+
+    Raises:
+        ServingError: it is not there, damaged, or another one.
+    """
     reference = bundle.manifest.model
     path = model or resolve_model(reference, bundle.path)
     try:
@@ -91,15 +140,24 @@ def _copy(source: Path, path: Path) -> None:
 def _write_graph(source: ModelBundle, stage: EngineStage, path: Path, *, split: bool) -> None:
     """A graph in one file: stages share a file of weights, and Triton's models share none."""
     onnx = _load_onnx()
-    files = {graph.name: graph.file for graph in source.manifest.stages}
-    file = files[stage.name] if split else MODEL_GRAPH
-    if source.manifest.files[WEIGHTS].bytes > LARGEST:
+    original = source_graph(source, stage, split=split)
+    weights = _weight_bytes(onnx, original)
+    if weights > LARGEST:
         raise ServingError(
-            f"the weights of {source.path} are larger than one ONNX file can be, {LARGEST} bytes; "
-            "build an engine with --backend tensorrt"
+            f"the weights of '{stage.name}' in {source.path} are {weights} bytes, more than the "
+            f"{LARGEST} of one ONNX file; build an engine with --backend tensorrt"
         )
-    graph = onnx.load(str(source.file(file)), load_external_data=True)
+    graph = onnx.load(str(original), load_external_data=True)
     path.write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def _weight_bytes(onnx: Any, path: Path) -> int:
+    """Bytes of a graph's own weights; the file that they are in holds other stages' as well."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return sum(
+        math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for tensor in graph.initializer
+    )
 
 
 def _load_onnx() -> Any:

@@ -115,8 +115,8 @@ def write_repository(
         }
         for name, text in texts.items():
             (work / name).write_text(text, encoding="utf-8")
-        progress("check: every model, file and tensor against the engine's manifest")
-        check_repository(work, models, bundle)
+        progress("check: every model, file, tensor and weight against the engine and its model")
+        check_repository(work, models, bundle, settings.model)
         repository = _seal(work, models, bundle)
     return repository, models
 
