@@ -159,7 +159,7 @@ def _check_length(name: str, data: msgspec.Raw, shape: tuple[int, ...], depth: i
     """
     text = np.frombuffer(data, np.uint8)
     most = math.prod(shape)
-    elements, more = 1 + np.count_nonzero(text == ord(",")), ""
+    elements, more = 1 + int(np.count_nonzero(text == ord(","))), ""
     if elements > most and np.count_nonzero(text == ord('"')):  # commas in texts separate nothing
         found = (match.start() for match in _TEXT_OR_COMMA.finditer(data))
         commas = (start for start in found if text[start] == ord(","))
