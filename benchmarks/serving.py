@@ -23,7 +23,7 @@ from serving_contest.contestants import Engines, Servers, entries_of, prepare
 from serving_contest.network import SMALL, build, open_engine, photographs
 from serving_contest.peers import PeerError
 from serving_contest.report import JUDGED, verdicts
-from serving_contest.rounds import Contest, Entry, Plan, conditions, hold
+from serving_contest.rounds import Contest, Entry, Plan, Round, conditions, hold
 from serving_contest.servers import Server
 from serving_contest.writing import Facts, write
 from triton_server import TritonError
@@ -33,7 +33,12 @@ CLIENTS = (1, 4)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Hold the contest; 1 where it could not be held, or Triton or ours is out."""
+    """Hold the contest.
+
+    Returns:
+        1 where it could not be held, Triton or ours is out, ours clearly adds more than Triton
+        (by the lower quartile over rounds), or nothing can be said of a group.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parse(given)
     workspace = options.workspace.resolve()
@@ -58,7 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         versions=servers.versions,
     )
     print(write(contest, facts, options.output))
-    return 0 if len(verdicts(contest.rounds)) == len(JUDGED) * len(contest.rounds[0]) else 1
+    return status_of(contest.rounds)
+
+
+def status_of(rounds: Sequence[Round]) -> int:
+    """The exit status by what was measured."""
+    judged = verdicts(rounds)
+    complete = len(judged) == len(JUDGED) * len(rounds[0])
+    bad = any(verdict.fails or verdict.holds is None for verdict in judged)
+    return 0 if complete and not bad else 1
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -341,21 +341,50 @@ def test_ratios_are_of_what_is_added_and_of_the_same_round() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quartiles", "holds", "words"),
+    ("quartiles", "holds", "fails", "words"),
     [
-        ((0.5, 0.6, 0.7), True, "at most as much as Triton: 0.60"),
-        ((0.9, 1.0, 1.2), True, "rounds disagree"),
-        ((0.8, 1.1, 1.2), False, "rounds disagree"),
-        ((1.1, 1.2, 1.3), False, "MORE than Triton: 1.20"),
+        ((0.5, 0.6, 0.7), True, False, "at most as much as Triton: 0.60"),
+        ((0.9, 1.0, 1.2), True, False, "rounds disagree"),
+        ((0.8, 1.1, 1.2), False, False, "rounds disagree"),
+        ((1.1, 1.2, 1.3), False, True, "MORE than Triton: 1.20"),
+        (None, None, False, "UNDECIDED"),
     ],
 )
 def test_a_verdict_says_what_the_figures_say(
-    quartiles: tuple[float, float, float], holds: bool, words: str
+    quartiles: tuple[float, float, float] | None, holds: bool | None, fails: bool, words: str
 ) -> None:
     verdict = Verdict(group="fp32, 1 client", percentile="p99", quartiles=quartiles)
     assert verdict.holds is holds
+    assert verdict.fails is fails
     assert words in verdict.sentence
     assert ("disagree" in verdict.sentence) == ("disagree" in words)
+
+
+@pytest.mark.parametrize("triton", [1.0, 0.9])
+def test_nothing_is_decided_where_triton_adds_nothing(triton: float) -> None:
+    """A negative ratio would have been taken for a good one."""
+    rounds = rounds_of((1, 2, 3), (1, 2, triton), (1, 2, 3))
+    ours = next(row for row in rows_of(rounds, "fp32, 1 client") if row.name == "ours")
+    assert ours.ratio["p50"] is None
+    assert ours.ratio["p99"] is not None
+    assert [verdict.holds for verdict in verdicts(rounds)] == [None, True]
+    assert "| undecided |" in table([ours])[2]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "status"),
+    [
+        (rounds_of((1, 2, 3), (1, 2, 3)), 0),
+        (rounds_of((1, 2, 3), (1, 4, 3), (1, 4, 3), (1, 2, 3)), 0),  # rounds disagree
+        (rounds_of((1, 4, 3), (1, 4, 3)), 1),
+        (rounds_of((1, 2, 3), (1, 2, 1)), 1),
+    ],
+)
+def test_the_exit_status_is_by_what_was_measured(rounds: list[Round], status: int) -> None:
+    assert serving.status_of(rounds) == status
+    for each in rounds:
+        del each["fp32, 1 client"]["ours"]
+    assert serving.status_of(rounds) == 1
 
 
 def test_a_result_is_written_with_all_that_makes_it_again(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from serving_contest.rounds import ENGINE, Round
 OURS = "ours"
 RIVAL = "triton"
 
+Quartiles = tuple[float, float, float]
+"""Lower quartile, median, upper quartile."""
+
 PERCENTILES = ("p50", "p90", "p99")
 JUDGED = ("p50", "p99")
 
@@ -26,14 +29,15 @@ class Row:
         added: the same less the engine's own p50 of the same round.
         processor: of the server, per request; None for the engine.
         ratio: added, as a multiple of what Triton adds in the same round: lower quartile, median,
-            upper quartile; by percentile. Empty for the engine, and where Triton has no figures.
+            upper quartile; by percentile. Empty for the engine, and where Triton has no figures;
+            None where Triton adds nothing in a round, as nothing can be divided by that.
     """
 
     name: str
     latency: Mapping[str, float]
     added: Mapping[str, float]
     processor: float | None
-    ratio: Mapping[str, tuple[float, float, float]]
+    ratio: Mapping[str, Quartiles | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,21 +47,31 @@ class Verdict:
     Attributes:
         group: of which body, from how many clients.
         percentile: ``p50`` or ``p99``.
-        quartiles: of the ratio of what ours and Triton add, round by round.
+        quartiles: of the ratio of what ours and Triton add, round by round; None: there is none.
     """
 
     group: str
     percentile: str
-    quartiles: tuple[float, float, float]
+    quartiles: Quartiles | None
 
     @property
-    def holds(self) -> bool:
-        """By the median of the rounds."""
-        return self.quartiles[1] <= 1.0
+    def holds(self) -> bool | None:
+        """By the median of the rounds; None: undecided."""
+        return None if self.quartiles is None else self.quartiles[1] <= 1.0
+
+    @property
+    def fails(self) -> bool:
+        """Whether ours adds more in most of the rounds: the lower quartile is above 1."""
+        return self.quartiles is not None and self.quartiles[0] > 1.0
 
     @property
     def sentence(self) -> str:
         """In words, and whether most rounds agree."""
+        if self.quartiles is None:
+            return (
+                f"{self.group}, {self.percentile}: UNDECIDED, as Triton was not slower than the "
+                "engine alone in a round; the machine had other things to do"
+            )
         low, middle, high = self.quartiles
         is_clear = high <= 1.0 or low > 1.0
         how = "at most as much as" if self.holds else "MORE than"
@@ -79,7 +93,7 @@ def rows_of(rounds: Sequence[Round], group: str) -> list[Row]:
     for name in names:
         latency = {p: _median([figures[name][p] for figures in found]) for p in PERCENTILES}
         added = {p: _median(_added(found, name, p)) for p in PERCENTILES}
-        ratio = {}
+        ratio: dict[str, Quartiles | None] = {}
         if name != ENGINE and RIVAL in names:
             ratio = {p: _ratios(found, name, p) for p in PERCENTILES}
         computed = [figures[name]["processor"] for figures in found if name != ENGINE]
@@ -114,7 +128,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         latency = [f"{row.latency[p]:.2f}" for p in PERCENTILES]
         added = ["" if row.name == ENGINE else f"{row.added[p]:.2f}" for p in PERCENTILES]
-        ratios = [_quartiles(row.ratio[p]) if p in row.ratio else "" for p in JUDGED]
+        ratios = [_quartiles(row.ratio[p]) if row.ratio else "" for p in JUDGED]
         computed = "" if row.processor is None else f"{row.processor:.2f}"
         lines.append(f"| {' | '.join([row.name, *latency, *added, computed, *ratios])} |")
     return lines
@@ -127,13 +141,17 @@ def _added(found: Sequence[Mapping[str, Mapping[str, float]]], name: str, p: str
 
 def _ratios(
     found: Sequence[Mapping[str, Mapping[str, float]]], name: str, p: str
-) -> tuple[float, float, float]:
+) -> Quartiles | None:
     own, rivals = np.array(_added(found, name, p)), np.array(_added(found, RIVAL, p))
+    if (rivals <= 0).any():
+        return None
     low, middle, high = np.percentile(own / rivals, (25, 50, 75))
     return float(low), float(middle), float(high)
 
 
-def _quartiles(ratio: tuple[float, float, float]) -> str:
+def _quartiles(ratio: Quartiles | None) -> str:
+    if ratio is None:
+        return "undecided"
     low, middle, high = ratio
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
