@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -118,6 +120,18 @@ def test_the_process_is_shown_as_well() -> None:
     found = samples(Recorder(SIGNATURE))
     assert found[key("process_resident_memory_bytes")] > 1e6
     assert found[key("process_open_fds")] > 0
+
+
+def test_the_documentation_tells_of_every_metric_and_of_its_labels() -> None:
+    """Those with the two labels are named by how they begin."""
+    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    table = page.partition("### What is counted")[2].partition("Histograms are of")[0]
+    said = set(re.findall(r"parnet_[a-z_]+", table))
+    own = {metric.name for metric in registry_of(recorder_of(0.1)).collect()}
+    for name in (name for name in own if name.startswith("parnet_")):
+        assert said & {name, f"{name}_total"}, name
+        assert name.startswith(tuple(re.findall(r"`(parnet_[a-z]+_)\*`", table))), name
+    assert not {name for name in said if name.startswith(("parnet_http", "parnet_grpc"))} & own
 
 
 def test_openmetrics_is_given_where_it_is_asked_for() -> None:
