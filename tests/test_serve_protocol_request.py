@@ -22,8 +22,10 @@ from serve_protocol import (
     image_in,
     json_input,
     parsed,
+    refused,
 )
 
+import parnet_deploy.serve.protocol.request as request_module
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.serve.protocol import EncodedImages, WantedOutput, parse_request
 from parnet_deploy.spec import Array, TensorSpec
@@ -280,3 +282,71 @@ def test_the_last_of_two_members_of_one_name_counts() -> None:
     request = parse_request(twice, None, a_signature())
     assert request.id == "last"
     assert request.batch == 1
+
+
+# The same JSON again
+
+
+def test_the_same_json_is_checked_once_and_read_with_other_bytes_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[bytes] = []
+    real = request_module.decode_request
+
+    def noted(data: memoryview) -> Any:
+        decoded.append(bytes(data))
+        return real(data)
+
+    monkeypatch.setattr(request_module, "decode_request", noted)
+    head, _ = body_of({"inputs": [binary_input(an_image())], "id": "again"})
+    found = []
+    for number in range(3):
+        image = np.full_like(an_image(), number)
+        request = parse_request(head + image.tobytes(), len(head), a_signature())
+        np.testing.assert_array_equal(image_in(request), image)
+        assert request.id == "again"
+        found.append(request)
+    assert decoded == [head]
+    assert found[0].inputs is not found[1].inputs
+    np.testing.assert_array_equal(image_in(found[0]), np.zeros_like(an_image()))
+    other = head.replace(b"again", b"other")
+    assert parse_request(other + an_image().tobytes(), len(other), a_signature()).id == "other"
+
+
+def test_what_is_remembered_for_one_model_does_not_hold_for_another() -> None:
+    image = an_image(2)
+    body, length = binary_body(image)
+    assert parse_request(body, length, a_signature()).batch == 2
+    small = a_signature(batch=BatchRange(min=1, opt=1, max=1))
+    refused(lambda: parse_request(body, length, small), "1 image may be sent at once")
+    bytes_wanted = a_signature("uint8")
+    refused(lambda: parse_request(body, length, bytes_wanted), "UINT8")
+    assert parse_request(body, length, a_signature()).batch == 2
+
+
+def test_bytes_are_compared_with_what_is_remembered_every_time() -> None:
+    image = an_image()
+    body, length = binary_body(image)
+    for _ in range(2):
+        assert parse_request(body, length, a_signature()).batch == 1
+        refused(lambda: parse_request(body[:-1], length, a_signature()), "287 bytes are left")
+        refused(lambda: parse_request(body + b"x", length, a_signature()), "1 bytes are left")
+        refused(lambda: parse_request(body[:-4] + b"\0\0\xc0\x7f", length, a_signature()), "finite")
+
+
+def test_a_json_that_is_refused_is_refused_again() -> None:
+    body, length = binary_body(an_image())
+    bad = body.replace(b"FP32", b"FP64")
+    for _ in range(2):
+        refused(lambda: parse_request(bad, length, a_signature()), "datatype 'FP64'")
+
+
+def test_long_json_and_json_without_bytes_behind_it_are_not_remembered() -> None:
+    kept = request_module._kept_plan.cache_info().currsize
+    image = an_image()
+    long, length = body_of({"inputs": [binary_input(image)], "more": "x" * 4096}, image.tobytes())
+    assert parse_request(long, length, a_signature()).batch == 1
+    alone, length = body_of({"inputs": [json_input(image)], "id": "no bytes"})
+    assert parse_request(alone, length, a_signature()).batch == 1
+    assert request_module._kept_plan.cache_info().currsize == kept
+    assert request_module._kept_plan.cache_info().maxsize == 32

@@ -37,6 +37,10 @@ class Signature:
     backend: str
     precision: str
 
+    def __hash__(self) -> int:
+        """Of the name alone: what is remembered for a model is looked up for every request."""
+        return hash(self.name)
+
     @property
     def image(self) -> TensorSpec:
         """The input that holds the images."""

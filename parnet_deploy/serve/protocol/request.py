@@ -7,8 +7,11 @@ them means nothing, and such an answer looks like any other. JSON has no literal
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.protocol.datatypes import BYTES, KNOWN, datatype_of
@@ -33,6 +36,9 @@ from parnet_deploy.spec import Array, TensorSpec
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The HTTP header that tells how many of a body's bytes are JSON."""
+
+_KEPT = 4096
+"""Bytes of the longest JSON that is remembered once it has been checked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -91,7 +97,11 @@ def parse_request(
     """
     length = _json_length(len(body), header_length)
     view = memoryview(body)
-    return read_request(decode_request(view[:length]), view[length:], signature)
+    if length <= _KEPT and length < len(body):
+        plan = _kept_plan(bytes(view[:length]), signature)
+    else:
+        plan = _plan(decode_request(view[:length]), signature)
+    return _request(plan, view[length:])
 
 
 def read_request(message: RequestMessage, tail: memoryview, signature: Signature) -> InferRequest:
@@ -105,13 +115,7 @@ def read_request(message: RequestMessage, tail: memoryview, signature: Signature
     Raises:
         RequestError: 400, as `parse_request`.
     """
-    inputs = _read_inputs(message.inputs, tail, signature)
-    return InferRequest(
-        inputs=inputs,
-        outputs=_wanted(message, signature),
-        id=message.id or "",
-        batch=message.inputs[0].shape[0],
-    )
+    return _request(_plan(message, signature), tail)
 
 
 def _json_length(size: int, header_length: int | None) -> int:
@@ -124,13 +128,39 @@ def _json_length(size: int, header_length: int | None) -> int:
     return header_length
 
 
-# Inputs
+# A request without the bytes behind its JSON
 
 
-def _read_inputs(
-    tensors: Sequence[InputTensor], tail: memoryview, signature: Signature
-) -> dict[str, Array | EncodedImages]:
-    """Every input's value; `tail` is what stands behind the JSON."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Input:
+    """An input, checked as far as the JSON tells.
+
+    Attributes:
+        spec: what the model reads.
+        shape: of the tensor; of encoded images (N,) or (N, 1).
+        encoded: whether it holds encoded images.
+        data: its data in the JSON, where there are any.
+        size: else its bytes behind the JSON.
+    """
+
+    spec: TensorSpec
+    shape: tuple[int, ...]
+    encoded: bool
+    data: msgspec.Raw
+    size: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Plan:
+    """What a request's JSON asks for. Nothing in it can be changed: requests may share it."""
+
+    inputs: tuple[_Input, ...]
+    outputs: tuple[WantedOutput, ...]
+    id: str
+
+
+def _plan(message: RequestMessage, signature: Signature) -> _Plan:
+    tensors = message.inputs
     specs = {spec.name: spec for spec in signature.inputs}
     _check_names("input", [tensor.name for tensor in tensors], list(specs))
     missing = [quoted(name) for name in specs if name not in {tensor.name for tensor in tensors}]
@@ -138,17 +168,37 @@ def _read_inputs(
         some = "the input" if len(missing) == 1 else "the inputs"
         verb = "is" if len(missing) == 1 else "are"
         raise RequestError(400, f"{some} {', '.join(missing)} {verb} missing")
-    values: dict[str, Array | EncodedImages] = {}
-    for tensor in tensors:
-        spec = specs[tensor.name]
-        _check_tensor(tensor, spec, signature)
-        data, tail = _take(tensor, tail)
-        values[tensor.name] = _read(tensor, spec, data)
-    if tail:
-        raise RequestError(400, f"{len(tail)} bytes are left behind the last input's data")
-    if len({tensor.shape[0] for tensor in tensors}) > 1:
+    inputs = tuple(_input(tensor, specs[tensor.name], signature) for tensor in tensors)
+    if len({each.shape[0] for each in inputs}) > 1:
         raise RequestError(400, "the inputs hold different numbers of images")
-    return values
+    return _Plan(inputs=inputs, outputs=_wanted(message, signature), id=message.id or "")
+
+
+@functools.lru_cache(maxsize=32)
+def _kept_plan(json: bytes, signature: Signature) -> _Plan:
+    """The same out of a short JSON: clients send theirs again and again, to the byte."""
+    return _plan(decode_request(memoryview(json)), signature)
+
+
+def _input(tensor: InputTensor, spec: TensorSpec, signature: Signature) -> _Input:
+    _check_tensor(tensor, spec, signature)
+    parameters = tensor.parameters or InputParameters()
+    _refuse_shared_memory("input", tensor.name, parameters.shared_memory_region)
+    size = parameters.binary_data_size
+    if (size is None) != tensor.has_data:
+        found = "no data" if size is None else "both"
+        raise RequestError(
+            400,
+            f"input {quoted(tensor.name)} has {found}, and either data or binary_data_size is "
+            "expected",
+        )
+    return _Input(
+        spec=spec,
+        shape=tuple(tensor.shape),
+        encoded=tensor.datatype == BYTES,
+        data=tensor.data,
+        size=size,
+    )
 
 
 def _check_tensor(tensor: InputTensor, spec: TensorSpec, signature: Signature) -> None:
@@ -168,38 +218,46 @@ def _check_tensor(tensor: InputTensor, spec: TensorSpec, signature: Signature) -
         )
 
 
-def _take(tensor: InputTensor, tail: memoryview) -> tuple[memoryview | None, memoryview]:
-    """An input's own bytes, None where its data stand in the JSON, and what is left behind."""
-    parameters = tensor.parameters or InputParameters()
-    _refuse_shared_memory("input", tensor.name, parameters.shared_memory_region)
-    size, name = parameters.binary_data_size, quoted(tensor.name)
-    if (size is None) != tensor.has_data:
-        found = "no data" if size is None else "both"
-        raise RequestError(
-            400, f"input {name} has {found}, and either data or binary_data_size is expected"
-        )
-    if size is None:
-        return None, tail
-    if not 0 <= size <= len(tail):
-        hint = "" if tail else f"; {HEADER_LENGTH} tells where the JSON ends"
+# The bytes behind it
+
+
+def _request(plan: _Plan, tail: memoryview) -> InferRequest:
+    """A plan with its inputs' values; `tail` is what stands behind the JSON."""
+    values: dict[str, Array | EncodedImages] = {}
+    for each in plan.inputs:
+        if each.size is None:
+            values[each.spec.name] = _read_json(each)
+        else:
+            _check_size(each.spec.name, each.size, len(tail))
+            values[each.spec.name] = _read_bytes(each, tail[: each.size])
+            tail = tail[each.size :]
+    if tail:
+        raise RequestError(400, f"{len(tail)} bytes are left behind the last input's data")
+    return InferRequest(
+        inputs=values, outputs=plan.outputs, id=plan.id, batch=plan.inputs[0].shape[0]
+    )
+
+
+def _check_size(name: str, size: int, left: int) -> None:
+    if not 0 <= size <= left:
+        hint = "" if left else f"; {HEADER_LENGTH} tells where the JSON ends"
         raise RequestError(
             400,
-            f"input {name} has a binary_data_size of {shortened(size)}, and {len(tail)} bytes are "
-            f"left behind the JSON{hint}",
+            f"input {quoted(name)} has a binary_data_size of {shortened(size)}, and {left} bytes "
+            f"are left behind the JSON{hint}",
         )
-    return tail[:size], tail[size:]
 
 
-def _read(tensor: InputTensor, spec: TensorSpec, data: memoryview | None) -> Array | EncodedImages:
-    """An input's value, out of its bytes or else out of its JSON."""
-    name, shape = spec.name, tuple(tensor.shape)
-    if tensor.datatype == BYTES:
-        if data is None:
-            return EncodedImages(files=files_from_json(name, tensor.data, shape))
-        return EncodedImages(files=files_from_bytes(name, data, shape[0]))
-    if data is None:
-        return array_from_json(name, tensor.data, spec.dtype, shape)
-    return array_from_bytes(name, data, spec.dtype, shape)
+def _read_json(each: _Input) -> Array | EncodedImages:
+    if each.encoded:
+        return EncodedImages(files=files_from_json(each.spec.name, each.data, each.shape))
+    return array_from_json(each.spec.name, each.data, each.spec.dtype, each.shape)
+
+
+def _read_bytes(each: _Input, data: memoryview) -> Array | EncodedImages:
+    if each.encoded:
+        return EncodedImages(files=files_from_bytes(each.spec.name, data, each.shape[0]))
+    return array_from_bytes(each.spec.name, data, each.spec.dtype, each.shape)
 
 
 # Outputs
