@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -67,6 +68,18 @@ class Served:
             assert self.process.poll() is None or self._reader_has_more(), self.log
             time.sleep(0.01)
 
+    def wait_until_it_listens(self) -> None:
+        """Until connections are taken, or it has ended."""
+        end = time.monotonic() + 60
+        while self.process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+            except ConnectionRefusedError:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            else:
+                return
+
     def wait_until_ready(self) -> None:
         self.wait_for("ready: ")
         assert self.ask("GET", "/v2/health/ready")[0] == 200
@@ -83,6 +96,7 @@ def program(*, reads: bool = True, **asked: Any) -> Iterator[Served]:
         line = served.process.stdout.readline()
         assert line, served.log
         served.port = int(line)
+        served.wait_until_it_listens()
         yield served
 
 

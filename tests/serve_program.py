@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,18 @@ from serve_http import SIGNATURE
 from parnet_deploy.errors import EngineError, ParnetDeployError
 from parnet_deploy.runtime import FunctionRunner
 from parnet_deploy.serve.engine.model import ServedModel
-from parnet_deploy.serve.http.listening import listen
+from parnet_deploy.serve.http.listening import bind
 from parnet_deploy.serve.http.server import Front, serve
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.serve.settings import ServeSettings
+from parnet_deploy.serve.transport.budget import Budget
+from parnet_deploy.serve.transport.traffic import Traffic
 from parnet_deploy.spec import Array
+
+
+def fail(problem: str) -> bool:
+    raise EngineError(problem)
 
 
 def main(asked: dict) -> int:
@@ -50,14 +57,17 @@ def main(asked: dict) -> int:
     async def beside() -> Front:
         from parnet_deploy.serve.grpc import start
 
-        front = await start(plane, settings, asked["grpc"])
+        front = await start(plane, settings, asked["grpc"], budget=budget, traffic=calls)
         print(front.port, flush=True)
         return front
 
     recorder = Recorder(SIGNATURE)
     model = ServedModel(SIGNATURE, opener, settings, recorder)
+    if "end" in asked:
+        model.close = partial(fail, asked["end"])  # type: ignore[method-assign]
     plane = DataPlane(model, recorder)
-    listener = listen(settings.host, settings.port)
+    budget, calls = Budget(settings.max_buffered), Traffic()
+    listener = bind(settings.host, settings.port)
     print(listener.port, flush=True)
     try:
         return serve(
@@ -68,6 +78,8 @@ def main(asked: dict) -> int:
             listener,
             engine="engines/tiny",
             beside=beside if "grpc" in asked else None,
+            budget=budget,
+            calls=calls,
         )
     except ParnetDeployError as exc:
         print(f"error: {exc}", file=sys.stderr)

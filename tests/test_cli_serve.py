@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib.util
 import io
 import json
@@ -25,10 +24,8 @@ from parnet_deploy.bundle import EngineBundle, ModelBundle
 from parnet_deploy.cli.predict import Prediction, predict
 from parnet_deploy.cli.serve import KEY_VARIABLE, find_engine
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
-from parnet_deploy.errors import ServingError
 from parnet_deploy.images import load_image
 from parnet_deploy.runtime import open_runner
-from parnet_deploy.serve.http.listening import listen
 
 CPU = BuildOptions(provider="cpu", threads=1)
 
@@ -246,6 +243,27 @@ def test_a_key_from_the_environment(
     assert not any("a-key" in line or "may use this server" in line for line in served.log)
 
 
+SLOW_DISK = """
+import sys, threading
+from parnet_deploy.bundle import opening
+opening._check_file = lambda *arguments: threading.Event().wait()
+from parnet_deploy.cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+"""The command, with a disk that never reads an engine's files to their end."""
+
+
+def test_liveness_is_answered_while_an_engine_is_looked_through(engine: EngineBundle) -> None:
+    """And SIGTERM is heard."""
+    with started(["-c", SLOW_DISK, "serve", str(engine.path), "--port", "0"]) as served:
+        line = served.wait_for("listening at ")
+        served.port = int(re.findall(r"http://127.0.0.1:(\d+)", line)[0])
+        assert served.ask("GET", "/v2/health/live")[0] == 200
+        assert served.ask("GET", "/v2/health/ready")[0] == 503
+        served.stop()
+        assert served.status() == 0
+
+
 # --- what keeps it from starting ----------------------------------------------------------------
 
 
@@ -356,89 +374,3 @@ def test_a_key_in_the_environment_that_is_none(
     """No client could send it."""
     monkeypatch.setenv(KEY_VARIABLE, key)
     one_sentence(call(capsys, "serve", engine.path, "--port", 0), 2, "one word of ASCII")
-
-
-# --- listening ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "named"),
-    [
-        (PermissionError(errno.EACCES, "Permission denied"), ("port 80", "1024")),
-        (OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address"), ("no address of this",)),
-        (OSError(errno.EMFILE, "Too many open files"), ("Too many open files", "--port")),
-    ],
-)
-def test_a_socket_that_cannot_be_bound(
-    monkeypatch: pytest.MonkeyPatch, error: OSError, named: tuple[str, ...]
-) -> None:
-    def refuse(*arguments: object, **options: object) -> None:
-        raise error
-
-    monkeypatch.setattr(socket, "create_server", refuse)
-    with pytest.raises(ServingError) as caught:
-        listen("192.0.2.1", 80)
-    assert all(part in str(caught.value) for part in named), caught.value
-
-
-def test_a_host_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(*arguments: object, **options: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(ServingError, match=r"'nohost' has no address \(Name or service not known"):
-        listen("nohost", 80)
-
-
-def test_a_host_that_is_no_name() -> None:
-    with pytest.raises(ServingError, match="has no address"):
-        listen("a" * 100, 0)
-
-
-def test_every_address_of_a_name_has_the_same_port() -> None:
-    listener = listen("localhost", 0)
-    try:
-        assert {each.getsockname()[1] for each in listener.sockets} == {listener.port}
-        assert listener.is_local
-        assert listener.url == f"http://localhost:{listener.port}"
-    finally:
-        listener.close()
-
-
-def test_an_address_that_a_machine_has_not_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``localhost`` may be ::1 where there is no IPv6."""
-    create = socket.create_server
-
-    def without_ipv6(address, **options):
-        if ":" in address[0]:
-            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
-        return create(address, **options)
-
-    found = [
-        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
-        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
-    ]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: found)
-    monkeypatch.setattr(socket, "create_server", without_ipv6)
-    listener = listen("localhost", 0)
-    listener.close()
-    assert len(listener.sockets) == 1
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [("0.0.0.0", "http://127.0.0.1:"), ("127.0.0.1", "http://127.0.0.1:")],
-)
-def test_where_programs_of_this_machine_reach_it(host: str, url: str) -> None:
-    listener = listen(host, 0)
-    listener.close()
-    assert listener.url == f"{url}{listener.port}"
-
-
-def test_two_servers_do_not_share_a_port() -> None:
-    first = listen("127.0.0.1", 0)
-    try:
-        with pytest.raises(ServingError, match="in use"):
-            listen("127.0.0.1", first.port)
-    finally:
-        first.close()

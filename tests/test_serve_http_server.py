@@ -127,8 +127,32 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         served.stop()
         served.wait_for("stopping")
         served.stop()
-        assert served.status() == -signal.SIGTERM
+        assert served.status() == 128 + signal.SIGTERM
         connection.close()
+    assert any("stopping: 1 requests" in line for line in served.log)
+
+
+def test_a_run_that_never_ends_does_not_keep_it(tmp_path: Path) -> None:
+    with program(gate=tmp_path / "never", settings={"grace": 0.4}) as served:
+        served.wait_until_ready()
+        found: list = []
+        asking = infer(served, found)
+        wait_until_in_flight(served)
+        served.stop()
+        assert served.status() == 1
+        asking.join(30)
+    assert [status for status, _, _ in found] == [503]
+    assert any("the engine is still at work" in line for line in served.log)
+
+
+def test_an_engine_that_cannot_be_closed() -> None:
+    """Everything was answered, so that the status is good; the log tells of it."""
+    with program(end="cudaFree: invalid argument") as served:
+        served.wait_until_ready()
+        served.stop()
+        assert served.status() == 0
+    assert any("the engine could not be closed" in line for line in served.log)
+    assert any("cudaFree: invalid argument" in line for line in served.log)
 
 
 def test_a_grace_period_ends(tmp_path: Path) -> None:

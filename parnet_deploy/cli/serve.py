@@ -52,7 +52,9 @@ MaxBatch = Annotated[
 MaxDelay = Annotated[
     float, typer.Option(help="Seconds that an image waits for others to be put together with.")
 ]
-WarmUp = Annotated[int, typer.Option(help="Runs before the server is ready.")]
+WarmUp = Annotated[
+    int, typer.Option(help="Runs before the server is ready; 0: it is ready without a run.")
+]
 MaxBody = Annotated[
     int | None,
     typer.Option(
@@ -66,9 +68,13 @@ MaxHeader = Annotated[int, typer.Option(help="Bytes of a request's header at mos
 HeaderTimeout = Annotated[float, typer.Option(help="Seconds for a request's header to come.")]
 BodyTimeout = Annotated[float, typer.Option(help="Seconds for a request's body to come.")]
 IdleTimeout = Annotated[float, typer.Option(help="Seconds that a connection may be idle.")]
-MaxConnections = Annotated[int, typer.Option(help="Connections at once; one more is refused.")]
+MaxConnections = Annotated[
+    int,
+    typer.Option(help="Connections over HTTP at once, and as many over gRPC; one more is refused."),
+]
 Grace = Annotated[
-    float, typer.Option(help="Seconds after SIGTERM for what is in flight to be answered.")
+    float,
+    typer.Option(help="Seconds from SIGTERM to the end; what is in flight is answered meanwhile."),
 ]
 Stall = Annotated[
     float, typer.Option(help="Seconds of a run after which the server calls itself not live.")
@@ -142,14 +148,19 @@ def command(
         api_key=_api_key(api_key_file),
         log_format=cast("LogFormat", parse_choice("--log-format", log_format, LogFormat)),
     )
+    _run(engine, settings, grpc_port)
+
+
+def _run(engine: Path, settings: ServeSettings, grpc_port: int | None) -> None:
     need("serve")
     if grpc_port is not None:
         need("serve --grpc-port")
-    from parnet_deploy.serve.http.listening import listen
+    from parnet_deploy.serve.http.listening import bind
 
-    listener = listen(host, port)  # a port that is taken is told of before an engine is loaded
+    listener = bind(settings.host, settings.port)  # one that is taken is told of before all else
     try:
-        status = _serve(find_engine(engine), settings, listener, grpc_port)
+        # Its files are looked through while liveness is answered: see the opener.
+        status = _serve(find_engine(engine, check=False), settings, listener, grpc_port)
     finally:
         listener.close()
     if status:
@@ -165,14 +176,16 @@ def _serve(
     from parnet_deploy.serve.plane import DataPlane
     from parnet_deploy.serve.recording import Recorder
     from parnet_deploy.serve.signature import signature_of
+    from parnet_deploy.serve.transport.budget import Budget
+    from parnet_deploy.serve.transport.traffic import Traffic
 
     def opener() -> Runner:
-        return open_runner(bundle, contexts=settings.contexts)
+        return open_runner(open_engine_bundle(bundle.path), contexts=settings.contexts)
 
     async def grpc_front() -> Front:
         from parnet_deploy.serve.grpc import start
 
-        return await start(plane, settings, grpc_port or 0)
+        return await start(plane, settings, grpc_port or 0, budget=budget, traffic=calls)
 
     signature = signature_of(bundle, settings.name)
     if not signature.name.isprintable() or any(each in "/\\%" for each in signature.name):
@@ -183,6 +196,8 @@ def _serve(
     recorder = Recorder(signature)
     model = ServedModel(signature, opener, settings, recorder)
     plane = DataPlane(model, recorder)
+    budget = Budget(settings.max_buffered)
+    calls = Traffic()
     return serve(
         plane,
         model,
@@ -192,20 +207,26 @@ def _serve(
         engine=str(bundle.path),
         warnings=bundle.manifest.warnings,
         beside=None if grpc_port is None else grpc_front,
+        budget=budget,
+        calls=None if grpc_port is None else calls,
     )
 
 
-def find_engine(path: Path) -> EngineBundle:
+def find_engine(path: Path, *, check: bool = True) -> EngineBundle:
     """An engine bundle, or the only one in a folder.
+
+    Args:
+        path: it, or the folder.
+        check: compare every file with the manifest's sha256 first.
 
     Raises:
         BundleError: it is neither, or damaged.
     """
     if not path.is_dir() or (path / MANIFEST).exists():
-        return open_engine_bundle(path)
+        return open_engine_bundle(path, check=check)
     engines = [bundle for bundle in find_bundles(path) if is_engine(bundle)]
     if len(engines) == 1:
-        return open_engine_bundle(engines[0])
+        return open_engine_bundle(engines[0], check=check)
     if engines:
         names = ", ".join(engine.name for engine in engines)
         raise BundleError(f"{path} holds {len(engines)} engines ({names}); name one of them")

@@ -32,16 +32,19 @@ class ServeSettings:
         timeout: from a request's body being there to its answer; afterwards 504.
         max_batch: images that dynamic batching puts together; 1 is off.
         max_delay: how long it waits for them.
-        warm_up: runs before the server is ready.
+        warm_up: runs before the server is ready; 0: it is ready, and not known to be well.
         max_body: largest body, after decompression too; None: what the largest batch needs.
-        max_buffered: bytes of bodies in memory, over all connections; beyond them 503.
+        max_buffered: bytes of bodies in memory, over all connections of HTTP and gRPC; beyond them
+            503.
         max_pixels: of all encoded images of a request together, looked at before each is decoded.
         max_header: largest header of a request; beyond it 431.
         header_timeout: from a connection, or a request's first byte, to the end of its header.
         body_timeout: from the end of the header to the end of the body.
         idle_timeout: between two requests on one connection.
-        max_connections: connections at once; one more is refused with 503.
-        grace: from SIGTERM to the end: what is in flight is answered meanwhile.
+        max_connections: connections of HTTP at once; one more is refused with 503. As many of gRPC,
+            and calls over all of those.
+        grace: from SIGTERM to the end: what is in flight is answered meanwhile, and the engine
+            closed.
         stall: a run that takes longer makes the server not live.
         decode_threads: threads that decode images and JSON; 0: one a core, at most four.
         api_key: what clients have to send as ``Authorization: Bearer``; None: nothing.

@@ -1,4 +1,4 @@
-"""Sockets to listen on, bound before anything else is done."""
+"""Sockets to listen on: bound before anything else is done, listening once somebody answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Listener:
     """Where a server listens.
 
     Attributes:
-        sockets: bound and listening, one for each address of the host.
+        sockets: bound, one for each address of the host.
         host: as it was asked for.
         port: the port, where any was asked for as well.
     """
@@ -41,14 +41,26 @@ class Listener:
         addresses = (each.getsockname()[0].partition("%")[0] for each in self.sockets)
         return all(ipaddress.ip_address(address).is_loopback for address in addresses)
 
+    def listen(self) -> None:
+        """Take connections from now on.
+
+        Raises:
+            ServingError: another program, which was bound at the same time, listens already.
+        """
+        try:
+            for each in self.sockets:
+                each.listen(_BACKLOG)
+        except OSError as exc:
+            raise ServingError(_explain(exc, self.host, self.port)) from exc
+
     def close(self) -> None:
         """Listen no longer."""
         for each in self.sockets:
             each.close()
 
 
-def listen(host: str, port: int) -> Listener:
-    """Listen on all addresses that a host name has.
+def bind(host: str, port: int) -> Listener:
+    """Take a port on all addresses that a host name has, and no connections yet.
 
     Args:
         host: a name, or an IPv4 or IPv6 address; ``::`` is all of both.
@@ -91,10 +103,18 @@ def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
 
 
 def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
-    both = address == "::" and socket.has_dualstack_ipv6()
-    return socket.create_server(
-        (address, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both
-    )
+    """As `socket.create_server`, but for listening."""
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            both = address == "::" and socket.has_dualstack_ipv6()
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+        bound.bind((address, port))
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 def _explain(exc: OSError, host: str, port: int) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import math
 import os
 import resource
 import signal
@@ -15,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -29,8 +28,11 @@ from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.signature import Signature
-from parnet_deploy.serve.transport.logs import log_facts, logging_to
+from parnet_deploy.serve.transport.budget import Budget
+from parnet_deploy.serve.transport.logs import Log, log_facts, logging_to
 from parnet_deploy.serve.transport.traffic import Traffic
+
+Made = TypeVar("Made")
 
 _log = logging.getLogger(__name__)
 
@@ -39,8 +41,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _OTHER_FILES = 192
 """Files that are open beside the connections: the engine's, the listeners, those turned away."""
 
-_CLOSING = 15.0
-"""Seconds for the engine to be closed."""
+_CLOSING = 1.0
+"""Seconds of the grace period that are kept for closing connections and the engine."""
 
 UNANSWERED = 1
 """Exit status where the grace period was over before everything was answered."""
@@ -56,6 +58,8 @@ def serve(
     engine: str,
     warnings: Sequence[str] = (),
     beside: Callable[[], Awaitable[Front]] | None = None,
+    budget: Budget | None = None,
+    calls: Traffic | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, which mean the same: answer what is in flight, and end.
 
@@ -67,10 +71,12 @@ def serve(
         model: what it answers with; not started yet.
         recorder: the plane's own.
         settings: limits.
-        listener: where; closed at the end.
+        listener: where; it listens once the event loop runs, and is closed at the end.
         engine: what is served, for the log.
         warnings: what has to be known of it, for the log, too.
         beside: starts another transport on the same event loop; it lives as long as this one.
+        budget: of bodies, shared with that one.
+        calls: its traffic, for the metrics.
 
     Returns:
         The exit status: 0, or `UNANSWERED`.
@@ -80,7 +86,8 @@ def serve(
     """
     keep_memory()
     traffic = Traffic()
-    config = configure(create_app(plane, recorder, settings, traffic=traffic), settings, traffic)
+    app = create_app(plane, recorder, settings, traffic=traffic, budget=budget, calls=calls)
+    config = configure(app, settings, traffic)
     life = _Life(
         server=Server(config),
         model=model,
@@ -92,13 +99,14 @@ def serve(
         beside=beside,
     )
     with logging_to(None, settings.log_format) as log:
+        life.log = log
         for warning in warnings:
             _log.warning(warning)
         _allow_connections(settings.max_connections)
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             status = runner.run(life.run())
     if log.is_stuck or life.is_stuck:
-        os._exit(status)  # an engine that does not end, or a log that nobody reads, ends with us
+        os._exit(status)  # a run that does not end, or a log that nobody reads, ends with us
     return status
 
 
@@ -161,31 +169,35 @@ class _Life:
     engine: str
     beside: Callable[[], Awaitable[Front]] | None
     front: Front | None = None
+    log: Log | None = None
+    has_closed: bool = True
     threads: list[threading.Thread] = field(default_factory=list)
 
     @property
     def is_stuck(self) -> bool:
-        """Whether the engine is still being started or closed."""
-        return any(thread.is_alive() for thread in self.threads)
+        """Whether something of the engine is still at work: a start, a run, an end."""
+        return not self.has_closed or any(thread.is_alive() for thread in self.threads)
 
     async def run(self) -> int:
         """See `serve`."""
         stop = asyncio.Event()
-        with _noted_signals(stop):
+        with _noted_signals(stop, self._flush):
             self.front = await self.beside() if self.beside else None
+            self.listener.listen()
             serving = asyncio.create_task(self.server.serve(list(self.listener.sockets)))
             try:
                 started = await self._start(stop, serving)
                 if started and not stop.is_set():
                     self._tell()
                     await _first(stop, serving)
-                all_answered = await self._drain()
+                end = asyncio.get_running_loop().time() + self.settings.grace
+                all_answered = await self._drain(end)
             finally:
                 self.server.should_exit = True
                 await self._stop_front(0.0)
                 await serving
             if started:
-                await asyncio.wait({self._aside(self.model.close)}, timeout=_CLOSING)
+                await self._close(end)
         return 0 if all_answered else UNANSWERED
 
     async def _start(self, stop: asyncio.Event, serving: asyncio.Task[None]) -> bool:
@@ -229,16 +241,38 @@ class _Life:
         )
         log_facts(_log, message, lambda: facts)
 
-    async def _drain(self) -> bool:
-        """Whether everything was answered within the grace period."""
+    async def _drain(self, end: float) -> bool:
+        """Whether everything is answered when the grace period ends, at this time of the loop.
+
+        A little of it is left by then: what is not answered is told so, and the engine is closed.
+        """
         loop = asyncio.get_running_loop()
-        end = loop.time() + self.settings.grace
+        end -= min(_CLOSING, self.settings.grace / 4)
         _log.info("stopping: %d requests are in flight", self.traffic.active)
         self.traffic.drain()
         self.model.drain()
-        answered = await asyncio.gather(self._finish(end), self._stop_front(self.settings.grace))
-        self.server.config.timeout_graceful_shutdown = max(1, math.ceil(end - loop.time()))
+        answered = await asyncio.gather(self._finish(end), self._stop_front(end - loop.time()))
+        left: Any = max(0.0, end - loop.time())  # which uvicorn gives to asyncio.wait_for
+        self.server.config.timeout_graceful_shutdown = left
         return all(answered)
+
+    async def _close(self, end: float) -> None:
+        """Close the engine by this time of the loop, or leave it to the end of the process."""
+        closing = self._aside(self.model.close)
+        await asyncio.wait({closing}, timeout=max(0.0, end - asyncio.get_running_loop().time()))
+        try:
+            self.has_closed = closing.done() and closing.result()
+        except Exception:  # noqa: BLE001 - whatever it is, the process ends all the same
+            self.has_closed = False
+            _log.exception("the engine could not be closed")
+            return
+        if not self.has_closed:
+            _log.error("the engine is still at work, and ends with this process")
+
+    def _flush(self) -> None:
+        """Have what was logged written."""
+        if self.log is not None:
+            self.log.close()
 
     async def _finish(self, end: float) -> bool:
         """Whether HTTP has answered everything when this time of the loop comes."""
@@ -256,26 +290,19 @@ class _Life:
         front, self.front = self.front, None
         return front is None or await front.stop(grace)
 
-    def _aside(self, work: Callable[[], None]) -> asyncio.Future[None]:
+    def _aside(self, work: Callable[[], Made]) -> asyncio.Future[Made]:
         """Work on a thread that does not keep the process from ending."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-
-        def settle(error: Exception | None) -> None:
-            if not future.done():
-                if error is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(error)
+        future: asyncio.Future[Made] = loop.create_future()
 
         def do() -> None:
-            error = None
+            settle: Callable[[], None]
             try:
-                work()
+                settle = partial(future.set_result, work())
             except Exception as exc:  # noqa: BLE001 - whatever it is, it is the caller's
-                error = exc
+                settle = partial(future.set_exception, exc)
             with contextlib.suppress(RuntimeError):  # the loop has ended without us
-                loop.call_soon_threadsafe(settle, error)
+                loop.call_soon_threadsafe(settle)
 
         thread = threading.Thread(target=do, name="engine", daemon=True)
         self.threads.append(thread)
@@ -294,16 +321,26 @@ async def _first(stop: asyncio.Event, *others: asyncio.Future[None]) -> None:
 
 
 @contextlib.contextmanager
-def _noted_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Inside the block the first signal sets `stop`, and the second one ends the process."""
+def _noted_signals(stop: asyncio.Event, flush: Callable[[], None]) -> Iterator[None]:
+    """Inside the block the first signal sets `stop`, and the second one ends the process.
+
+    It ends by itself, as if the signal had: the system lets no signal kill the first process of a
+    container.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
 
+    def end(signum: int, frame: FrameType | None) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        flush()
+        os._exit(128 + signum)
+
     def note(signum: int, frame: FrameType | None) -> None:
         for number in before:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, end)
         loop.call_soon_threadsafe(stop.set)
 
     before = {
