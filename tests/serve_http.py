@@ -21,7 +21,7 @@ from parnet_deploy.runtime.outputs import Guess
 from parnet_deploy.runtime.timeline import Span
 from parnet_deploy.serve.classify import Classification
 from parnet_deploy.serve.http.app import create_app
-from parnet_deploy.serve.http.listening import Listener, listen
+from parnet_deploy.serve.http.listening import Listener, bind
 from parnet_deploy.serve.http.server import Server, configure
 from parnet_deploy.serve.protocol.metadata import (
     ModelMetadata,
@@ -33,6 +33,7 @@ from parnet_deploy.serve.protocol.response import EncodedResponse
 from parnet_deploy.serve.recording import Recorder, Timing
 from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.signature import Signature
+from parnet_deploy.serve.transport.budget import Budget
 from parnet_deploy.serve.transport.traffic import Traffic
 from parnet_deploy.spec import Preprocessing, TensorSpec
 
@@ -61,6 +62,7 @@ class Plane:
     """A data plane that echoes bodies.
 
     Attributes:
+        refusal: of all work, before its body is read.
         work: awaited by every request; it may wait, or raise.
         asked: what it was asked, in order.
         cancelled: how many requests were cancelled while they were worked on.
@@ -70,10 +72,17 @@ class Plane:
         self.live = True
         self.ready = True
         self.message = ""
+        self.refusal: RequestError | None = None
         self.work: Callable[[], Awaitable[None]] = at_once
         self.asked: list[Any] = []
         self.cancelled = 0
         self.begun = threading.Event()
+
+    def check(self, name: str | None, version: str | None) -> None:
+        if name is not None:
+            self._check(name, version)
+        if self.refusal is not None:
+            raise self.refusal
 
     async def infer(
         self, name: str, version: str | None, body: bytes, header_length: int | None
@@ -132,8 +141,17 @@ class Plane:
             raise RequestError(404, f"there is no model '{name}' here")
 
 
-def app_of(plane: Plane, traffic: Traffic | None = None, **settings: Any) -> Starlette:
-    return create_app(plane, Recorder(SIGNATURE), ServeSettings(**settings), traffic=traffic)
+def app_of(
+    plane: Plane,
+    traffic: Traffic | None = None,
+    *,
+    budget: Budget | None = None,
+    calls: Traffic | None = None,
+    **settings: Any,
+) -> Starlette:
+    recorder = Recorder(SIGNATURE)
+    limits = ServeSettings(**settings)
+    return create_app(plane, recorder, limits, traffic=traffic, budget=budget, calls=calls)
 
 
 # --- without a socket ---------------------------------------------------------------------------
@@ -276,7 +294,8 @@ def running(plane: Plane, **settings: Any) -> Iterator[Running]:
     """A server of the plane on a free port."""
     traffic = Traffic()
     config = configure(app_of(plane, traffic, **settings), ServeSettings(**settings), traffic)
-    running = Running(listener=listen("127.0.0.1", 0), traffic=traffic, server=Server(config))
+    running = Running(listener=bind("127.0.0.1", 0), traffic=traffic, server=Server(config))
+    running.listener.listen()
     config.timeout_graceful_shutdown = 5
     started = threading.Event()
 

@@ -51,7 +51,7 @@ def settled(server: Server) -> int:
     """Files that are open when nobody is connected any more but who asks."""
     assert wait(lambda: server.metric("parnet_http_connections") == 1)
     assert server.metric("parnet_requests_in_flight") == 0
-    assert server.metric("parnet_http_buffered_bytes") == 0
+    assert server.metric("parnet_buffered_bytes") == 0
     return server.files()
 
 

@@ -19,7 +19,7 @@ from served_plane import counts
 from tritonclient.grpc import service_pb2 as pb
 
 from parnet_deploy.errors import ServingError
-from parnet_deploy.serve.grpc import start
+from parnet_deploy.serve.grpc import guard, start
 from parnet_deploy.serve.settings import ServeSettings
 
 KEY = "open-sesame"
@@ -177,15 +177,55 @@ def test_messages_that_do_not_come_keep_no_health_waiting() -> None:
     with fronted(settings=replace(SETTINGS, max_body=400, max_buffered=400)) as served:
         messages, go = unsent()  # the only one for which there is room
         call = served.channel().stream_unary(f"{SERVICE}/ModelInfer").future(messages)
-        eventually(served.front._guard._receiving.locked)
+        eventually(served.front._guard._receiving.free.locked)
         stub = served.stub()
         assert stub.ServerLive(pb.ServerLiveRequest()).live
+        assert stub.ModelMetadata(pb.ModelMetadataRequest(name="tiny")).name == "tiny"
         go.set()
         assert numbers(pb.ModelInferResponse.FromString(call.result(PATIENCE))) == [5]
         silent, go = unsent()
         served.channel().stream_unary(f"{SERVICE}/ServerReady")(silent)
         assert numbers(stub.ModelInfer(request(2))) == [2]
         go.set()
+
+
+def test_a_message_for_which_there_is_no_room_is_refused_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And is not told that it was slow."""
+    monkeypatch.setattr(guard, "_PATIENCE", 0.1)
+    settings = replace(SETTINGS, max_body=400, max_buffered=400, body_timeout=600.0)
+    with fronted(settings=settings) as served:
+        messages, go = unsent()
+        call = served.channel().stream_unary(f"{SERVICE}/ModelInfer").future(messages)
+        eventually(served.front._guard._receiving.free.locked)
+        code, details, trailing = refused(lambda: served.stub().ModelInfer(request(2)))
+        assert (code, trailing["grpc-retry-pushback-ms"]) == (UNAVAILABLE, "1000")
+        assert details == "too many messages are being received; try again"
+        go.set()
+        assert numbers(pb.ModelInferResponse.FromString(call.result(PATIENCE))) == [5]
+        assert numbers(served.stub().ModelInfer(request(2))) == [2]
+
+
+def test_a_question_that_does_not_come() -> None:
+    """It is a few names, and waited for no longer than for a header."""
+    with fronted(settings=replace(SETTINGS, header_timeout=0.2, body_timeout=600.0)) as served:
+        messages, go = unsent()
+        ask = served.channel().stream_unary(f"{SERVICE}/ModelMetadata")
+        code, details, _ = refused(lambda: ask(messages))
+        assert (code, details) == (LATE, "the message was not complete after 0.2 s")
+        go.set()
+
+
+def test_work_that_nobody_takes_is_refused_before_its_message_is_received() -> None:
+    with fronted() as served:
+        served.plane.model.drain()
+        messages, go = unsent()
+        infer = served.channel().stream_unary(f"{SERVICE}/ModelInfer")
+        code, details, _ = refused(lambda: infer(messages))
+        assert (code, details) == (UNAVAILABLE, "the server is shutting down")
+        go.set()
+        eventually(lambda: served.front._guard.traffic.answers == {"UNAVAILABLE": 1})
 
 
 def test_a_client_that_goes_before_its_message_comes() -> None:

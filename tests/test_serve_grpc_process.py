@@ -58,6 +58,9 @@ def test_from_start_to_end() -> None:
         assert "gRPC on port" in served.wait_for("ready: ")
         assert logits(stub_of(channel).ModelInfer(request())) == [0, 1, 2]
         assert refused(lambda: stub_of(channel).ModelInfer(pb.ModelInferRequest()))
+        for code in ("OK", "NOT_FOUND"):
+            series = f'parnet_grpc_responses_total{{code="{code}"}} 1.0'.encode()
+            eventually(lambda: series in served.ask("GET", "/metrics")[2])  # noqa: B023
         served.stop()
         assert served.status() == 0
     assert sum("gRPC ModelInfer OK id=" in line for line in served.log) == 1

@@ -25,8 +25,21 @@ from parnet_deploy.serve.transport.traffic import Traffic
 
 _log = logging.getLogger(__name__)
 
+QUESTION = 1 << 16
+"""The largest message in bytes of a method that asks for no inference: names, mostly."""
+
+_QUESTIONS = 32
+"""Questions that may be received at once, at least."""
+
+_PATIENCE = 1.0
+"""Seconds that a call waits for others to be received."""
+
 _LARGE = 1 << 22
 """Bytes of a message from which on it is parsed on a thread: some milliseconds."""
+
+
+def _pass() -> None:
+    """Refuse nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +51,8 @@ class Method:
         parse: makes a message of bytes; `DecodeError` or `RequestError` where they are none.
         largest: bytes that its messages may have.
         answer: answers a message; the answer is one, too, or already its bytes.
+        check: raises `RequestError` where a call is refused whatever its message is.
+        is_question: whether it asks for no inference.
         is_open: whether it needs no key, as orchestrators have none; nor is its message read, in
             which there is nothing, so that no other call can keep it waiting.
     """
@@ -46,7 +61,17 @@ class Method:
     parse: Callable[[bytes], Any]
     largest: int
     answer: Callable[[Any, Call], Awaitable[Any]]
+    check: Callable[[], None] = _pass
+    is_question: bool = False
     is_open: bool = False
+
+
+class _Slots:
+    """How many messages may be received at once, and for how many seconds each."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self.free = asyncio.Semaphore(count)
+        self.seconds = seconds
 
 
 class Guard:
@@ -59,21 +84,28 @@ class Guard:
         traffic: the calls that are under way.
     """
 
-    def __init__(self, settings: ServeSettings, limit: int) -> None:
+    def __init__(
+        self, settings: ServeSettings, limit: int, budget: Budget, traffic: Traffic
+    ) -> None:
         """Let nobody have more than these settings say.
 
         Args:
             settings: the key, the deadlines, how many calls and bytes there may be at once.
             limit: the largest message in bytes.
+            budget: of messages in memory.
+            traffic: told of every call.
         """
-        self.traffic = Traffic()
+        self.traffic = traffic
         self._key = None if settings.api_key is None else settings.api_key.encode()
         self._most = settings.max_connections
-        self._seconds = settings.body_timeout
-        self._budget = Budget(settings.max_buffered)
+        self._budget = budget
         self._parsing = asyncio.Lock()
         # What is being received is not counted by byte, so that only so many may be as fit.
-        self._receiving = asyncio.Semaphore(max(1, settings.max_buffered // limit))
+        most = max(1, settings.max_buffered // limit)
+        self._receiving = _Slots(most, settings.body_timeout)
+        # A question is a few names: it is here at once, or never, and keeps no other waiting.
+        asking = min(settings.header_timeout, settings.body_timeout)
+        self._asking = _Slots(max(most, _QUESTIONS), asking)
 
     def handler(self, method: Method) -> grpc.RpcMethodHandler:
         """What grpc calls for a method."""
@@ -100,6 +132,7 @@ class Guard:
             await context.abort(call.code, str(answer), metadata)
             return b""  # never: the line above raises
         finally:
+            self.traffic.answers[call.outcome] += 1
             log_facts(_log, f"gRPC {method.name} {call.outcome}", call.facts)
 
     async def _answer(
@@ -124,7 +157,7 @@ class Guard:
 
         Raises:
             RequestError: the wrong key (401), or too many others (503); the server is about to stop
-                (503).
+                (503); as the method's own check.
         """
         if method.is_open:
             return
@@ -137,6 +170,7 @@ class Guard:
             raise RequestError(
                 503, f"{self._most} calls are under way, which is the limit", retry_after=1
             )
+        method.check()
 
     async def _request(
         self, method: Method, call: Call, context: grpc.aio.ServicerContext, hold: Hold
@@ -149,7 +183,8 @@ class Guard:
         """
         if method.is_open:
             return method.parse(b"")
-        data = await self._receive(context)
+        slots = self._asking if method.is_question else self._receiving
+        data = await self._receive(context, slots)
         call.received = len(data)
         if len(data) > method.largest:
             raise RequestError(
@@ -164,28 +199,36 @@ class Guard:
         except DecodeError as exc:
             raise RequestError(400, NO_MESSAGE.format(method.name)) from exc
 
-    async def _receive(self, context: grpc.aio.ServicerContext) -> bytes:
+    async def _receive(self, context: grpc.aio.ServicerContext, slots: _Slots) -> bytes:
         """A call's message.
 
         Raises:
-            RequestError: it has none (400), it does not come in time (408), or the server is about
-                to stop and does not wait for it (503).
+            RequestError: it has none (400), it does not come in time (408), as many others as may
+                are being received, or the server is about to stop and does not wait for it (503).
         """
         try:
-            async with asyncio.timeout(self._seconds) as deadline, self._receiving:
+            async with asyncio.timeout(_PATIENCE) as deadline:
+                with self.traffic.reading(deadline):
+                    await slots.free.acquire()
+        except TimeoutError as exc:
+            raise stopping() if self.traffic.draining else _too_many() from exc
+        try:
+            async with asyncio.timeout(slots.seconds) as deadline:
                 with self.traffic.reading(deadline):
                     data = await _read(context)
         except TimeoutError as exc:
-            raise self._late() from exc
+            raise self._late(slots.seconds) from exc
+        finally:
+            slots.free.release()
         if data is grpc.aio.EOF:
             raise RequestError(400, "the call has no message")
         message: bytes = data
         return message
 
-    def _late(self) -> RequestError:
+    def _late(self, seconds: float) -> RequestError:
         if self.traffic.draining:
             return stopping()
-        return RequestError(408, f"the message was not complete after {self._seconds:g} s")
+        return RequestError(408, f"the message was not complete after {seconds:g} s")
 
     def _done(self, context: grpc.aio.ServicerContext) -> None:
         self.traffic.active -= 1
@@ -197,6 +240,10 @@ async def _read(context: grpc.aio.ServicerContext) -> Any:
     reading.add_done_callback(_seen)
     await asyncio.wait((reading,))
     return reading.result()
+
+
+def _too_many() -> RequestError:
+    return RequestError(503, "too many messages are being received; try again", retry_after=1)
 
 
 def _seen(reading: asyncio.Future[Any]) -> None:

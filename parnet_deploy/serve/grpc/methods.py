@@ -12,15 +12,12 @@ from tritonclient.grpc import service_pb2 as messages
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.grpc.call import Call
 from parnet_deploy.serve.grpc.documents import Documents
-from parnet_deploy.serve.grpc.guard import Guard, Method
+from parnet_deploy.serve.grpc.guard import QUESTION, Guard, Method
 from parnet_deploy.serve.grpc.translate import request_of, response_of
 from parnet_deploy.serve.grpc.wire import check_parts
 from parnet_deploy.serve.plane import LARGE_BINARY, LARGE_JSON, DataPlane
 
 _SERVICE = messages.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-
-_QUESTION = 1 << 16
-"""The largest message in bytes of a method that asks for no inference: names, mostly."""
 
 
 class Infer:
@@ -64,22 +61,27 @@ def service(plane: DataPlane, guard: Guard, limit: int) -> grpc.GenericRpcHandle
         "ModelMetadata": documents.model,
         "ModelConfig": documents.config,
         "ModelStatistics": documents.statistics,
-        "ModelInfer": Infer(plane),
     }
-    handlers = {
-        method.name: guard.handler(
-            Method(
-                name=method.name,
-                parse=_parse_request
-                if method.name == "ModelInfer"
-                else getattr(messages, method.input_type.name).FromString,
-                largest=limit if method.name == "ModelInfer" else _QUESTION,
-                answer=answers.get(method.name, _refuse),
-                is_open=method.name in ("ServerLive", "ServerReady"),
-            )
+    infer = Method(
+        name="ModelInfer",
+        parse=_parse_request,
+        largest=limit,
+        answer=Infer(plane),
+        check=partial(plane.check, None, None),
+    )
+    questions = [
+        Method(
+            name=method.name,
+            parse=getattr(messages, method.input_type.name).FromString,
+            largest=QUESTION,
+            is_question=True,
+            answer=answers.get(method.name, _refuse),
+            is_open=method.name in ("ServerLive", "ServerReady"),
         )
         for method in _SERVICE.methods
-    }
+        if method.name != infer.name
+    ]
+    handlers = {method.name: guard.handler(method) for method in (infer, *questions)}
     return grpc.method_handlers_generic_handler(_SERVICE.full_name, handlers)
 
 

@@ -11,7 +11,9 @@ from parnet_deploy.serve.grpc.guard import Guard
 from parnet_deploy.serve.grpc.methods import service
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.settings import ServeSettings
+from parnet_deploy.serve.transport.budget import Budget
 from parnet_deploy.serve.transport.limits import body_limit
+from parnet_deploy.serve.transport.traffic import Traffic
 
 _FAREWELL = 0.25
 """Seconds for clients to close their connections, once all is answered."""
@@ -57,19 +59,28 @@ class Front:
         return answered
 
 
-async def start(plane: DataPlane, settings: ServeSettings, port: int) -> Front:
+async def start(
+    plane: DataPlane,
+    settings: ServeSettings,
+    port: int,
+    *,
+    budget: Budget | None = None,
+    traffic: Traffic | None = None,
+) -> Front:
     """Listen for gRPC beside HTTP, on the running event loop.
 
     Args:
         plane: what answers; it need not be ready.
         settings: the host, limits and the API key.
         port: 0 for any that is free.
+        budget: of messages, shared with other transports; None: there are none.
+        traffic: told of every call; None: nobody asks.
 
     Raises:
         ServingError: it cannot listen there.
     """
     limit = body_limit(plane.signature, settings)
-    guard = Guard(settings, limit)
+    guard = Guard(settings, limit, budget or Budget(settings.max_buffered), traffic or Traffic())
     server = grpc.aio.server(options=_options(settings, limit))
     server.add_generic_rpc_handlers((service(plane, guard, limit),))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from parnet_deploy.serve.http.body import BodyReader
 from parnet_deploy.serve.http.documents import Documents
 from parnet_deploy.serve.http.guard import POLICY, Guard
 from parnet_deploy.serve.http.inference import Classify, Infer
-from parnet_deploy.serve.http.metrics import HttpMetrics
 from parnet_deploy.serve.http.page import CONTENT_TYPE, page
 from parnet_deploy.serve.http.refusal import NOTHING_HERE, HttpError
 from parnet_deploy.serve.metrics import exposition, registry_of
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.serve.settings import ServeSettings
-from parnet_deploy.serve.signature import Signature
+from parnet_deploy.serve.signature import VERSION, Signature
 from parnet_deploy.serve.transport.budget import Budget
 from parnet_deploy.serve.transport.limits import body_limit
+from parnet_deploy.serve.transport.metrics import TransportMetrics
 from parnet_deploy.serve.transport.traffic import Traffic
 
 _MODEL = "/v2/models/{name}"
@@ -35,6 +38,8 @@ def create_app(
     settings: ServeSettings,
     *,
     traffic: Traffic | None = None,
+    budget: Budget | None = None,
+    calls: Traffic | None = None,
 ) -> Starlette:
     """The application that serves a model.
 
@@ -43,23 +48,31 @@ def create_app(
         recorder: the plane's own; it knows the model's signature, too.
         settings: limits and the API key.
         traffic: told of every request; None: nobody asks.
+        budget: of bodies, shared with other transports; None: there are none.
+        calls: gRPC's traffic, for the metrics; None: there is none.
     """
     traffic = traffic or Traffic()
     signature = recorder.signature
-    budget = Budget(settings.max_buffered)
+    budget = budget or Budget(settings.max_buffered)
     limit = body_limit(signature, settings)
     reader = BodyReader(limit, settings, budget, traffic)
     infer, classify = Infer(plane, reader), Classify(plane, reader, signature)
     work: list[BaseRoute] = [
-        Route(path, endpoint, methods=["POST"], max_body_size=limit)
+        Route(path, endpoint, methods=["POST"])
         for path, endpoint in (
             (f"{_MODEL}/infer", infer),
             ("/classify", classify),
             (f"{_VERSION}/infer", infer),
         )
     ]
-    pages = [_metrics(recorder, HttpMetrics(traffic, budget)), _page(signature)]
-    guard = Middleware(Guard, traffic=traffic, limit=limit, api_key=settings.api_key)
+    pages = [_metrics(recorder, TransportMetrics(budget, traffic, calls)), _page(signature)]
+    guard = Middleware(
+        Guard,
+        traffic=traffic,
+        limit=limit,
+        api_key=settings.api_key,
+        straight=_straight(signature.name, infer, classify),
+    )
     app = Starlette(
         routes=[*work, *_documents(Documents(plane)), *pages],  # in the order they are looked at
         middleware=[guard],
@@ -67,6 +80,16 @@ def create_app(
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _straight(name: str, infer: Infer, classify: Classify) -> dict[str, ASGIApp]:
+    """Endpoints of the work by their paths: the same as of the routes, and sooner found."""
+    model = f"/v2/models/{name}"
+    return {
+        f"{model}/infer": partial(infer.answer, name=name, version=None),
+        f"{model}/versions/{VERSION}/infer": partial(infer.answer, name=name, version=VERSION),
+        "/classify": classify,
+    }
 
 
 def _documents(documents: Documents) -> list[BaseRoute]:
@@ -89,9 +112,9 @@ def _documents(documents: Documents) -> list[BaseRoute]:
     ]
 
 
-def _metrics(recorder: Recorder, http: HttpMetrics) -> BaseRoute:
+def _metrics(recorder: Recorder, transports: TransportMetrics) -> BaseRoute:
     registry = registry_of(recorder)
-    registry.register(http)
+    registry.register(transports)
 
     async def metrics(request: Request) -> Response:
         body, content_type = exposition(registry, request.headers.get("accept", ""))

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
-from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.http.coding import IDENTITY, check_coding, undo
+from parnet_deploy.serve.http.coding import IDENTITY, Coded, check_coding
 from parnet_deploy.serve.http.exchange import Exchange
+from parnet_deploy.serve.http.gathering import Buffer, Counter, Parts, joined
 from parnet_deploy.serve.http.watch import ClientGoneError
 from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.transport.budget import Budget, Hold
-from parnet_deploy.serve.transport.limits import stopping, too_large
+from parnet_deploy.serve.transport.limits import stopping
 from parnet_deploy.serve.transport.traffic import Traffic
 
-_ALIGNMENT = 16
-"""Bytes: where CPython lets the contents of `bytes` begin."""
+_STRAIGHT = 1 << 22
+"""Announced bytes up to which room is made for all of a body as soon as its first part is there."""
 
-_SMALL = 32_768
-"""Compressed bytes that are undone on the event loop: sooner than a thread would begin."""
+_INLINE = 1 << 16
+"""Bytes, compressed and decompressed, that are undone on the event loop: sooner than a thread would
+begin, in a fifth of a millisecond."""
+
+_PIECE = 1 << 20
+"""Bytes that are decompressed before the budget is asked again."""
+
+_UNDOERS = 2
+"""Bodies that are decompressed on threads at the same time."""
 
 
 class BodyReader:
@@ -32,6 +40,8 @@ class BodyReader:
         self._seconds = settings.body_timeout
         self._budget = budget
         self._traffic = traffic
+        self._undoing = asyncio.Semaphore(_UNDOERS)
+        self._undoers = ThreadPoolExecutor(_UNDOERS, thread_name_prefix="decompress")
 
     def hold(self) -> Hold:
         """What one request's body takes of the budget, for as long as it is in memory."""
@@ -46,7 +56,7 @@ class BodyReader:
             exchange: of the request.
             receive: where its body comes from.
             hold: takes what is in memory.
-            aligned: where in the body a tensor begins: an address that is a multiple of 16, so that
+            aligned: where in the body a tensor begins: an address that is a multiple of 64, so that
                 the tensor need not be copied. Of a body that came in one part it may be another.
 
         Raises:
@@ -56,25 +66,55 @@ class BodyReader:
         """
         coding = exchange.content_encoding
         check_coding(coding)
+        is_plain = coding in IDENTITY
         try:
             async with asyncio.timeout(self._seconds) as deadline:
                 with self._traffic.reading(deadline):
-                    parts = await _collect(exchange, receive, hold)
+                    body = await self._gather(exchange, receive, hold, aligned * is_plain)
         except TimeoutError as exc:
             raise self._late() from exc
-        except HTTPException as exc:  # from Starlette's limit
-            if exc.status_code != 413:
-                raise
-            raise too_large(self._limit) from exc
-        if coding in IDENTITY:
-            return parts[0] if len(parts) == 1 else _joined(parts, -aligned % _ALIGNMENT)
-        body = b"".join(parts)
-        if len(body) <= _SMALL:
-            plain = undo(coding, body, self._limit)
-        else:
-            plain = await asyncio.to_thread(undo, coding, body, self._limit)
-        hold.take(len(plain))
-        return plain
+        return body if is_plain else joined(await self._undo(coding, body, hold), aligned)
+
+    async def _gather(
+        self, exchange: Exchange, receive: Receive, hold: Hold, aligned: int
+    ) -> bytes | memoryview:
+        counter = Counter(exchange, hold, self._limit)
+        part, more = await _next(receive)
+        if not more:
+            counter.add(len(part))
+            exchange.body_read = True
+            return part
+        size = exchange.content_length
+        straight = 0 < size <= _STRAIGHT
+        body = Buffer(size, counter, aligned) if straight else Parts(counter, aligned)
+        body.add(part)
+        try:
+            if isinstance(body, Buffer):
+                exchange.hand_over(body.offer)
+            while more:
+                part, more = await _next(receive)
+                body.add(part)
+        finally:
+            exchange.hand_over(None)
+        exchange.body_read = True
+        return body.whole()
+
+    async def _undo(self, coding: bytes, body: bytes | memoryview, hold: Hold) -> list[bytes]:
+        """A compressed body's bytes; a bomb is known before it takes more than the budget has."""
+        coded = Coded(coding, body, self._limit)
+        parts = []
+        if len(body) <= _INLINE:
+            parts.append(coded.read(_INLINE))
+            hold.take(len(parts[0]))
+        if coded.done:
+            return parts
+        loop = asyncio.get_running_loop()
+        async with self._undoing:
+            while not coded.done:
+                part = await loop.run_in_executor(self._undoers, coded.read, _PIECE)
+                hold.take(len(part))
+                parts.append(part)
+        return parts
 
     def _late(self) -> RequestError:
         if self._traffic.draining:
@@ -82,22 +122,13 @@ class BodyReader:
         return RequestError(408, f"the body was not complete after {self._seconds:g} s")
 
 
-async def _collect(exchange: Exchange, receive: Receive, hold: Hold) -> list[bytes]:
-    parts: list[bytes] = []
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        part: bytes = message.get("body", b"")
-        more = message.get("more_body", False)
-        hold.take(len(part))
-        exchange.received += len(part)
-        parts.append(part)
-    exchange.body_read = True
-    return parts
+async def _next(receive: Receive) -> tuple[bytes, bool]:
+    """A part of a body, and whether more come.
 
-
-def _joined(parts: list[bytes], shift: int) -> bytes | memoryview:
-    """Parts as one, so many bytes behind an address that is a multiple of 16."""
-    return memoryview(b"".join((bytes(shift), *parts)))[shift:] if shift else b"".join(parts)
+    Raises:
+        ClientGoneError: none comes.
+    """
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    return message.get("body", b""), message.get("more_body", False)

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.http.exchange import REFUSED
+from parnet_deploy.serve.http.exchange import REFUSED, STRAIGHT
 from parnet_deploy.serve.http.refusal import raw_answer
 from parnet_deploy.serve.http.transport import AnswerTransport
 from parnet_deploy.serve.transport.logs import log_facts
@@ -213,6 +213,11 @@ class Connection(HttpToolsProtocol):
         self._body_bytes += len(body)
         self._chunks.bytes += len(body)
         if self._refused or cycle.response_complete:
+            return
+        offer = cycle.scope.get(STRAIGHT)
+        if offer is not None:
+            if not offer(body):  # type: ignore[operator]  # ours, see `Exchange.hand_over`
+                cycle.message_event.set()
             return
         if not cycle.body:
             cycle.body = body  # type: ignore[assignment]  # `receive` makes bytes of it

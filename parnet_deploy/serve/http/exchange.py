@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import Scope
@@ -17,6 +18,9 @@ KEY = "parnet_deploy.exchange"
 
 REFUSED = "parnet_deploy.refused"
 """Where a connection leaves the status that it answered with in the application's place."""
+
+STRAIGHT = "parnet_deploy.straight"
+"""Where a scope says who takes parts of the body, without a task being woken for each."""
 
 _WANTED = frozenset(
     (
@@ -90,6 +94,16 @@ class Exchange(Asked):
                 400, "Inference-Header-Content-Length is a number of bytes in decimal digits"
             )
         return int(value)
+
+    def hand_over(self, offer: Callable[[bytes], bool] | None) -> None:
+        """Have the connection give parts of the body to `offer`, and wake nobody while it is True.
+
+        None: no longer, and nothing of the body is kept.
+        """
+        if offer is None:
+            self._scope.pop(STRAIGHT, None)
+        else:
+            self._scope[STRAIGHT] = offer
 
     def facts(self) -> dict[str, Any]:
         """What a log says of it: times in milliseconds, sizes in bytes."""

@@ -52,20 +52,32 @@ class Infer:
         self._reader = reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request.
+        """Answer one request, of the model that the route found in its path.
 
         Raises:
             RequestError: it is refused.
             ClientGoneError: nobody is left to be answered.
         """
+        asked = scope["path_params"]
+        await self.answer(scope, receive, send, name=asked["name"], version=asked.get("version"))
+
+    async def answer(
+        self, scope: Scope, receive: Receive, send: Send, *, name: str, version: str | None
+    ) -> None:
+        """Answer one request. What needs no body to be refused is refused before it is read.
+
+        Raises:
+            RequestError: it is refused.
+            ClientGoneError: nobody is left to be answered.
+        """
+        self._plane.check(name, version)
         exchange = exchange_of(scope)
         header_length = exchange.header_length
-        asked = scope["path_params"]
         with self._reader.hold() as hold:
             body = await self._reader.read(exchange, receive, hold, aligned=header_length or 0)
             with Watch(receive):
                 answer, exchange.timing = await self._plane.infer(
-                    asked["name"], asked.get("version"), body, header_length
+                    name, version, body, header_length
                 )
         headers = [(b"content-type", answer.content_type.encode())]
         if answer.header_length is not None:
@@ -96,6 +108,7 @@ class Classify:
             raise HttpError(
                 415, f"a form is not taken apart; {_HOW}", headers=[(b"accept", b"image/*")]
             )
+        self._plane.check(None, None)
         with self._reader.hold() as hold:
             body = await self._reader.read(exchange, receive, hold)
             if not body:

@@ -16,7 +16,7 @@ class Traffic:
         draining: whether the server is about to stop: nothing new is begun.
         connections: connections that are open.
         turned_away: connections beyond the maximum, which are being told so.
-        answers: how many there were, by status.
+        answers: how many there were, by status, or by the name of one.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Traffic:
         self.draining = False
         self.connections = 0
         self.turned_away = 0
-        self.answers: Counter[int] = Counter()
+        self.answers: Counter[int | str] = Counter()
         self._reading: set[asyncio.Timeout] = set()
 
     @contextmanager
