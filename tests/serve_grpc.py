@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import grpc
 import numpy as np
 import uvloop
-from served import PATIENCE, SETTINGS, SIGNATURE
+from served import PATIENCE, SETTINGS, SIGNATURE, GatedRunner, images
 from served_plane import plane_of
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
@@ -30,6 +30,11 @@ from parnet_deploy.spec import Array
 Found = TypeVar("Found")
 
 SERVICE = "/inference.GRPCInferenceService"
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+NO_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+HALF_A_HEADER = b"\0\x40\0\1\4\0\0\0\1\x82"
+"""How HTTP/2 begins (RFC 9113): the preface, settings, and a call's header of 16 KiB cut short."""
 
 
 class Served:
@@ -123,6 +128,36 @@ def typed_request(array: Array, **changes: Any) -> Any:
     del request.raw_input_contents[:]
     request.inputs[0].contents.fp32_contents.extend(array.ravel().tolist())
     return request
+
+
+def request(number: float) -> Any:
+    return raw_request(images(number)["images"])
+
+
+@contextmanager
+def busy(settings: ServeSettings = SETTINGS) -> Iterator[tuple[Served, GatedRunner, Any]]:
+    """A front whose engine runs a first request, and goes on when it is told to."""
+    runner = GatedRunner()
+    with fronted(runner, settings) as served:
+        first = served.stub().ModelInfer.future(request(1))
+        assert runner.begun() == [1]
+        yield served, runner, first
+        runner.finish(1)
+
+
+def waiting(served: Served, count: int) -> None:
+    eventually(lambda: served.plane.model.waiting == count)
+
+
+def unsent() -> tuple[Iterator[bytes], threading.Event]:
+    """A message that does not come, until it is told to."""
+    go = threading.Event()
+
+    def messages() -> Iterator[bytes]:
+        go.wait(PATIENCE)
+        yield request(5).SerializeToString()
+
+    return messages(), go
 
 
 def numbers(response: Any) -> list[float]:

@@ -4,62 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 import tritonclient.grpc as triton
-from serve_grpc import SERVICE, Served, eventually, fronted, numbers, on_loop, raw_request, refused
-from served import PATIENCE, SETTINGS, GatedRunner, images
+from serve_grpc import (
+    HALF_A_HEADER,
+    NO_SETTINGS,
+    PREFACE,
+    SERVICE,
+    Served,
+    busy,
+    eventually,
+    fronted,
+    numbers,
+    refused,
+    request,
+    unsent,
+    waiting,
+)
+from served import PATIENCE, SETTINGS
 from served_plane import counts
 from tritonclient.grpc import service_pb2 as pb
 
-from parnet_deploy.errors import ServingError
-from parnet_deploy.serve.grpc import guard, start
-from parnet_deploy.serve.settings import ServeSettings
+from parnet_deploy.serve.grpc import guard
 
 KEY = "open-sesame"
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-NO_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
-HALF_A_HEADER = b"\0\x40\0\1\4\0\0\0\1\x82"
-"""How HTTP/2 begins (RFC 9113): the preface, settings, and a call's header of 16 KiB cut short."""
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 LATE = grpc.StatusCode.DEADLINE_EXCEEDED
-
-
-def request(number: float) -> Any:
-    return raw_request(images(number)["images"])
-
-
-@contextlib.contextmanager
-def busy(settings: ServeSettings = SETTINGS) -> Iterator[tuple[Served, GatedRunner, Any]]:
-    """A front whose engine runs a first request, and goes on when it is told to."""
-    runner = GatedRunner()
-    with fronted(runner, settings) as served:
-        first = served.stub().ModelInfer.future(request(1))
-        assert runner.begun() == [1]
-        yield served, runner, first
-        runner.finish(1)
-
-
-def waiting(served: Served, count: int) -> None:
-    eventually(lambda: served.plane.model.waiting == count)
-
-
-def unsent() -> tuple[Iterator[bytes], threading.Event]:
-    """A message that does not come, until it is told to."""
-    go = threading.Event()
-
-    def messages() -> Iterator[bytes]:
-        go.wait(PATIENCE)
-        yield request(5).SerializeToString()
-
-    return messages(), go
 
 
 # The key
@@ -344,94 +320,3 @@ def test_a_header_that_is_too_large() -> None:
         code, _, _ = refused(lambda: served.stub().ModelInfer(request(1), metadata=metadata))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert numbers(served.stub().ModelInfer(request(2))) == [2]
-
-
-# The end
-
-
-def test_what_is_in_flight_is_answered() -> None:
-    runner = GatedRunner()
-    with fronted(runner) as served:
-        stub = served.stub()
-        calls = [stub.ModelInfer.future(request(n)) for n in (1, 2)]
-        runner.begun()
-        waiting(served, 1)
-        stopping: Future[bool] = served.stopping(grace=PATIENCE)
-        eventually(lambda: served.front._guard.traffic.draining)
-        code, _, _ = refused(lambda: served.stub().ModelInfer(request(3)))
-        assert code is UNAVAILABLE
-        assert not stopping.done()
-        runner.finish(1)
-        runner.finish(2)
-        assert [numbers(call.result(PATIENCE)) for call in calls] == [[1], [2]]
-        assert stopping.result(PATIENCE) is True
-    assert sorted(runner.log[:2]) == [[1], [2]]  # which comes first is the client's affair
-
-
-def test_a_grace_period_ends() -> None:
-    with busy() as (served, _, first):
-        assert served.stop(grace=0.2) is False
-        assert refused(lambda: first.result(PATIENCE))[0] in (
-            UNAVAILABLE,
-            grpc.StatusCode.CANCELLED,
-        )
-        eventually(lambda: counts(served.plane.recorder) == {"cancelled": 1})
-
-
-def test_a_shorter_grace_period_counts() -> None:
-    with busy() as (served, _, first):
-        patient = served.stopping(grace=600.0)
-        eventually(lambda: served.front._guard.traffic.draining)
-        assert not patient.done()
-        assert served.stop(grace=0.1) is False
-        assert refused(lambda: first.result(PATIENCE))[0] in (
-            UNAVAILABLE,
-            grpc.StatusCode.CANCELLED,
-        )
-        patient.result(PATIENCE)
-
-
-def test_stops_at_once() -> None:
-    for _ in range(20):
-        with fronted() as served:
-            numbers(served.stub().ModelInfer(request(2)))
-            stops = [served.stopping(grace=grace) for grace in (0, 0.1, 600.0, 0)]
-            for stop in stops:
-                stop.result(PATIENCE)
-
-
-def test_a_model_that_drains() -> None:
-    with fronted() as served:
-        served.plane.model.drain()
-        code, details, trailing = refused(lambda: served.stub().ModelInfer(request(1)))
-        assert (code, details) == (UNAVAILABLE, "the server is shutting down")
-        assert trailing["grpc-retry-pushback-ms"] == "5000"
-
-
-def test_messages_that_do_not_come_do_not_keep_it() -> None:
-    with fronted(settings=replace(SETTINGS, body_timeout=600.0)) as served:
-        messages, go = unsent()
-        call = served.channel().stream_unary(f"{SERVICE}/ModelInfer").future(messages)
-        eventually(lambda: served.front._guard.traffic.active == 1)
-        assert served.stop(grace=600.0) is True
-        code, details, _ = refused(lambda: call.result(PATIENCE))
-        assert (code, details) == (UNAVAILABLE, "the server is shutting down")
-        go.set()
-
-
-def test_connections_that_say_nothing_do_not_keep_it() -> None:
-    with fronted() as served, contextlib.ExitStack() as opened:
-        for said in (b"", PREFACE, PREFACE + NO_SETTINGS):
-            idle = socket.create_connection(("127.0.0.1", served.front.port), PATIENCE)
-            opened.enter_context(idle)
-            idle.sendall(said)
-        assert idle.recv(1), "it has been let in"
-        assert numbers(served.stub().ModelInfer(request(2))) == [2]
-        assert served.stop(grace=600.0) is True
-
-
-def test_a_port_that_is_taken() -> None:
-    with fronted() as served:
-        second = on_loop(start(served.plane, SETTINGS, served.front.port))
-        with pytest.raises(ServingError, match="choose another with --grpc-port"):
-            second.result(PATIENCE)
