@@ -130,6 +130,22 @@ def test_a_reader_that_has_stopped_stops_nobody(monkeypatch: pytest.MonkeyPatch)
     assert not writing.is_stuck
 
 
+def test_what_was_logged_can_be_waited_for() -> None:
+    class Pipe(io.StringIO):
+        def write(self, text: str) -> int:
+            time.sleep(0.001)
+            return super().write(text)
+
+    pipe = Pipe()
+    with logging_to(pipe, "text") as writing:
+        for number in range(20):
+            log.info("line %d", number)
+        writing.flush()
+        assert "line 19\n" in pipe.getvalue()
+        log.info("one more")
+    assert "one more" in pipe.getvalue()
+
+
 def test_a_log_that_cannot_be_ended_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "_PATIENCE", 0.05)
     reading = threading.Event()

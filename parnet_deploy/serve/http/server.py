@@ -272,7 +272,7 @@ class _Life:
     def _flush(self) -> None:
         """Have what was logged written."""
         if self.log is not None:
-            self.log.close()
+            self.log.flush()
 
     async def _finish(self, end: float) -> bool:
         """Whether HTTP has answered everything when this time of the loop comes."""

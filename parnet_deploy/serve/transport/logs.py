@@ -9,6 +9,7 @@ import contextlib
 import logging
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -157,6 +158,7 @@ class Log:
     def __init__(self, stream: TextIO, formatter: logging.Formatter) -> None:
         """Begin."""
         self._lines = _Lines()
+        self._writing = False
         self._writer = _Writer(stream)
         self._writer.setFormatter(formatter)
         self.handler = _Sender(self._lines)
@@ -168,6 +170,15 @@ class Log:
         """Whether lines are left that cannot be written."""
         return self._thread.is_alive()
 
+    def flush(self) -> None:
+        """Wait until what was logged is written, unless nobody reads it.
+
+        For signal handlers: no lock is taken, which the code that was interrupted might hold.
+        """
+        end = time.monotonic() + _PATIENCE
+        while (self._lines or self._writing) and time.monotonic() < end:
+            time.sleep(0.005)
+
     def close(self) -> None:
         """Write what is left, unless nobody reads it."""
         self._lines.end()
@@ -176,7 +187,9 @@ class Log:
     def _write(self) -> None:
         told = 0
         for record in self._lines.take():
+            self._writing = True
             self._writer.handle(record)
+            self._writing = False
             dropped = self._lines.dropped
             if dropped > told and not self._lines:  # it has caught up
                 message = f"{dropped - told} lines of this log were dropped: nobody read them"
