@@ -28,7 +28,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 from serving_faults import starts  # noqa: E402
 from serving_faults.deadlines import deadline_scenarios  # noqa: E402
-from serving_faults.loads import load_scenarios  # noqa: E402
+from serving_faults.loads import CLIENTS, load_scenarios  # noqa: E402
 from serving_faults.model import Model, open_model  # noqa: E402
 from serving_faults.scenario import NotHereError, Ours, Scenario, WrongError  # noqa: E402
 from serving_faults.servers import Server, StartError, begun  # noqa: E402
@@ -198,6 +198,50 @@ def test_a_server_that_says_yes_to_everything(
     monkeypatch.setattr("serving_faults.loads.ANSWERS", 1 << 60)
     monkeypatch.setattr("serving_faults.loads.ENOUGH", 0.1)
     assert scenario.check(bad.told(OK)).wrong
+
+
+class Ending(Ours):
+    """Its server answers until it is told to end; then it drops every connection for a while."""
+
+    drops = 2 * CLIENTS  # each client looks once more whether the port is closed
+
+    @contextlib.contextmanager
+    def fresh(self, *options: object) -> Iterator[Server]:
+        self.told, self.dropped = threading.Event(), threading.Semaphore(0)
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        thread = threading.Thread(target=self._take, daemon=True)
+        thread.start()
+        yield Server(port=self.socket.getsockname()[1])
+        thread.join(10)
+
+    def _take(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.socket.accept()
+                with client:
+                    if self.told.is_set() and self.drops:
+                        self.dropped.release()
+                    else:
+                        client.recv(1 << 20)
+                        client.sendall(OK)
+
+    def end(self) -> int:
+        assert all(self.dropped.acquire(timeout=10) for _ in range(self.drops))
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        return 0
+
+
+@pytest.mark.parametrize(("drops", "wrong"), [(2 * CLIENTS, "4 requests are lost"), (0, "")])
+def test_a_server_that_drops_who_comes_after_sigterm(
+    model: Model, tmp_path: Path, drops: int, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = Ending(model=model, engine=tmp_path, folder=tmp_path)
+    side.drops = drops
+    monkeypatch.setattr(Server, "stop", lambda _: side.told.set())
+    monkeypatch.setattr(Server, "end", lambda _: side.end())
+    monkeypatch.setattr("serving_faults.loads.ANSWERS", 4)
+    assert of(load_scenarios(), "SIGTERM under load").check(side).wrong.partition(" (")[0] == wrong
 
 
 def test_an_engine_that_fails_unseen(bad: BadSide) -> None:
