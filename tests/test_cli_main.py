@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
 
@@ -15,7 +16,8 @@ from parnet_deploy.cli import main
 from parnet_deploy.errors import BundleError, ParnetDeployError, SpecError
 
 COMMANDS = [
-    "train", "export", "build-engine", "verify", "predict", "inspect", "variants", "doctor",
+    "train", "export", "build-engine", "verify", "predict", "serve", "triton-repo", "inspect",
+    "variants", "doctor",
 ]  # fmt: skip
 
 
@@ -153,3 +155,15 @@ def test_debug_lets_our_own_loggers_print(options: list[str], said: str) -> None
 @pytest.mark.parametrize("arguments", [["-h"], ["variants"], ["variants", "--json"]])
 def test_a_closed_pipe_is_no_error(arguments: list[str]) -> None:
     assert call_and_close(*arguments, stream="stdout") == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_a_supervisor_has_closed(closed: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" -m parnet_deploy variants {closed}', sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("ImageNet" in done.stdout) == (not re.search(r"(^| )>&-", closed))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from parnet_deploy.cli import packages
 from parnet_deploy.cli.packages import NEEDS, need
 from parnet_deploy.errors import MissingDependencyError
 
@@ -34,6 +35,12 @@ def test_one_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == (
         "train needs scikit-learn, which is not installed: pip install 'parnet-deploy[train]'"
     )
+
+
+def test_a_module_of_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(packages.MODULES, "tritonclient", "no_such_package.grpc")
+    with pytest.raises(MissingDependencyError, match=r"pip install 'parnet-deploy\[grpc\]'"):
+        need("serve --grpc-port")
 
 
 def test_all_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

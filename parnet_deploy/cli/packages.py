@@ -74,10 +74,17 @@ def need(command: str) -> None:
         MissingDependencyError: a package that the command needs is not installed.
     """
     needs = NEEDS[command]
-    found = {name: importlib.util.find_spec(module_of(name)) for name in needs.packages}
-    if missing := [name for name, spec in found.items() if spec is None]:
+    if missing := [name for name in needs.packages if not _is_there(module_of(name))]:
         which = "which is" if len(missing) == 1 else "which are"
         raise MissingDependencyError(
             f"{command} needs {', '.join(missing)}, {which} not installed: "
             f"pip install 'parnet-deploy[{needs.extra}]'"
         )
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module can be found; of one inside a package, the package is imported for that."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package itself is not there
+        return False
