@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.protocol.wording import quoted
 
 T = TypeVar("T")
 
@@ -71,6 +72,25 @@ class RequestMessage(msgspec.Struct, frozen=True, kw_only=True):
     id: str | None = None
 
 
+class _SentTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """An input whose shape is still JSON: a list of a million numbers is no shape."""
+
+    name: str
+    shape: msgspec.Raw
+    datatype: str
+    parameters: InputParameters | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _SentMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """An inference request's JSON as it is sent."""
+
+    inputs: list[_SentTensor]
+    outputs: list[RequestedOutput] | None = None
+    parameters: RequestParameters | None = None
+    id: str | None = None
+
+
 # Responses
 
 
@@ -99,18 +119,50 @@ class ResponseMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     outputs: list[OutputTensor]
 
 
-_REQUESTS = msgspec.json.Decoder(RequestMessage)
+_REQUESTS = msgspec.json.Decoder(_SentMessage)
+_SHAPES = msgspec.json.Decoder(list[int])
+
+_LONGEST_SHAPE = 4096
+"""Bytes of a shape's JSON."""
+
+_MOST_INPUTS = 64
+"""Inputs that are looked at; no model has so many."""
 
 
 def decode_request(data: memoryview) -> RequestMessage:
     """A request's JSON.
 
     Raises:
-        RequestError: 400, as `decode` raises it.
+        RequestError: 400, as `decode` raises it; or there are very many inputs, or axes of one.
     """
     if not data:
         raise RequestError(400, "the body is empty, and an inference request is expected")
-    return decode(_REQUESTS, data, "the request")
+    sent = decode(_REQUESTS, data, "the request")
+    if len(sent.inputs) > _MOST_INPUTS:
+        raise RequestError(400, f"{len(sent.inputs)} inputs are given, and no model has so many")
+    return RequestMessage(
+        inputs=[_tensor(each) for each in sent.inputs],
+        outputs=sent.outputs,
+        parameters=sent.parameters,
+        id=sent.id,
+    )
+
+
+def _tensor(sent: _SentTensor) -> InputTensor:
+    length = memoryview(sent.shape).nbytes
+    if length > _LONGEST_SHAPE:
+        raise RequestError(
+            400,
+            f"the shape of input {quoted(sent.name)} is {length} bytes of JSON, and no shape is "
+            "so long",
+        )
+    return InputTensor(
+        name=sent.name,
+        shape=decode(_SHAPES, sent.shape, f"the shape of input {quoted(sent.name)}"),
+        datatype=sent.datatype,
+        parameters=sent.parameters,
+        data=sent.data,
+    )
 
 
 def decode(decoder: msgspec.json.Decoder[T], data: memoryview | msgspec.Raw, what: str) -> T:
