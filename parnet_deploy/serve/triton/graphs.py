@@ -166,6 +166,6 @@ def _load_onnx() -> Any:
     except ImportError as exc:
         raise MissingDependencyError(
             "writing ONNX graphs for Triton needs onnx, which is not installed: "
-            "pip install 'parnet-deploy[export]'"
+            "pip install 'parnet-deploy[triton]'"
         ) from exc
     return onnx
