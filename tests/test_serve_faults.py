@@ -25,7 +25,7 @@ sys.path.insert(0, str(SCRIPTS))
 from serving_faults.checking import Checker, all_faults  # noqa: E402
 from serving_faults.fault import Fault  # noqa: E402
 from serving_faults.model import Model, open_model  # noqa: E402
-from serving_faults.servers import Server, ours  # noqa: E402
+from serving_faults.servers import Server, ours, wait  # noqa: E402
 from serving_faults.wire import Connection, WireError  # noqa: E402
 
 sys.path.remove(str(SCRIPTS))
@@ -73,7 +73,7 @@ def test_the_list_again_and_again_leaks_nothing(checker: Checker) -> None:
         for fault in FAULTS:
             assert not checker.check(fault).wrong
     assert checker.server is server, "it is the same one"
-    assert server.files() <= files
+    assert wait(lambda: server.files() <= files)
     assert server.memory() - memory < 24 << 20
 
 

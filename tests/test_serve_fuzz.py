@@ -77,7 +77,7 @@ def test_whatever_arrives(model: Model) -> None:
 
         talk_to_it()
         assert server.metric("parnet_requests_rejected_total") > 0, "some were read, and refused"
-        assert settled(server) <= files
+        assert wait(lambda: settled(server) <= files)
         assert server.memory() - memory < MOST_GROWTH
         assert not any("Traceback" in line or "nobody foresaw" in line for line in server.log)
         server.stop()
