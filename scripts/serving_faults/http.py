@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -244,6 +245,19 @@ def _bombs() -> Iterator[Fault]:
             right=frozenset({413}),
             weighed=True,
         )
+    yield Fault(
+        title="15 MiB of numbers in JSON, for an image of fewer",
+        group="bombs",
+        sends=lambda model: once(request("POST", model.path, _numbers(model, 15 * MIB))),
+        right=frozenset({400}),
+        weighed=True,
+    )
+
+
+def _numbers(model: Model, size: int) -> bytes:
+    """JSON that is a list of numbers of so many bytes; as values they would take 16 times that."""
+    start, end = json.dumps({"inputs": [model.numbers([0])]}).encode().split(b"[0]")
+    return start + b"[" + b"0," * (size // 2) + b"0]" + end
 
 
 def unfolding(blocks: int) -> bytes:
