@@ -235,7 +235,7 @@ def test_a_key_from_the_environment(
     monkeypatch.setenv(KEY_VARIABLE, "a-key")
     with serve(engine.path, "--host", "0.0.0.0") as served:
         line = wait_until_ready(served)
-        assert 'curl -H "Authorization: Bearer $PARNET_DEPLOY_API_KEY"' in line
+        assert 'curl -H "Authorization: Bearer KEY"' in line
         data = photo.read_bytes()
         assert served.ask("POST", "/classify", data)[0] == 401
         assert served.ask("POST", "/classify", data, {"Authorization": "Bearer a-key"})[0] == 200
@@ -374,3 +374,12 @@ def test_a_key_in_the_environment_that_is_none(
     """No client could send it."""
     monkeypatch.setenv(KEY_VARIABLE, key)
     one_sentence(call(capsys, "serve", engine.path, "--port", 0), 2, "one word of ASCII")
+
+
+def test_why_there_is_no_server_is_json_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = call(capsys, "serve", tmp_path, "--port", 0, "--log-format", "json")
+    line = json.loads(result.err)
+    assert (result.status, line["level"]) == (1, "error")
+    assert "there is no engine at" in line["message"]

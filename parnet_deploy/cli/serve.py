@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
 from parnet_deploy.bundle import MANIFEST, find_bundles, is_engine, open_engine_bundle
 from parnet_deploy.cli.options import parse_choice
 from parnet_deploy.cli.packages import need
-from parnet_deploy.errors import BundleError, UsageError, os_reason
+from parnet_deploy.errors import BundleError, ParnetDeployError, UsageError, os_reason
 from parnet_deploy.serve.settings import LogFormat, ServeSettings
 
 if TYPE_CHECKING:
@@ -148,7 +150,21 @@ def command(
         api_key=_api_key(api_key_file),
         log_format=cast("LogFormat", parse_choice("--log-format", log_format, LogFormat)),
     )
-    _run(engine, settings, grpc_port)
+    try:
+        _run(engine, settings, grpc_port)
+    except ParnetDeployError as exc:
+        _tell(exc, settings.log_format)
+
+
+def _tell(error: ParnetDeployError, log_format: LogFormat) -> NoReturn:
+    """End with an error; whoever gathers lines of JSON is to see why there are no more."""
+    if log_format == "text":
+        raise error
+    from parnet_deploy.serve.transport.logs import JsonFormatter
+
+    record = logging.LogRecord(__name__, logging.ERROR, "", 0, str(error), None, None)
+    print(JsonFormatter().format(record), file=sys.stderr)
+    raise typer.Exit(error.exit_code) from error
 
 
 def _run(engine: Path, settings: ServeSettings, grpc_port: int | None) -> None:

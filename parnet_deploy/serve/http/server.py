@@ -223,7 +223,7 @@ class _Life:
         gc.freeze()  # what is here by now stays: it need not be looked through again
         signature, url = self.signature, self.listener.url
         keyed = self.settings.api_key is not None
-        key = '-H "Authorization: Bearer $PARNET_DEPLOY_API_KEY" ' * keyed
+        key = '-H "Authorization: Bearer KEY" ' * keyed
         facts: dict[str, object] = {
             "event": "ready",
             "url": url,
