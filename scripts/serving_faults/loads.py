@@ -223,7 +223,6 @@ def _late(side: Side) -> str:
 class _Load:
     statuses: Counter[int] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
-    late: int = 0
     ends_at: float = field(default_factory=lambda: time.monotonic() + 60)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -251,17 +250,11 @@ def _ended(side: Side) -> str:
         raise WrongError(f"some are answered {sorted(others)}", "200 or 503")
     if status != 0:
         raise WrongError(f"exit status {status}", "0")
-    if found.late:
-        return f"all answered but {found.late} that came as the port was closed; exit 0"
     return "all answered; exit 0"
 
 
 def _ask_on(side: Side, server: Server, found: _Load) -> None:
-    """Ask until nobody takes connections, for a minute at most; who was taken gets an answer.
-
-    A system takes connections before its program does, and resets those when the port is closed:
-    who finds the port closed right afterwards came too late.
-    """
+    """Ask until nobody takes connections, for a minute at most; who was taken gets an answer."""
     data = side.model.good()
     while time.monotonic() < found.ends_at:
         try:
@@ -276,21 +269,10 @@ def _ask_on(side: Side, server: Server, found: _Load) -> None:
                 raise WireError("the connection was closed")
         except (OSError, WireError) as exc:
             with found.lock:
-                if _is_closed(server):
-                    found.late += 1
-                else:
-                    found.lost.append(str(exc))
+                found.lost.append(str(exc))
             return
         with found.lock:
             found.statuses[answer.status] += 1
-
-
-def _is_closed(server: Server) -> bool:
-    try:
-        Connection(server.port).close()
-    except OSError:
-        return True
-    return False
 
 
 # --- engines ------------------------------------------------------------------------------------

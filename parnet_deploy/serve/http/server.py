@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from parnet_deploy.serve.engine.model import ServedModel
 from parnet_deploy.serve.http.app import create_app
 from parnet_deploy.serve.http.connection import Connection, Limits
+from parnet_deploy.serve.http.hearing_out import Server
 from parnet_deploy.serve.http.listening import Listener
 from parnet_deploy.serve.http.memory import keep_memory
 from parnet_deploy.serve.plane import DataPlane
@@ -131,15 +132,6 @@ def configure(app: ASGIApp, settings: ServeSettings, traffic: Traffic) -> uvicor
         proxy_headers=False,
         server_header=False,
     )
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server, which leaves signals alone: it would raise them again at the end."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
 
 
 class Front(Protocol):
