@@ -63,12 +63,12 @@ def leak_threads() -> None:
 
 
 def swap() -> None:
-    """Answer a request as the one before it."""
+    """Answer every seventh request as the one before it."""
     sound, answers = DataPlane.infer, []
 
     async def infer(self: DataPlane, *given: Any) -> Any:
         answers.append(await sound(self, *given))
-        return answers[-2 if len(answers) == 50 else -1]
+        return answers[-2 if len(answers) % 7 == 0 else -1]
 
     DataPlane.infer = infer  # type: ignore[method-assign]
 

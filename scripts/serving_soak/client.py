@@ -18,7 +18,7 @@ from serving_soak.network import Picture
 SECONDS = 60.0
 """For one answer."""
 
-_EXAMPLES = 5
+_EXAMPLES = 25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,6 +14,9 @@ from serving_soak.running import Outcome, Plan
 
 _PACKAGES = ("parnet-deploy", "starlette", "uvicorn", "uvloop", "httptools", "numpy")
 
+_SHOWN = 25
+"""Reasons; each client keeps as many."""
+
 
 def markdown(plan: Plan, outcome: Outcome, command: str) -> str:
     """A page with every figure."""
@@ -58,7 +61,7 @@ def markdown(plan: Plan, outcome: Outcome, command: str) -> str:
         f"in flight when all clients have gone; it ended with status {counts.status} on SIGTERM.",
         "",
         *(f"- FAILED: {fault}." for fault in outcome.faults),
-        *(f"  - {reason}" for reason in tally.reasons),
+        *(f"  - {reason}" for reason in tally.reasons[:_SHOWN]),
     ]
     if not outcome.faults:
         lines.append("Every request got one answer, its own and the right one, and nothing grew.")

@@ -34,6 +34,11 @@ _START = 120.0
 _STOP = 40.0
 _QUIET = 10.0
 _EVERY = 0.1
+"""Seconds between two looks at the server; less where there are few requests (`_PER_REQUEST`)."""
+
+_PER_REQUEST = 1e-5
+"""The same for each request: the windows of a short run are short, and need looks in them, too."""
+
 _IN_FLIGHT = re.compile(r"^parnet_requests_in_flight\{.*\} ([0-9.]+)$", re.MULTILINE)
 
 
@@ -149,7 +154,8 @@ def _ask_all(tasks: Sequence[Task], pid: int) -> tuple[Tally, list[Sample]]:
         len(tasks), mp_context=context, initializer=share, initargs=(progress,)
     ) as pool:
         asking = [pool.submit(run, task) for task in tasks]
-        with Watch(pid, lambda: sum(progress), _EVERY) as watch:
+        every = min(_EVERY, _PER_REQUEST * sum(task.requests for task in tasks))
+        with Watch(pid, lambda: sum(progress), every) as watch:
             tallies = [each.result() for each in asking]
     return reduce(add, tallies), watch.samples
 
