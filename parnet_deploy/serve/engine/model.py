@@ -109,9 +109,7 @@ class ServedModel:
         # Any number of images: what is fewer than the engine takes is filled up.
         self._inputs = tuple(replace(s, shape=("N", *s.shape[1:])) for s in signature.inputs)
         self._queue: JobQueue[Task, Answer] = JobQueue(
-            limit=settings.max_batch,
-            delay=settings.max_delay,
-            clock=clock,
+            limit=settings.max_batch, delay=settings.max_delay, clock=clock
         )
         self._decoding: JobQueue[Callable[[], object], object] = JobQueue(clock=clock)
         self._engine = Engine(
