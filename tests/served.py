@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parnet_deploy.bundle import BatchRange
+from parnet_deploy.errors import RequestError
 from parnet_deploy.runtime.base import ClosingRunner, FunctionRunner, Runner
 from parnet_deploy.serve.engine.inference import Answer
 from parnet_deploy.serve.engine.model import ServedModel
@@ -275,3 +276,16 @@ class Desk:
 
 def works(jobs: list[Job[str, str]]) -> list[str]:
     return [job.work for job in jobs]
+
+
+def refused(call: object, status: int) -> RequestError:
+    """The error of something that has been refused with this status."""
+    assert isinstance(call, RequestError), call
+    assert call.status == status
+    return call
+
+
+async def end_of(task: asyncio.Task[object]) -> object:
+    """A task's result, or its error."""
+    (end,) = await asyncio.gather(task, return_exceptions=True)
+    return end

@@ -16,30 +16,19 @@ from served import (
     asked,
     echo_runner,
     echoed,
+    end_of,
     images,
     join_threads,
+    refused,
     run,
     serving,
     settle,
 )
 
 import parnet_deploy.serve.engine.model as model_module
-from parnet_deploy.errors import EngineError, RequestError
+from parnet_deploy.errors import EngineError
 from parnet_deploy.serve.engine.model import ServedModel, State
 from parnet_deploy.serve.recording import Recorder
-
-
-def refused(call: object, status: int) -> RequestError:
-    """The error of something that has been refused with this status."""
-    assert isinstance(call, RequestError), call
-    assert call.status == status
-    return call
-
-
-async def end_of(task: asyncio.Task[object]) -> object:
-    """A task's result, or its error."""
-    (end,) = await asyncio.gather(task, return_exceptions=True)
-    return end
 
 
 def test_draining_lets_nobody_in_and_answers_who_is() -> None:

@@ -19,8 +19,10 @@ from served import (
     counting_runner,
     echo_runner,
     echoed,
+    end_of,
     images,
     join_threads,
+    refused,
     run,
     serving,
     settle,
@@ -30,19 +32,6 @@ from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.engine.model import ServedModel, State
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.spec import Array
-
-
-def refused(call: object, status: int) -> RequestError:
-    """The error of something that has been refused with this status."""
-    assert isinstance(call, RequestError), call
-    assert call.status == status
-    return call
-
-
-async def end_of(task: asyncio.Task[object]) -> object:
-    """A task's result, or its error."""
-    (end,) = await asyncio.gather(task, return_exceptions=True)
-    return end
 
 
 def test_it_answers_and_says_what_it_took() -> None:

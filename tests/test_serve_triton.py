@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from conftest import export_tiny, tiny_spec
 from google.protobuf import json_format
-from triton_engines import VERSION, cpu_engine, read_config, stamp_engine
+from triton_engines import VERSION, cpu_engine, read_config, stamp_engine, write
 
 from parnet_deploy.bundle import BatchRange, EngineBundle, ModelBundle
 from parnet_deploy.errors import UsageError
-from parnet_deploy.serve.triton import RepositorySettings, write_repository
 
 FACTS = {"engine", "engine_manifest_sha256", "model_manifest_sha256", "precision", "scores"}
 FACTS |= {"preprocessing"}
@@ -47,11 +46,6 @@ def dynamic(tiny_bundle_dynamic: ModelBundle, folder: Path) -> EngineBundle:
 def dynamic_split(tiny_bundle_dynamic: ModelBundle, folder: Path) -> EngineBundle:
     """Stem shared."""
     return cpu_engine(tiny_bundle_dynamic, folder / "dynamic-split", split=True)
-
-
-def write(bundle: EngineBundle, final: Path, **settings: Any) -> Path:
-    write_repository(bundle, final, RepositorySettings(**settings))
-    return final
 
 
 def fields(repository: Path, model: str) -> dict[str, Any]:

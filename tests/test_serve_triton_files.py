@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from conftest import export_tiny
-from triton_engines import cpu_engine, read_config, stamp_engine
+from triton_engines import cpu_engine, read_config, stamp_engine, write
 
 from parnet_deploy.bundle import (
     BatchRange,
@@ -54,11 +54,6 @@ def dynamic(tiny_bundle_dynamic: ModelBundle, folder: Path) -> EngineBundle:
 def dynamic_split(tiny_bundle_dynamic: ModelBundle, folder: Path) -> EngineBundle:
     """Stem shared."""
     return cpu_engine(tiny_bundle_dynamic, folder / "dynamic-split", split=True)
-
-
-def write(bundle: EngineBundle, final: Path, **settings: Any) -> Path:
-    write_repository(bundle, final, RepositorySettings(**settings))
-    return final
 
 
 # -- files

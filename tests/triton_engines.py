@@ -12,6 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from parnet_deploy.bundle import EngineBundle, EngineStage, ModelBundle
 from parnet_deploy.engine import BuildOptions, BuildStage, build_engine, make_builder
 from parnet_deploy.runtime.tensorrt_target import PlanTarget
+from parnet_deploy.serve.triton import RepositorySettings, write_repository
 from parnet_deploy.spec import Backend
 
 VERSION = "10.13.3.9"
@@ -84,3 +85,9 @@ def read_config(repository: Path, model: str) -> Any:
     """A model's configuration as Triton reads it: text of the message ``ModelConfig``."""
     text = (repository / model / "config.pbtxt").read_text(encoding="ascii")
     return text_format.Parse(text, pb.ModelConfig())
+
+
+def write(bundle: EngineBundle, final: Path, **settings: Any) -> Path:
+    """A repository of an engine at `final`."""
+    write_repository(bundle, final, RepositorySettings(**settings))
+    return final
