@@ -23,6 +23,7 @@ from parnet_deploy.serve.classify import Classification
 from parnet_deploy.serve.http.app import create_app
 from parnet_deploy.serve.http.listening import Listener, bind
 from parnet_deploy.serve.http.server import Server, configure
+from parnet_deploy.serve.plane import Lone
 from parnet_deploy.serve.protocol.metadata import (
     ModelMetadata,
     ServerMetadata,
@@ -85,7 +86,13 @@ class Plane:
             raise self.refusal
 
     async def infer(
-        self, name: str, version: str | None, body: bytes, header_length: int | None
+        self,
+        name: str,
+        version: str | None,
+        body: bytes,
+        header_length: int | None,
+        *,
+        lone: Lone,
     ) -> tuple[EncodedResponse, Timing]:
         self._check(name, version)
         self.asked.append((name, version, body, header_length))
@@ -99,7 +106,7 @@ class Plane:
         )
         return answer, TIMING
 
-    async def classify(self, body: bytes, *, top: int, trace: bool) -> Classification:
+    async def classify(self, body: bytes, *, top: int, trace: bool, lone: Lone) -> Classification:
         self.asked.append((body, top, trace))
         await self._do()
         guesses = tuple(

@@ -87,9 +87,10 @@ def plane_of(
 
 def counts(recorder: Recorder) -> dict[str, int]:
     """How requests ended, where any did."""
-    found = {"answered": recorder.total.count, "cancelled": recorder.cancelled_ones.count}
-    tallies = recorder.rejected_for | recorder.failed_for
-    found |= {str(reason): tally.count for reason, tally in tallies.items()}
+    with recorder.counted():
+        found = {"answered": recorder.total.count, "cancelled": recorder.cancelled_ones.count}
+        tallies = recorder.rejected_for | recorder.failed_for
+        found |= {str(reason): tally.count for reason, tally in tallies.items()}
     return {name: count for name, count in found.items() if count}
 
 

@@ -53,7 +53,7 @@ class _Recorded(Collector):
 
     def collect(self) -> Iterator[Metric]:
         levels = self._recorder.levels()
-        with self._recorder.lock:
+        with self._recorder.counted():
             families = [*self._histograms(), *self._counters()]
         yield from families
         yield self._counter(

@@ -45,6 +45,9 @@ Read = Callable[[Signature], InferRequest]
 Write = Callable[[InferRequest, Arrays, Signature], Written]
 """Makes an answer of a request and the model's outputs."""
 
+Lone = Callable[[], bool]
+"""Tells whether a transport knows of no other request than the one that asks."""
+
 LARGE_JSON = 1 << 16
 """Bytes of JSON in a body from which on it is parsed on a thread: about a millisecond."""
 
@@ -154,6 +157,8 @@ class DataPlane:
         version: str | None,
         body: bytes | memoryview,
         header_length: int | None,
+        *,
+        lone: Lone = bool,
     ) -> tuple[EncodedResponse, Timing]:
         """Answer an inference request of the Open Inference Protocol.
 
@@ -162,6 +167,7 @@ class DataPlane:
             version: the model's, or None for any.
             body: JSON, and behind it the bytes of binary tensors.
             header_length: bytes of the JSON, or None where all of the body is.
+            lone: asked before the engine is; its run may hold the event loop up for a lone request.
 
         Raises:
             RequestError: 400, 404, 500, 503 or 504.
@@ -169,7 +175,7 @@ class DataPlane:
         read = partial(parse_request, body, header_length)
         in_json = len(body) if header_length is None else header_length
         is_large = in_json > LARGE_JSON or len(body) > LARGE_BINARY
-        return await self.answer(name, version, read, encode_response, is_large=is_large)
+        return await self.answer(name, version, read, encode_response, is_large=is_large, lone=lone)
 
     async def answer(
         self,
@@ -179,6 +185,7 @@ class DataPlane:
         write: Write[Written],
         *,
         is_large: bool,
+        lone: Lone = bool,
     ) -> tuple[Written, Timing]:
         """Answer an inference request, whatever it and its answer are made of.
 
@@ -188,24 +195,30 @@ class DataPlane:
             read: makes the request.
             write: makes its answer.
             is_large: whether reading takes so long that it is done on a thread.
+            lone: as of `infer`.
 
         Raises:
             RequestError: 404, 500, 503, 504, or as `read`.
         """
-        return await self._recorded(self._answer(name, version, read, write, is_large=is_large))
+        return await self._recorded(
+            self._answer(name, version, read, write, is_large=is_large, lone=lone)
+        )
 
-    async def classify(self, body: bytes, *, top: int = 5, trace: bool = False) -> Classification:
+    async def classify(
+        self, body: bytes, *, top: int = 5, trace: bool = False, lone: Lone = bool
+    ) -> Classification:
         """Tell what is in an image.
 
         Args:
             body: an image file.
             top: how many classes, the likeliest first.
             trace: tell when each stage of the engine works, too; it is run once more for that.
+            lone: as of `infer`.
 
         Raises:
             RequestError: 400, 500, 503 or 504.
         """
-        return await self._recorded(self._classify(body, top, trace))
+        return await self._recorded(self._classify(body, top, trace, lone))
 
     async def _answer(
         self,
@@ -215,17 +228,18 @@ class DataPlane:
         write: Write[Written],
         *,
         is_large: bool,
+        lone: Lone,
     ) -> tuple[Written, Timing]:
         self._check_model(name, version)
         with self.model.admit() as ticket:
             request, feeds = await self._read(ticket, read, is_large=is_large)
-            answer = _checked(await self.model.run(ticket, feeds))
+            answer = _checked(await self.model.run(ticket, feeds, lone=lone()))
             written = await self._write(ticket, write, request, answer.outputs)
             timing = self._timing(ticket, answer)
         self.recorder.answered(timing, request.batch)
         return written, timing
 
-    async def _classify(self, body: bytes, top: int, trace: bool) -> Classification:
+    async def _classify(self, body: bytes, top: int, trace: bool, lone: Lone) -> Classification:
         if top < 1:
             raise invalid(f"at least one class is asked for, not {top}")
         with self.model.admit() as ticket:
@@ -233,7 +247,8 @@ class DataPlane:
             image = await self.model.prepare(
                 ticket, partial(decode_files, (body,), signature, max_pixels, ticket.check)
             )
-            answer = await self.model.run(ticket, {signature.image.name: image}, trace=trace)
+            feeds = {signature.image.name: image}
+            answer = await self.model.run(ticket, feeds, trace=trace, lone=lone())
             guesses = guess(_checked(answer).outputs, signature, top)
             timing = self._timing(ticket, answer)
         self.recorder.answered(timing, 1)

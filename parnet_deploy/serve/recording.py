@@ -8,7 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from parnet_deploy.serve.engine.unanswered import FAILED, REJECTED, Reason
@@ -19,6 +21,9 @@ BUCKETS = (
     *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
 )
 """Upper bounds of a histogram's buckets in seconds; beyond the last is one without a bound."""
+
+_KEPT = 1024
+"""Answers that are noted before they are counted: noting is all that a request has to wait for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,8 +100,8 @@ class Histogram(Tally):
 class Recorder:
     """Counts what happened since the server began. Safe to use from any thread.
 
-    Every request that the data plane is asked for ends in exactly one of `answered`, `rejected`,
-    `failed` and `cancelled`.
+    Every request that the data plane is asked for ends in exactly one of `answered`, `refused` and
+    `cancelled`. What is counted is looked at within `counted`.
 
     Attributes:
         signature: the model that requests are for.
@@ -107,13 +112,14 @@ class Recorder:
         images: images of answered requests.
         runs: of the engine, by its batch size.
         last: when a request was last answered: milliseconds since 1970.
-        lock: held while anything is changed.
     """
 
     def __init__(self, signature: Signature) -> None:
         """Nothing has happened yet."""
         self.signature = signature
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._answers: deque[tuple[Timing, int, int]] = deque()
+        self._runs: deque[tuple[int, float]] = deque()
         self.prepare = Histogram()
         self.queue = Histogram()
         self.infer = Histogram()
@@ -137,27 +143,45 @@ class Recorder:
 
     def answered(self, timing: Timing, images: int) -> None:
         """A request of so many images was answered."""
-        with self.lock:
-            self.prepare.add(timing.prepare)
-            self.queue.add(timing.queue)
-            self.infer.add(timing.infer)
-            self.output.add(timing.output)
-            self.total.add(timing.total)
-            self.images += images
-            self.last = time.time_ns() // 1_000_000
+        self._answers.append((timing, images, time.time_ns()))
+        if len(self._answers) > _KEPT:
+            with self.counted():
+                pass
 
     def refused(self, reason: Reason, seconds: float) -> None:
         """A request got an error, after so many seconds."""
         tallies = self.rejected_for if reason in REJECTED else self.failed_for
-        with self.lock:
+        with self._lock:
             tallies[reason].add(seconds)
 
     def cancelled(self, seconds: float) -> None:
         """A request's client went away, after so many seconds."""
-        with self.lock:
+        with self._lock:
             self.cancelled_ones.add(seconds)
 
     def ran(self, batch: int, seconds: float) -> None:
         """The engine ran a batch."""
-        with self.lock:
-            self.runs.setdefault(batch, Tally()).add(seconds)
+        self._runs.append((batch, seconds))
+        if len(self._runs) > _KEPT:
+            with self.counted():
+                pass
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Inside the block everything that has happened is counted, and nothing changes."""
+        with self._lock:
+            while self._answers:
+                self._count(*self._answers.popleft())
+            while self._runs:
+                batch, seconds = self._runs.popleft()
+                self.runs.setdefault(batch, Tally()).add(seconds)
+            yield
+
+    def _count(self, timing: Timing, images: int, when: int) -> None:
+        self.prepare.add(timing.prepare)
+        self.queue.add(timing.queue)
+        self.infer.add(timing.infer)
+        self.output.add(timing.output)
+        self.total.add(timing.total)
+        self.images += images
+        self.last = when // 1_000_000

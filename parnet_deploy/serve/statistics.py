@@ -20,7 +20,7 @@ def statistics(recorder: Recorder) -> dict[str, Any]:
     Requests that were turned away count as failed. Whatever its times, ``compute_input`` is
     parsing, decoding and preprocessing, and ``compute_output`` is putting the answer down.
     """
-    with recorder.lock:
+    with recorder.counted():
         errors = [*recorder.rejected_for.values(), *recorder.failed_for.values()]
         return {
             "model_stats": [

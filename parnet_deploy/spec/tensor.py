@@ -67,10 +67,11 @@ def check_feeds(specs: Iterable[TensorSpec], feeds: Mapping[str, Array]) -> None
         RunnerError: an array is missing, is not an input, or does not fit its contract.
     """
     wanted = {spec.name: spec for spec in specs}
+    if wanted.keys() == feeds.keys():
+        for name, spec in wanted.items():
+            spec.check(feeds[name])
+        return
     missing = sorted(wanted.keys() - feeds.keys())
     extra = sorted(feeds.keys() - wanted.keys())
-    if missing or extra:
-        parts = [f"missing {missing}"] * bool(missing) + [f"not inputs: {extra}"] * bool(extra)
-        raise RunnerError(f"the inputs are {sorted(wanted)}; {'; '.join(parts)}")
-    for name, spec in wanted.items():
-        spec.check(feeds[name])
+    parts = [f"missing {missing}"] * bool(missing) + [f"not inputs: {extra}"] * bool(extra)
+    raise RunnerError(f"the inputs are {sorted(wanted)}; {'; '.join(parts)}")

@@ -1,8 +1,8 @@
-"""Requests run on an engine: what its threads do."""
+"""Requests run on an engine: what its threads do, and the event loop's where that is sooner."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,13 @@ from parnet_deploy.serve.engine.queue import Job
 from parnet_deploy.serve.engine.restarting import Engine
 from parnet_deploy.serve.engine.unanswered import CountedError
 from parnet_deploy.serve.recording import Recorder
+
+SHORT = 0.005
+"""Seconds. A run that takes less may hold the event loop up: whoever comes meanwhile would have to
+wait for the engine anyway."""
+
+_NEWEST = 0.125
+"""What the newest run counts for in what the next is expected to take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -56,31 +63,49 @@ class Inference:
         self._batch = batch
         self._recorder = recorder
         self._clock = clock
+        self._expected: float | None = None
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the next run may be expected to take less than `SHORT`."""
+        return self._expected is not None and self._expected < SHORT
 
     def __call__(self, jobs: list[Job[Task, Answer]]) -> None:
         """Run jobs as one batch, and answer or refuse each of them."""
-        rows = [job.rows for job in jobs]
-        feeds = gather([job.work.feeds for job in jobs], self._batch)
-        begun = self._clock()
         try:
-            outputs, infer, spans = self._engine.use(
-                partial(self._run, feeds=feeds, trace=jobs[0].work.trace)
-            )
+            answers = self.run([job.work for job in jobs], [job.queued for job in jobs])
         except CountedError as exc:
             for job in jobs:
                 job.refuse(exc.again())
             return
+        for job, answer in zip(jobs, answers, strict=True):
+            job.answer(answer)
+
+    def run(self, tasks: Sequence[Task], queued: Sequence[float]) -> list[Answer]:
+        """Run tasks as one batch, in the thread that asks.
+
+        Args:
+            tasks: in order; the first says whether stages are traced.
+            queued: since when each has waited.
+
+        Raises:
+            RequestError: 503 where the engine is down; 500 where it failed.
+        """
+        feeds = gather([task.feeds for task in tasks], self._batch)
+        begun = self._clock()
+        outputs, infer, spans = self._engine.use(
+            partial(self._run, feeds=feeds, trace=tasks[0].trace)
+        )
+        before = infer if self._expected is None else self._expected
+        self._expected = before + _NEWEST * (infer - before)
         self._recorder.ran(rows_of(feeds), infer)
-        for job, part in zip(jobs, split(outputs, rows), strict=True):
-            job.answer(
-                Answer(
-                    outputs=part,
-                    prepare=job.work.prepare,
-                    queue=begun - job.queued,
-                    infer=infer,
-                    spans=spans,
-                )
+        parts = split(outputs, [rows_of(task.feeds) for task in tasks])
+        return [
+            Answer(
+                outputs=part, prepare=task.prepare, queue=begun - since, infer=infer, spans=spans
             )
+            for task, since, part in zip(tasks, queued, parts, strict=True)
+        ]
 
     def _run(
         self, runner: Runner, *, feeds: Arrays, trace: bool

@@ -24,6 +24,7 @@ from parnet_deploy.serve.engine.unanswered import (
     not_ready,
     queue_full,
     stopped,
+    timed_out,
 )
 from parnet_deploy.serve.engine.warming import warm_up
 from parnet_deploy.serve.engine.worker import Workers
@@ -105,6 +106,7 @@ class ServedModel:
         self._started = self._draining = self._stopped = False
         self._preparing = 0
         self._open = 0
+        self._held_since: float | None = None
         self._emptied: list[asyncio.Future[None]] = []
         # Any number of images: what is fewer than the engine takes is filled up.
         self._inputs = tuple(replace(s, shape=("N", *s.shape[1:])) for s in signature.inputs)
@@ -120,9 +122,10 @@ class ServedModel:
             backoff=backoff,
             clock=clock,
         )
+        self._inference = Inference(self._engine, signature.batch, recorder, clock)
         self._runners = Workers(
             self._queue,
-            Inference(self._engine, signature.batch, recorder, clock),
+            self._inference,
             count=settings.contexts,
             name="engine",
         )
@@ -170,6 +173,11 @@ class ServedModel:
     def waiting(self) -> int:
         """Requests that wait for the engine, or are being prepared for it."""
         return self._preparing + len(self._queue)
+
+    def holding_for(self) -> float:
+        """Seconds for which a run has held the event loop up; 0 where none does. For any thread."""
+        since = self._held_since
+        return 0.0 if since is None else self._clock() - since
 
     def start(self) -> None:
         """Open the engine, warm it up and start the threads; returns when it is ready.
@@ -221,13 +229,16 @@ class ServedModel:
         )
         return cast("Made", found)  # what the work gave: the queue holds work of every kind
 
-    async def run(self, ticket: Ticket, feeds: Arrays, *, trace: bool = False) -> Answer:
+    async def run(
+        self, ticket: Ticket, feeds: Arrays, *, trace: bool = False, lone: bool = False
+    ) -> Answer:
         """Run the engine.
 
         Args:
             ticket: of a request that was let in.
             feeds: by name, as the signature says, of 1 to `batch.max` images.
             trace: run a second time to tell when each stage works, where the runner can.
+            lone: no other request is known of, so that a short run may hold the event loop up.
 
         Raises:
             RequestError: 400, the arrays do not fit; 503, the engine failed before it was asked;
@@ -238,6 +249,8 @@ class ServedModel:
         now = self._clock()
         task = Task(feeds=feeds, prepare=now - ticket.began, trace=trace)
         self._prepared(ticket)  # from here on the queue's length counts it
+        if lone and not trace and self._runs_at_once:
+            return self._at_once(ticket, task, now)
         return await self._queue.result(
             Job(task, queued=now, deadline=ticket.deadline, rows=rows, alone=trace)
         )
@@ -272,6 +285,26 @@ class ServedModel:
             self._engine.close(CLOSING),
         )
         return all(ended)
+
+    @property
+    def _runs_at_once(self) -> bool:
+        """Whether a lone request is run sooner than a thread could be woken for it."""
+        is_alone = self._open == 1 and self._engine.is_idle
+        return is_alone and not self.settings.max_delay and self._inference.is_short
+
+    def _at_once(self, ticket: Ticket, task: Task, queued: float) -> Answer:
+        """Run in this thread, the event loop's.
+
+        To wake another, and to be woken by it, takes longer than all else that is done here.
+        """
+        self._held_since = self._clock()
+        try:
+            (answer,) = self._inference.run([task], [queued])
+        finally:
+            self._held_since = None
+        if self._clock() >= ticket.deadline:
+            raise timed_out()
+        return answer
 
     def _stalled(self) -> bool:
         return self._engine.running_for() > self.settings.stall

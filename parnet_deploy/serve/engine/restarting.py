@@ -71,6 +71,11 @@ class Engine:
         """Whether there is a runner."""
         return self._runner is not None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no run is under way."""
+        return not self._runs
+
     def open(self) -> None:
         """Open the runner for the first time.
 

@@ -56,7 +56,8 @@ def create_app(
     budget = budget or Budget(settings.max_buffered)
     limit = body_limit(signature, settings)
     reader = BodyReader(limit, settings, budget, traffic)
-    infer, classify = Infer(plane, reader), Classify(plane, reader, signature)
+    infer = Infer(plane, reader, traffic.is_lone)
+    classify = Classify(plane, reader, traffic.is_lone, signature)
     work: list[BaseRoute] = [
         Route(path, endpoint, methods=["POST"])
         for path, endpoint in (

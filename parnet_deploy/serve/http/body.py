@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from starlette.types import Receive
 
@@ -16,6 +18,8 @@ from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.transport.budget import Budget, Hold
 from parnet_deploy.serve.transport.limits import stopping
 from parnet_deploy.serve.transport.traffic import Traffic
+
+Made = TypeVar("Made")
 
 _STRAIGHT = 1 << 22
 """Announced bytes up to which room is made for all of a body as soon as its first part is there."""
@@ -67,13 +71,18 @@ class BodyReader:
         coding = exchange.content_encoding
         check_coding(coding)
         is_plain = coding in IDENTITY
+        gathering = self._gather(exchange, receive, hold, aligned * is_plain)
+        body = await (gathering if exchange.is_complete else self._in_time(gathering))
+        return body if is_plain else joined(await self._undo(coding, body, hold), aligned)
+
+    async def _in_time(self, gathering: Awaitable[Made]) -> Made:
+        """A body that may never be complete."""
         try:
             async with asyncio.timeout(self._seconds) as deadline:
                 with self._traffic.reading(deadline):
-                    body = await self._gather(exchange, receive, hold, aligned * is_plain)
+                    return await gathering
         except TimeoutError as exc:
             raise self._late() from exc
-        return body if is_plain else joined(await self._undo(coding, body, hold), aligned)
 
     async def _gather(
         self, exchange: Exchange, receive: Receive, hold: Hold, aligned: int

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.http.exchange import REFUSED, STRAIGHT
+from parnet_deploy.serve.http.exchange import COMPLETE, REFUSED, STRAIGHT
 from parnet_deploy.serve.http.refusal import raw_answer
 from parnet_deploy.serve.http.transport import AnswerTransport
 from parnet_deploy.serve.transport.logs import log_facts
@@ -233,6 +233,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request's last byte."""
         if not self._refused:
+            self.cycle.scope[COMPLETE] = True  # type: ignore[literal-required]  # ours
             super().on_message_complete()
 
     # --- answers ----------------------------------------------------------------------------------

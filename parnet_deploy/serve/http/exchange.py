@@ -22,6 +22,9 @@ REFUSED = "parnet_deploy.refused"
 STRAIGHT = "parnet_deploy.straight"
 """Where a scope says who takes parts of the body, without a task being woken for each."""
 
+COMPLETE = "parnet_deploy.complete"
+"""What a scope has as soon as all of its request has come."""
+
 _WANTED = frozenset(
     (
         b"authorization",
@@ -57,6 +60,11 @@ class Exchange(Asked):
         self.body_read = False
         self.status = 0
         scope[KEY] = self
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the body has come, so that it need not be waited for."""
+        return COMPLETE in self._scope
 
     @property
     def content_length(self) -> int:

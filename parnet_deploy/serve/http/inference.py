@@ -17,7 +17,7 @@ from parnet_deploy.serve.http.exchange import exchange_of
 from parnet_deploy.serve.http.page import TOP
 from parnet_deploy.serve.http.refusal import JSON, Headers, HttpError
 from parnet_deploy.serve.http.watch import Watch
-from parnet_deploy.serve.plane import DataPlane
+from parnet_deploy.serve.plane import DataPlane, Lone
 from parnet_deploy.serve.recording import Timing
 from parnet_deploy.serve.signature import Signature
 
@@ -46,10 +46,11 @@ class Classified:
 class Infer:
     """``POST /v2/models/NAME/infer``."""
 
-    def __init__(self, plane: DataPlane, reader: BodyReader) -> None:
-        """Ask `plane`."""
+    def __init__(self, plane: DataPlane, reader: BodyReader, lone: Lone) -> None:
+        """Ask `plane`; `lone` tells whether there is no other request."""
         self._plane = plane
         self._reader = reader
+        self._lone = lone
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, of the model that the route found in its path.
@@ -77,7 +78,7 @@ class Infer:
             body = await self._reader.read(exchange, receive, hold, aligned=header_length or 0)
             with Watch(receive):
                 answer, exchange.timing = await self._plane.infer(
-                    name, version, body, header_length
+                    name, version, body, header_length, lone=self._lone
                 )
         headers = [(b"content-type", answer.content_type.encode())]
         if answer.header_length is not None:
@@ -88,10 +89,13 @@ class Infer:
 class Classify:
     """``POST /classify?top=5&trace=false``."""
 
-    def __init__(self, plane: DataPlane, reader: BodyReader, signature: Signature) -> None:
-        """Ask `plane`, whose model has this signature."""
+    def __init__(
+        self, plane: DataPlane, reader: BodyReader, lone: Lone, signature: Signature
+    ) -> None:
+        """Ask `plane`, whose model has this signature; `lone` is as of `Infer`."""
         self._plane = plane
         self._reader = reader
+        self._lone = lone
         self._model = signature.name
         self._classes = len(signature.labels)
 
@@ -114,7 +118,9 @@ class Classify:
             if not body:
                 raise RequestError(400, f"the body is empty; {_HOW}")
             with Watch(receive):
-                found = await self._plane.classify(bytes(body), top=top, trace=trace)
+                found = await self._plane.classify(
+                    bytes(body), top=top, trace=trace, lone=self._lone
+                )
         exchange.timing = found.timing
         answer = Classified(
             model=self._model, predictions=found.guesses, timing=found.timing, spans=found.spans

@@ -25,6 +25,7 @@ from parnet_deploy.serve.http.connection import Connection, Limits
 from parnet_deploy.serve.http.hearing_out import Server
 from parnet_deploy.serve.http.listening import Listener
 from parnet_deploy.serve.http.memory import keep_memory
+from parnet_deploy.serve.http.watchdog import watching
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.serve.settings import ServeSettings
@@ -89,8 +90,10 @@ def serve(
     traffic = Traffic()
     app = create_app(plane, recorder, settings, traffic=traffic, budget=budget, calls=calls)
     config = configure(app, settings, traffic)
+    server = Server(config)
+    traffic.tasks = server.server_state.tasks
     life = _Life(
-        server=Server(config),
+        server=server,
         model=model,
         signature=recorder.signature,
         settings=settings,
@@ -173,7 +176,8 @@ class _Life:
     async def run(self) -> int:
         """See `serve`."""
         stop = asyncio.Event()
-        with _noted_signals(stop, self._flush):
+        overseen = watching(self.model.holding_for, self.settings.stall, flush=self._flush)
+        with _noted_signals(stop, self._flush), overseen:
             self.front = await self.beside() if self.beside else None
             self.listener.listen()
             serving = asyncio.create_task(self.server.serve(list(self.listener.sockets)))

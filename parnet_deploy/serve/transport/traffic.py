@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 
 
@@ -17,6 +17,7 @@ class Traffic:
         connections: connections that are open.
         turned_away: connections beyond the maximum, which are being told so.
         answers: how many there were, by status, or by the name of one.
+        tasks: one for each request whose header is complete, those included that have not begun.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,12 @@ class Traffic:
         self.connections = 0
         self.turned_away = 0
         self.answers: Counter[int | str] = Counter()
+        self.tasks: Sized = ()
         self._reading: set[asyncio.Timeout] = set()
+
+    def is_lone(self) -> bool:
+        """Whether the request that asks is the only one."""
+        return len(self.tasks) == 1
 
     @contextmanager
     def reading(self, deadline: asyncio.Timeout) -> Iterator[None]:
