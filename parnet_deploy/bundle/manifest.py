@@ -16,6 +16,7 @@ from parnet_deploy.spec import (
     StemMode,
     TensorSpec,
 )
+from parnet_deploy.spec.quantisation import Quantisation
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -129,6 +130,7 @@ class ModelManifest:
     source: Source
     opset: int
     precision: str = "fp32"
+    quantisation: Quantisation | None = None
     stem: StemMode
     batch: BatchRange
     softmax: bool
@@ -193,6 +195,7 @@ class EngineManifest:
         options: how it was built, with the names of the backend's own flags.
         source: where the model's weights came from.
         precision: that of the graphs it was built from.
+        quantisation: of those graphs; None where they are not quantised.
         computes: what its engines compute in: a precision, or ``tf32``; backends on a CPU run
             graphs in float16 in float32. Empty where the bundle is older than this entry.
     """
@@ -206,6 +209,7 @@ class EngineManifest:
     spec: ParNetSpec
     form: DeployForm
     precision: str
+    quantisation: Quantisation | None = None
     batch: BatchRange
     softmax: bool
     preprocessing: Preprocessing

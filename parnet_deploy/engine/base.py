@@ -303,6 +303,7 @@ def _manifest(
         spec=source.spec,
         form=source.form,
         precision=source.precision,
+        quantisation=source.quantisation,
         batch=source.batch,
         softmax=source.softmax,
         preprocessing=source.preprocessing,

@@ -9,7 +9,7 @@ from parnet_deploy.errors import SpecError
 from parnet_deploy.spec.counts import depth
 from parnet_deploy.spec.parnet import ParNetSpec
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -33,6 +33,10 @@ class Arithmetic:
 _ARITHMETIC: dict[Precision, Arithmetic] = {
     "fp32": Arithmetic(dtype="float32", roundoff=2**-24, greatest=(2 - 2**-23) * 2.0**127),
     "fp16": Arithmetic(dtype="float16", roundoff=2**-11, greatest=65504.0),
+    "bf16": Arithmetic(dtype="bfloat16", roundoff=2**-8, greatest=(2 - 2**-7) * 2.0**127),
+    # Of a tensor's range, which its scale makes of the 127 steps to either side.
+    "int8": Arithmetic(dtype="int8", roundoff=1 / 254, greatest=127.0),
+    "fp8": Arithmetic(dtype="float8_e4m3fn", roundoff=2**-4, greatest=448.0),
 }
 
 
