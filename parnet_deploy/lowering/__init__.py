@@ -1,0 +1,1 @@
+"""A float32 graph in a lower precision: the types stand in the graph. No torch in it."""
