@@ -3,7 +3,6 @@
 builder     one method per ONNX operator
 blocks      every block as ONNX operators
 graph       the whole network as one graph
-precision   the whole graph, rounded to a lower precision
 magnitudes  values that a lower precision could not hold
 stages      the cuts: one graph per stage
 weights     weights stored once, shared by all graphs

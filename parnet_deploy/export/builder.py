@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from torch import Tensor
 
 from parnet_deploy.spec import Array, TensorSpec
+from parnet_deploy.spec.tensor import numpy_dtype
 
 
 class GraphBuilder:
@@ -103,9 +104,9 @@ class GraphBuilder:
 
 def variable(spec: TensorSpec) -> gs.Variable:
     """A variable of that contract."""
-    return gs.Variable(spec.name, dtype=np.dtype(spec.dtype), shape=list(spec.shape))
+    return gs.Variable(spec.name, dtype=numpy_dtype(spec.dtype), shape=list(spec.shape))
 
 
 def declare(tensor: gs.Variable, spec: TensorSpec) -> None:
     """Write a contract's shape and dtype onto a variable."""
-    tensor.dtype, tensor.shape = np.dtype(spec.dtype), list(spec.shape)
+    tensor.dtype, tensor.shape = numpy_dtype(spec.dtype), list(spec.shape)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
 
 from parnet_deploy.bundle import MODEL_GRAPH, ModelManifest
 from parnet_deploy.errors import ExportError
+from parnet_deploy.lowering import EXACTLY, emulate, emulated_spec, quantisation_faults
+from parnet_deploy.lowering.faults import in_words
 from parnet_deploy.net import ParNet
 from parnet_deploy.runtime import OnnxRuntimeRunner, Runner, SplitRunner, StageRunner
 from parnet_deploy.runtime.outputs import log_probabilities
-from parnet_deploy.spec import IMAGES, Array, Preprocessing
+from parnet_deploy.spec import IMAGES, Array, Preprocessing, TensorSpec
 from parnet_deploy.spec.precision import rounding_tolerance
 
 STAGES_TOLERANCE = 1e-5
@@ -39,44 +45,81 @@ class Proof:
     stages: float
 
 
-def prove(folder: Path, manifest: ModelManifest, model: ParNet) -> Proof:
+def prove(
+    folder: Path, manifest: ModelManifest, model: ParNet, images: Sequence[Array] = ()
+) -> Proof:
     """Run the network, the whole graph and the joined stages on several inputs.
+
+    Below float32 the graphs are run as `emulate` writes them, so that they round where they say,
+    and on a CPU: whole and stages then differ by nothing. Of a quantised network, what is beyond
+    its ranges is cut off: it is compared with the network on `images` alone where there are any,
+    since noise may lie outside of what it was calibrated for.
 
     Args:
         folder: where the graphs lie.
         manifest: what they are.
         model: the network in training form, in inference mode, that they were made from.
+        images: what to run beside noise: arrays as the graph reads them, such as those of the
+            calibration; their batches must be in the manifest's range.
 
     Raises:
-        ExportError: they differ by more than the tolerances, or an output is not finite.
+        ExportError: they differ by more than the tolerances, an output is not finite, or a
+            quantised graph is not what its quantisation says.
     """
+    noise = [(f"noise (seed {seed})", trial(manifest, seed)) for seed in range(TRIALS)]
+    given = [(f"image {index}", array) for index, array in enumerate(images)]
+    judged = given if given and manifest.quantisation is not None else [*noise, *given]
     errors = []
-    with _open_whole(folder, manifest) as whole, _open_stages(folder, manifest) as joined:
-        for seed in range(TRIALS):
-            images = trial(manifest, seed)
-            graph = _run(whole, images, f"of the whole graph on noise (seed {seed})")
-            stages = _run(joined, images, f"of the joined stages on noise (seed {seed})")
-            network = run_network(model, images, manifest.preprocessing, softmax=manifest.softmax)
-            compare = _relative_of_probabilities if manifest.softmax else _relative
-            errors.append((compare(graph, network), compare(stages, graph)))
+    with contextlib.ExitStack() as opened:
+        whole = opened.enter_context(_open_whole(folder, manifest, opened))
+        joined = opened.enter_context(_open_stages(folder, manifest, opened))
+        compare = _relative_of_probabilities if manifest.softmax else _relative
+        for what, array in (*noise, *given):
+            graph = _run(whole, array, f"of the whole graph on {what}")
+            stages = _run(joined, array, f"of the joined stages on {what}")
+            network_error = 0.0
+            if any(array is one for _, one in judged):
+                network = run_network(
+                    model, array, manifest.preprocessing, softmax=manifest.softmax
+                )
+                network_error = compare(graph, network)
+            errors.append((network_error, compare(stages, graph)))
     network_error, stages_error = np.max(errors, axis=0)  # unlike max(), NaN wins
     proof = Proof(network=float(network_error), stages=float(stages_error))
     network_tolerance, stages_tolerance = tolerances(manifest)
-    _require(proof.network, network_tolerance, "the whole graph differs from the network")
     _require(proof.stages, stages_tolerance, "the stages joined differ from the whole graph")
+    _require(proof.network, network_tolerance, "the whole graph differs from the network")
     return proof
 
 
 def tolerances(manifest: ModelManifest) -> tuple[float, float]:
     """How far the whole graph may be from the network, and the joined stages from it.
 
-    Below float32 both may differ by what the precision rounds: ONNX Runtime computes float16 in
-    float32 on a CPU and rounds where it must, at cuts among others.
+    Below float32 the first is what the precision rounds. The second is that of float32, whatever
+    the precision: both round at the same places.
     """
     if manifest.precision == "fp32":
         return NETWORK_TOLERANCE, STAGES_TOLERANCE
-    rounded = rounding_tolerance(manifest.precision, manifest.spec)
-    return rounded, rounded
+    return rounding_tolerance(manifest.precision, manifest.spec), STAGES_TOLERANCE
+
+
+def check_quantised(folder: Path, manifest: ModelManifest, weights: Mapping[str, Array]) -> None:
+    """Compare scales, zero points and weights of every graph with the manifest and the network.
+
+    Args:
+        folder: where the graphs lie.
+        manifest: what they are.
+        weights: the float32 kernels that the quantised ones were made from, by name.
+
+    Raises:
+        ExportError: a graph is not what its quantisation says; the message names the first faults.
+    """
+    if manifest.quantisation is None:
+        return
+    for file in (MODEL_GRAPH, *(stage.file for stage in manifest.stages)):
+        faults = quantisation_faults(onnx.load(folder / file), manifest.quantisation, weights)
+        if faults:
+            raise ExportError(f"{file}: {in_words(faults)}; nothing was written")
 
 
 def check_weights(model: ParNet) -> None:
@@ -113,22 +156,45 @@ def normalised(images: Array, preprocessing: Preprocessing) -> Tensor:
     return (x / 255 - mean) / std
 
 
-def _open_whole(folder: Path, manifest: ModelManifest) -> OnnxRuntimeRunner:
-    return OnnxRuntimeRunner(folder / MODEL_GRAPH, inputs=manifest.inputs, outputs=manifest.outputs)
+def _open_whole(
+    folder: Path, manifest: ModelManifest, opened: contextlib.ExitStack
+) -> OnnxRuntimeRunner:
+    return _open(folder / MODEL_GRAPH, manifest, manifest.inputs, manifest.outputs, opened)
 
 
-def _open_stages(folder: Path, manifest: ModelManifest) -> SplitRunner:
+def _open_stages(
+    folder: Path, manifest: ModelManifest, opened: contextlib.ExitStack
+) -> SplitRunner:
     stages = [
         StageRunner(
             name=stage.name,
             device="cpu",
-            runner=OnnxRuntimeRunner(
-                folder / stage.file, inputs=stage.inputs, outputs=stage.outputs
-            ),
+            runner=_open(folder / stage.file, manifest, stage.inputs, stage.outputs, opened),
         )
         for stage in manifest.stages
     ]
     return SplitRunner(stages, inputs=manifest.inputs, outputs=manifest.outputs)
+
+
+def _open(
+    path: Path,
+    manifest: ModelManifest,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    opened: contextlib.ExitStack,
+) -> OnnxRuntimeRunner:
+    """A graph as it stands in float32, and emulated below that, without rewrites."""
+    if manifest.precision == "fp32":
+        return OnnxRuntimeRunner(path, inputs=inputs, outputs=outputs)
+    folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="parnet-deploy-"))
+    emulated = Path(folder) / path.name
+    onnx.save(emulate(onnx.load(path), EXACTLY), emulated)
+    return OnnxRuntimeRunner(
+        emulated,
+        inputs=tuple(emulated_spec(spec, EXACTLY) for spec in inputs),
+        outputs=tuple(emulated_spec(spec, EXACTLY) for spec in outputs),
+        optimise=False,
+    )
 
 
 def _run(runner: Runner, images: Array, what: str) -> Array:

@@ -17,7 +17,7 @@ from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import SpecError
 from parnet_deploy.export.blocks import emit
 from parnet_deploy.export.builder import GraphBuilder, declare
-from parnet_deploy.export.precision import lower
+from parnet_deploy.lowering import lower, opset_for
 from parnet_deploy.net import BlockGraph
 from parnet_deploy.spec import (
     IMAGES,
@@ -30,6 +30,7 @@ from parnet_deploy.spec import (
     TensorSpec,
 )
 from parnet_deploy.spec.precision import Precision, arithmetic
+from parnet_deploy.spec.quantisation import Quantisation
 
 PROBABILITIES = "probabilities"
 PREPROCESSED = "preprocess"
@@ -50,7 +51,9 @@ class ExportOptions:
         preprocessing: how images are prepared; with `in_graph` the graph does the arithmetic.
         form: deploy form.
         precision: what the network computes in; images and answers are the same in all.
-        opset: version of the ONNX operator set.
+        quantisation: how int8 and fp8 are quantised; without it such a graph cannot be made.
+        opset: version of the ONNX operator set, at least; bf16, int8 and fp8 need later ones
+            (`graph_opset`).
     """
 
     name: str
@@ -60,15 +63,19 @@ class ExportOptions:
     softmax: bool = False
     form: DeployForm = field(default_factory=DeployForm)
     precision: Precision = "fp32"
+    quantisation: Quantisation | None = None
     opset: int = 18
 
     def __post_init__(self) -> None:
         """Refuse an operator set that lacks an operator or that TensorRT 10 does not read.
 
         Raises:
-            SpecError: the opset is out of range, or there is no such precision.
+            SpecError: the opset is out of range, there is no such precision, or a quantisation
+                goes with a precision that quantises nothing.
         """
         arithmetic(self.precision)
+        if self.quantisation is not None and self.precision not in ("int8", "fp8"):
+            raise SpecError(f"{self.precision} takes no quantisation; int8 and fp8 do")
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise SpecError(f"an opset of {MIN_OPSET} to {MAX_OPSET}, not {self.opset}")
 
@@ -76,6 +83,26 @@ class ExportOptions:
     def output(self) -> str:
         """Name of the network's output."""
         return PROBABILITIES if self.softmax else LOGITS
+
+    @property
+    def base(self) -> Precision:
+        """What is not quantised computes in."""
+        return self.precision if self.quantisation is None else self.quantisation.scheme.base
+
+    @property
+    def graph_opset(self) -> int:
+        """The operator set of the graphs."""
+        return opset_for(self.precision, self.opset)
+
+    @property
+    def first(self) -> str:
+        """The tensor that the network reads."""
+        return PREPROCESSED if self.preprocessing.in_graph else IMAGES
+
+    def dtype(self, name: str) -> str:
+        """The element type of a block's value."""
+        tensors = {} if self.quantisation is None else self.quantisation.tensors
+        return tensors[name].dtype if name in tensors else arithmetic(self.base).dtype
 
 
 def images_spec(spec: ParNetSpec, options: ExportOptions) -> TensorSpec:
@@ -94,7 +121,7 @@ def value_spec(spec: ParNetSpec, block: BlockSpec, options: ExportOptions) -> Te
         return TensorSpec(name=options.output, shape=(axis, spec.classes), dtype="float32")
     height, width = (size // block.scale for size in spec.image_size)
     shape = (axis, block.out_channels, height, width)
-    return TensorSpec(name=block.name, shape=shape, dtype=arithmetic(options.precision).dtype)
+    return TensorSpec(name=block.name, shape=shape, dtype=options.dtype(block.name))
 
 
 def whole_graph(model: BlockGraph, options: ExportOptions) -> gs.Graph:
@@ -109,14 +136,21 @@ def whole_graph(model: BlockGraph, options: ExportOptions) -> gs.Graph:
         block's name.
 
     Raises:
-        ExportError: a weight is beyond the precision's range.
+        ExportError: a weight is beyond the precision's range, or the quantisation does not fit.
+        UsageError: the quantisation keeps a layer that is not there.
     """
-    graph = _float_graph(model, replace(options, precision="fp32"))
-    first = PREPROCESSED if options.preprocessing.in_graph else IMAGES
-    return lower(graph, options.precision, first=first, last=LOGITS)
+    return lower(
+        float_graph(model, options),
+        options.precision,
+        first=options.first,
+        last=LOGITS,
+        quantisation=options.quantisation,
+    )
 
 
-def _float_graph(model: BlockGraph, options: ExportOptions) -> gs.Graph:
+def float_graph(model: BlockGraph, options: ExportOptions) -> gs.Graph:
+    """The same graph in float32: what `whole_graph` lowers, and what is calibrated."""
+    options = replace(options, precision="fp32", quantisation=None)
     spec = model.spec
     images = images_spec(spec, options)
     graph = GraphBuilder(f"parnet-{options.name}", [images], opset=options.opset)

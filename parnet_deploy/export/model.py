@@ -24,13 +24,20 @@ from parnet_deploy.bundle import (
     versions,
 )
 from parnet_deploy.errors import ExportError, UsageError
-from parnet_deploy.export.gate import TRIALS, check_weights, normalised, prove, trial
+from parnet_deploy.export.gate import (
+    TRIALS,
+    check_quantised,
+    check_weights,
+    normalised,
+    prove,
+    trial,
+)
 from parnet_deploy.export.graph import ExportOptions, whole_graph
 from parnet_deploy.export.magnitudes import check_range
 from parnet_deploy.export.stages import contracts, cut_stage, describe_cuts, describe_stage
 from parnet_deploy.export.weights import externalise, large_weights, write_weights
 from parnet_deploy.net import DeployParNet, ParNet, TrainingFacts, fuse, save_checkpoint
-from parnet_deploy.spec import IMAGES, LOGITS, ParNetSpec, stages
+from parnet_deploy.spec import IMAGES, LOGITS, Array, ParNetSpec, stages
 
 IR_VERSION = 10  # read by ONNX Runtime 1.19 and later, and by TensorRT 10 and later
 UNTRAINED = (
@@ -50,6 +57,7 @@ def export_model(
     options: ExportOptions,
     labels: Sequence[str] | None = None,
     *,
+    images: Sequence[Array] = (),
     force: bool = False,
     progress: Progress = lambda step: None,
 ) -> ModelBundle:
@@ -61,6 +69,7 @@ def export_model(
         final: folder of the bundle, which must not exist unless `force` is set.
         options: how to export.
         labels: class names in the order of the logits; numbered where None.
+        images: what to prove the graphs on beside noise, as they read it; see `gate.prove`.
         force: replace a bundle that stands there.
         progress: called with a line at each step.
 
@@ -71,8 +80,8 @@ def export_model(
         UsageError: not one label per class, or one of several lines.
         OutputExistsError: something stands at `final`.
         ExportError: a weight is not finite, the whole graph does not equal the network, or the
-            stages joined together do not equal the whole graph; or a weight or a value is
-            beyond the range of the precision.
+            stages joined together do not equal the whole graph; a weight or a value is beyond
+            the range of the precision; or int8 or fp8 without a quantisation that fits.
         BundleError: the bundle cannot be written.
     """
     listed = _listed(labels, model.spec.classes)
@@ -85,16 +94,17 @@ def export_model(
             progress("prove: the same graph in fp32 against the network, before it is rounded")
             _prove_in_float32(work, fused, model, source, options)
         whole = whole_graph(fused, options)
-        if options.precision != "fp32":
+        if options.base != "fp32":
             noise = [normalised(trial(manifest, n), options.preprocessing) for n in range(TRIALS)]
-            check_range(fused, noise, options.precision)
+            check_range(fused, noise, options.base)
         progress(f"write: the whole graph and {len(manifest.stages)} stages, weights stored once")
         write_graphs(work, whole, manifest)
         (work / LABELS).write_text(listed, encoding="utf-8")
         facts = TrainingFacts(labels=tuple(labels or ()), preprocessing=options.preprocessing)
         save_checkpoint(model, work / CHECKPOINT, facts)
         progress("prove: whole graph against network, stages joined against whole graph")
-        proof = prove(work, manifest, model)
+        check_quantised(work, manifest, kernels(fused))
+        proof = prove(work, manifest, model, images)
         progress(
             f"proved: whole graph within {proof.network:.1e} of the network, "
             f"stages within {proof.stages:.1e} of the whole graph"
@@ -115,11 +125,21 @@ def _listed(labels: Sequence[str] | None, classes: int) -> str:
     return text
 
 
+def kernels(model: DeployParNet) -> dict[str, Array]:
+    """The float32 kernels of a network's convolutions, by their names in a graph."""
+    state = model.state_dict()
+    return {
+        f"{block.name}.conv.weight": state[name].float().cpu().numpy()
+        for block in model.layout
+        if (name := f"blocks.{block.name}.conv.weight") in state
+    }
+
+
 def _prove_in_float32(
     work: Path, fused: DeployParNet, model: ParNet, source: Source, options: ExportOptions
 ) -> None:
     """What rounding changes hides what is wrong by less: so the rest is proven without it."""
-    exact = replace(options, precision="fp32")
+    exact = replace(options, precision="fp32", quantisation=None)
     folder = work / "fp32"
     folder.mkdir()
     manifest = describe(model.spec, source, exact)
@@ -137,8 +157,9 @@ def describe(spec: ParNetSpec, source: Source, options: ExportOptions) -> ModelM
         spec=spec,
         form=options.form,
         source=source,
-        opset=options.opset,
+        opset=options.graph_opset,
         precision=options.precision,
+        quantisation=options.quantisation,
         stem=options.stem,
         batch=options.batch,
         softmax=options.softmax,

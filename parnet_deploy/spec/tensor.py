@@ -12,6 +12,15 @@ from parnet_deploy.errors import RunnerError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_NOT_NUMPYS = frozenset({"bfloat16", "float8_e4m3fn"})
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The element type of a name; numpy knows some only once ml_dtypes is imported."""
+    if name in _NOT_NUMPYS:
+        import ml_dtypes  # noqa: F401  # registers them
+    return np.dtype(name)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSpec:
@@ -32,7 +41,7 @@ class TensorSpec:
         items = 1
         for size in self.shape:
             items *= batch if isinstance(size, str) else size
-        return items * np.dtype(self.dtype).itemsize
+        return items * numpy_dtype(self.dtype).itemsize
 
     @property
     def image_nbytes(self) -> int:
@@ -53,7 +62,7 @@ class TensorSpec:
             isinstance(want, str) or want == got
             for want, got in zip(self.shape, array.shape, strict=True)
         )
-        if not fits or array.dtype != np.dtype(self.dtype):
+        if not fits or array.dtype != numpy_dtype(self.dtype):
             raise RunnerError(
                 f"tensor '{self.name}' is {array.dtype.name}{list(array.shape)}, "
                 f"but {self.dtype}[{', '.join(map(str, self.shape))}] is expected"

@@ -19,9 +19,9 @@ from parnet_deploy.bundle import MODEL_GRAPH, ModelBundle, Source
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.errors import ExportError, SpecError
 from parnet_deploy.export import ExportOptions, export_model, gate, whole_graph
-from parnet_deploy.export import precision as precisions
 from parnet_deploy.export.model import export_onnx
 from parnet_deploy.export.stages import contracts
+from parnet_deploy.lowering import half, lower
 from parnet_deploy.net import ParNet, fuse, initialise
 from parnet_deploy.runtime import OnnxRuntimeRunner
 from parnet_deploy.spec import IMAGES, LOGITS, DeployForm, ParNetSpec, Preprocessing
@@ -97,11 +97,11 @@ def test_weights_are_rounded_once_and_the_fp32_graph_stays_as_it_was() -> None:
     model = tiny_network()
     exact = graph_of(model, "fp32")
     before = export_onnx(exact).SerializeToString(deterministic=True)
-    half = precisions.lower(exact, "fp16", first=IMAGES, last=LOGITS)
+    lowered = lower(exact, "fp16", first=IMAGES, last=LOGITS)
     assert export_onnx(exact).SerializeToString(deterministic=True) == before
     full = {t.name: numpy_helper.to_array(t) for t in export_onnx(exact).graph.initializer}
     norms = {name for name in full if ".identity." in name or ".norm" in name}
-    rounded = {t.name: numpy_helper.to_array(t) for t in export_onnx(half).graph.initializer}
+    rounded = {t.name: numpy_helper.to_array(t) for t in export_onnx(lowered).graph.initializer}
     assert rounded.keys() == full.keys()
     for name in full.keys() - norms:
         wanted = full[name].astype(np.float16) if full[name].dtype == np.float32 else full[name]
@@ -129,7 +129,7 @@ def test_a_normalisation_is_folded_before_it_is_rounded() -> None:
 
 def test_fp32_is_left_as_it_is() -> None:
     graph = graph_of(tiny_network(), "fp32")
-    assert precisions.lower(graph, "fp32", first=IMAGES, last=LOGITS) is graph
+    assert lower(graph, "fp32", first=IMAGES, last=LOGITS) is graph
 
 
 # -- answers
@@ -197,9 +197,9 @@ def test_a_right_engine_passes_and_the_float32_rungs_are_judged_as_ever(
     rung = "split-engine" if split else "engine"
     assert by_rung(found)[rung] == "passed"
     tolerance = {one.name: one.tolerance for one in found.rungs}
-    half = rounding_tolerance("fp16", half_bundle.manifest.spec)
+    allowed = rounding_tolerance("fp16", half_bundle.manifest.spec)
     assert (tolerance["fused-f32"], tolerance["fused-f64"]) == (1e-4, 1e-10)
-    assert {tolerance[name] for name in ("onnx-whole", "onnx-stages", rung)} == {half}
+    assert {tolerance[name] for name in ("onnx-whole", "onnx-stages", rung)} == {allowed}
     seen = {error.block for one in found.rungs if one.before for error in one.before.blocks}
     assert "stream2_block2" in seen, "blocks' values are seen in float16, too"
 
@@ -265,13 +265,13 @@ def test_what_half_would_hide_is_found_in_float32(
 def test_a_fault_while_rounding_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    def wrongly(name: str, values: np.ndarray) -> np.ndarray:
+    def wrongly(name: str, values: np.ndarray, precision: Precision) -> np.ndarray:
         if name != "stream2_block1.conv.weight":
             return values.astype(np.float16)
         wrong = {"stale": values[::-1], "order": values.swapaxes(2, 3), "fp32": values * 0}
         return np.ascontiguousarray(wrong[fault]).astype(np.float16)
 
-    monkeypatch.setattr(precisions, "_rounded", wrongly)
+    monkeypatch.setattr(half, "rounded", wrongly)
     with pytest.raises(ExportError, match="the whole graph differs from the network by"):
         export(tmp_path / "net", tiny_network())
     assert not any(tmp_path.iterdir())
@@ -279,5 +279,5 @@ def test_a_fault_while_rounding_is_found(
 
 def test_the_gates_tolerance_is_the_precisions(half_bundle: ModelBundle) -> None:
     rounded = rounding_tolerance("fp16", half_bundle.manifest.spec)
-    assert gate.tolerances(half_bundle.manifest) == (rounded, rounded)
+    assert gate.tolerances(half_bundle.manifest) == (rounded, gate.STAGES_TOLERANCE)
     assert half_bundle.file(MODEL_GRAPH).exists()

@@ -1,0 +1,103 @@
+"""Whether a quantised graph is what its quantisation says: scales, zero points and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from parnet_deploy.lowering.layers import CONV, is_layer
+from parnet_deploy.lowering.weights import quantised, rounded_scale
+from parnet_deploy.spec import Array
+from parnet_deploy.spec.quantisation import Quantisation
+
+_SHOWN = 3
+
+
+def quantisation_faults(
+    model: onnx.ModelProto, quantisation: Quantisation, weights: Mapping[str, Array]
+) -> tuple[str, ...]:
+    """What of a whole graph or a stage is not as its quantisation says, each in a sentence.
+
+    Every QuantizeLinear and DequantizeLinear of an activation has the scale, the zero point and the
+    type of its quantiser; every kernel that is to be quantised is what `lowering.weights.quantised`
+    makes of the float32 one; every other is not quantised; nothing else is.
+
+    Args:
+        model: the graph, with its weights in it.
+        quantisation: what it is to be.
+        weights: the float32 kernels by name, ``{block}.conv.weight``.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found = [
+        *_activation_faults(model, quantisation, constants),
+        *_weight_faults(model, quantisation, constants, makers, weights),
+    ]
+    return tuple(found)
+
+
+def in_words(faults: tuple[str, ...]) -> str:
+    """The first few of them, and how many more there are."""
+    more = len(faults) - _SHOWN
+    return "; ".join(faults[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _activation_faults(
+    model: onnx.ModelProto, quantisation: Quantisation, constants: Mapping[str, Array]
+) -> Iterator[str]:
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in constants:
+            continue
+        name = node.name.rpartition(".")[0]
+        quantiser = quantisation.tensors.get(name)
+        if quantiser is None:
+            yield f"'{name}' is quantised and was not to be"
+            continue
+        scale = constants[node.input[1]]
+        wanted = rounded_scale(quantiser.scale, quantisation.scheme.base)
+        if scale.shape != () or float(scale) != float(wanted):
+            yield f"the scale of '{node.name}' is {scale}, not {wanted}"
+        zero = constants[node.input[2]] if len(node.input) > 2 else np.zeros((), np.uint8)
+        if zero.dtype.name != quantiser.dtype:
+            yield f"'{node.name}' is {zero.dtype.name}, not {quantiser.dtype}"
+        elif float(zero) != quantiser.zero_point:
+            yield f"the zero point of '{node.name}' is {zero}, not {quantiser.zero_point}"
+
+
+def _weight_faults(
+    model: onnx.ModelProto,
+    quantisation: Quantisation,
+    constants: Mapping[str, Array],
+    makers: Mapping[str, onnx.NodeProto],
+    weights: Mapping[str, Array],
+) -> Iterator[str]:
+    for node in model.graph.node:
+        if node.op_type != "Conv" or not is_layer(node.name):
+            continue
+        block = node.name.removesuffix(CONV)
+        maker = makers.get(node.input[1])
+        if block in quantisation.kept or maker is None:
+            if (maker is None) != (block in quantisation.kept):
+                yield f"'{block}' is {'not quantised' if maker is None else 'quantised, not kept'}"
+            continue
+        name = f"{node.name}.weight"
+        wanted = quantised(
+            name,
+            weights[name],
+            quantisation.scheme.weight,
+            base=quantisation.scheme.base,
+            per_channel=quantisation.per_channel,
+        )
+        values, scale = constants[maker.input[0]], constants[maker.input[1]]
+        zero = constants[maker.input[2]] if len(maker.input) > 2 else np.zeros(1, np.int8)
+        if np.any(zero.astype(np.float32) != 0):
+            yield f"the zero point of '{name}' is not 0"
+        if not np.array_equal(scale.astype(np.float32), wanted.scale.astype(np.float32)):
+            yield f"the scales of '{name}' are not those of its channels' greatest magnitudes"
+        elif values.dtype != wanted.values.dtype:
+            yield f"'{name}' is {values.dtype.name}, not {wanted.values.dtype.name}"
+        elif not np.array_equal(values.view(np.uint8), wanted.values.view(np.uint8)):
+            yield f"'{name}' is not the network's, divided by its scales"
