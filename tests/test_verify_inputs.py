@@ -110,7 +110,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
         from_npz(tmp_path / "picture.png", OUTSIDE, samples=9)
     assert str(caught.value) == (
         f"{tmp_path / 'picture.png'} is no .npz, which numpy.savez writes; "
-        "pictures are fed with --images FOLDER"
+        "pictures are given as a folder"
     )
 
 

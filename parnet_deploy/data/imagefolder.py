@@ -93,12 +93,28 @@ def _check_folder(place: Path) -> None:
     )
 
 
-def _root(place: Path, part: Part, hold_out: float | None) -> Path:
-    """The folder of class folders of a split."""
+def is_unsplit(place: Path) -> bool:
+    """Whether a folder holds class folders that nobody has split.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    _check_folder(place)
+    return _splits(place) == (None, None)
+
+
+def _splits(place: Path) -> tuple[Path | None, Path | None]:
+    """The folders of what is learnt from and of what is tested on, where there are such."""
     train = place / TRAIN if holds_folders(place / TRAIN) else None
     test = next((place / name for name in TESTS if holds_folders(place / name)), None)
     if train is None and test is not None and not _only_splits(place):
         test = None  # class folders, one of which happens to be called so
+    return train, test
+
+
+def _root(place: Path, part: Part, hold_out: float | None) -> Path:
+    """The folder of class folders of a split."""
+    train, test = _splits(place)
     if train is None and test is None:
         return _root_unsplit(place, part, hold_out)
     if hold_out is not None:

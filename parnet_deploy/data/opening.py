@@ -9,7 +9,7 @@ from pathlib import Path
 from parnet_deploy.data.base import DataSet, Part, Split
 from parnet_deploy.data.cifar import CIFARS
 from parnet_deploy.data.digits import open_digits
-from parnet_deploy.data.imagefolder import open_folder
+from parnet_deploy.data.imagefolder import is_unsplit, open_folder
 from parnet_deploy.data.options import DataOptions
 from parnet_deploy.errors import UsageError
 from parnet_deploy.spec.lookup import lookup
@@ -96,6 +96,30 @@ def open_samples(
     """
     (opened,) = _open(source, (split,), hold_out, skip_bad)
     return opened
+
+
+def open_learnt(source: str, *, hold_out: float | None = None) -> Split:
+    """Open the images that a network may learn something from.
+
+    That is the training split, or all of a folder of class folders that is not split.
+
+    Args:
+        source: as for `open_data`.
+        hold_out: as for `open_data`; what is held out is not among them.
+
+    Raises:
+        UsageError: as for `open_data`.
+        DataError: as for `open_data`.
+        MissingDependencyError: as for `open_data`.
+    """
+    kind, path = _parse(source)
+    whole = kind.unsplit and hold_out is None and is_unsplit(path)
+    return open_samples(source, "test" if whole else "train", hold_out=hold_out)
+
+
+def is_source(written: str) -> bool:
+    """Whether a text names a data set, as ``--data`` takes it, rather than a path."""
+    return written.partition(":")[0].lower() in SOURCES
 
 
 def _open(

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from parnet_deploy.errors import UsageError, os_reason
-from parnet_deploy.images import find_images, load_images, normalise
-from parnet_deploy.spec import IMAGES, Array, Preprocessing
+from parnet_deploy.data.npz import prepare, read_npz
+from parnet_deploy.errors import UsageError
+from parnet_deploy.images import find_images, load_images
+from parnet_deploy.spec import Array, Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -79,23 +80,7 @@ def from_npz(path: Path, preprocessing: Preprocessing, *, samples: int) -> Input
     Raises:
         UsageError: the file cannot be read, or does not hold such an array.
     """
-    array = _read_npz(path)
-    wanted = (3, *preprocessing.size)
-    if array.ndim != 4 or array.shape[1:] != wanted or not len(array):
-        raise UsageError(
-            f"{path} holds an array of shape {list(array.shape)}, and "
-            f"[N, {', '.join(map(str, wanted))}] with at least one image is needed"
-        )
-    array = array[:samples]
-    if array.dtype == np.uint8:
-        images = normalise(array, preprocessing)
-    elif preprocessing.in_graph or array.dtype.kind != "f":
-        needed = "uint8" if preprocessing.in_graph else "uint8 or a float type"
-        raise UsageError(f"{path} holds {array.dtype.name}, and this network reads {needed}")
-    else:
-        images = array.astype(np.float32)
-    if not np.isfinite(images).all():
-        raise UsageError(f"{path} holds values that are not finite")
+    images = prepare(path, read_npz(path, preprocessing).images[:samples], preprocessing)
     return Inputs(description=f"{len(images)} images of {path}", images=images)
 
 
@@ -118,38 +103,3 @@ def normalised(images: Array, preprocessing: Preprocessing) -> Array:
         )
         values = (values / 255 - mean) / std
     return values
-
-
-_ZIP, _NPY = b"PK", b"\x93NUMPY"
-"""How an .npz, which is a zip archive, and an .npy begin."""
-
-
-def _check_kind(path: Path, start: bytes) -> None:
-    """Refuse what is no .npz: numpy's own words for it are about pickles."""
-    if start == _NPY:
-        raise UsageError(f"{path} is one array (.npy), and an .npz is needed")
-    if not start.startswith(_ZIP):
-        raise UsageError(
-            f"{path} is no .npz, which numpy.savez writes; pictures are fed with --images FOLDER"
-        )
-
-
-def _read_npz(path: Path) -> Array:
-    try:
-        with path.open("rb") as stream:
-            _check_kind(path, stream.read(len(_NPY)))
-        file = np.load(path, allow_pickle=False)
-        with file:
-            name = IMAGES if IMAGES in file.files else next(iter(file.files), None)
-            if name is None or (name != IMAGES and len(file.files) > 1):
-                raise UsageError(
-                    f"{path} has no array '{IMAGES}'; it has {', '.join(file.files) or 'none'}"
-                )
-            array: Array = file[name]
-    except UsageError:
-        raise
-    except OSError as exc:
-        raise UsageError(f"cannot read {path}: {os_reason(exc)}") from exc
-    except Exception as exc:  # zip, zlib and numpy raise almost anything on damaged files
-        raise UsageError(f"cannot read {path} as an .npz of plain arrays: {exc}") from exc
-    return array

@@ -1,0 +1,111 @@
+"""Images, and perhaps their labels, as arrays in an .npz, which ``numpy.savez`` writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from parnet_deploy.errors import UsageError, os_reason
+from parnet_deploy.images import normalise
+from parnet_deploy.spec import IMAGES, Array, Preprocessing
+
+LABELS = "labels"
+
+_ZIP, _NPY = b"PK", b"\x93NUMPY"
+"""How an .npz, which is a zip archive, and an .npy begin."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class NpzImages:
+    """What an .npz holds.
+
+    Attributes:
+        images: (N, 3, H, W), N at least 1: uint8 pixels, or values of a float type as the network
+            reads them.
+        labels: its array ``labels``, whatever that is; None where it has none.
+    """
+
+    images: Array
+    labels: Array | None = None
+
+
+def read_npz(path: Path, preprocessing: Preprocessing) -> NpzImages:
+    """Read images: the array ``images``, or the only one there is besides ``labels``.
+
+    Args:
+        path: an .npz.
+        preprocessing: of the network; images have its size, and are pixels where the graph
+            normalises.
+
+    Raises:
+        UsageError: the file cannot be read, or does not hold such an array.
+    """
+    found = _read(path)
+    array = found.images
+    wanted = (3, *preprocessing.size)
+    if array.ndim != 4 or array.shape[1:] != wanted or not len(array):
+        raise UsageError(
+            f"{path} holds an array of shape {list(array.shape)}, and "
+            f"[N, {', '.join(map(str, wanted))}] with at least one image is needed"
+        )
+    if array.dtype != np.uint8 and (preprocessing.in_graph or array.dtype.kind != "f"):
+        needed = "uint8" if preprocessing.in_graph else "uint8 or a float type"
+        raise UsageError(f"{path} holds {array.dtype.name}, and this network reads {needed}")
+    return found
+
+
+def prepare(path: Path, array: Array, preprocessing: Preprocessing) -> Array:
+    """Images of an .npz as graphs read them.
+
+    Args:
+        path: where they are from, for messages.
+        array: (N, 3, H, W), all or some of what `read_npz` gave.
+        preprocessing: of the network.
+
+    Returns:
+        (N, 3, H, W): float32, normalised, or uint8 where the graph normalises.
+
+    Raises:
+        UsageError: there are values that are not finite.
+    """
+    if array.dtype == np.uint8:
+        return normalise(array, preprocessing)
+    with np.errstate(over="ignore"):  # of float64; what becomes infinite is refused
+        images: Array = array.astype(np.float32)
+    if not np.isfinite(images).all():
+        raise UsageError(f"{path} holds values that are not finite")
+    return images
+
+
+def _check_kind(path: Path, start: bytes) -> None:
+    """Refuse what is no .npz: numpy's own words for it are about pickles."""
+    if start == _NPY:
+        raise UsageError(f"{path} is one array (.npy), and an .npz is needed")
+    if not start.startswith(_ZIP):
+        raise UsageError(
+            f"{path} is no .npz, which numpy.savez writes; pictures are given as a folder"
+        )
+
+
+def _read(path: Path) -> NpzImages:
+    try:
+        with path.open("rb") as stream:
+            _check_kind(path, stream.read(len(_NPY)))
+        file = np.load(path, allow_pickle=False)
+        with file:
+            others = [name for name in file.files if name != LABELS]
+            name = IMAGES if IMAGES in others else next(iter(others), None)
+            if name is None or (name != IMAGES and len(others) > 1):
+                raise UsageError(
+                    f"{path} has no array '{IMAGES}'; it has {', '.join(file.files) or 'none'}"
+                )
+            labels = file[LABELS] if LABELS in file.files else None
+            return NpzImages(images=file[name], labels=labels)
+    except UsageError:
+        raise
+    except OSError as exc:
+        raise UsageError(f"cannot read {path}: {os_reason(exc)}") from exc
+    except Exception as exc:  # zip, zlib and numpy raise almost anything on damaged files
+        raise UsageError(f"cannot read {path} as an .npz of plain arrays: {exc}") from exc
