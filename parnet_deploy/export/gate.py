@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -70,9 +69,7 @@ def prove(
     given = [(f"image {index}", array) for index, array in enumerate(images)]
     judged = given if given and manifest.quantisation is not None else [*noise, *given]
     errors = []
-    with contextlib.ExitStack() as opened:
-        whole = opened.enter_context(_open_whole(folder, manifest, opened))
-        joined = opened.enter_context(_open_stages(folder, manifest, opened))
+    with _open_whole(folder, manifest) as whole, _open_stages(folder, manifest) as joined:
         compare = _relative_of_probabilities if manifest.softmax else _relative
         for what, array in (*noise, *given):
             graph = _run(whole, array, f"of the whole graph on {what}")
@@ -87,8 +84,8 @@ def prove(
     network_error, stages_error = np.max(errors, axis=0)  # unlike max(), NaN wins
     proof = Proof(network=float(network_error), stages=float(stages_error))
     network_tolerance, stages_tolerance = tolerances(manifest)
-    _require(proof.stages, stages_tolerance, "the stages joined differ from the whole graph")
     _require(proof.network, network_tolerance, "the whole graph differs from the network")
+    _require(proof.stages, stages_tolerance, "the stages joined differ from the whole graph")
     return proof
 
 
@@ -156,20 +153,16 @@ def normalised(images: Array, preprocessing: Preprocessing) -> Tensor:
     return (x / 255 - mean) / std
 
 
-def _open_whole(
-    folder: Path, manifest: ModelManifest, opened: contextlib.ExitStack
-) -> OnnxRuntimeRunner:
-    return _open(folder / MODEL_GRAPH, manifest, manifest.inputs, manifest.outputs, opened)
+def _open_whole(folder: Path, manifest: ModelManifest) -> OnnxRuntimeRunner:
+    return _open(folder / MODEL_GRAPH, manifest.precision, manifest.inputs, manifest.outputs)
 
 
-def _open_stages(
-    folder: Path, manifest: ModelManifest, opened: contextlib.ExitStack
-) -> SplitRunner:
+def _open_stages(folder: Path, manifest: ModelManifest) -> SplitRunner:
     stages = [
         StageRunner(
             name=stage.name,
             device="cpu",
-            runner=_open(folder / stage.file, manifest, stage.inputs, stage.outputs, opened),
+            runner=_open(folder / stage.file, manifest.precision, stage.inputs, stage.outputs),
         )
         for stage in manifest.stages
     ]
@@ -178,23 +171,22 @@ def _open_stages(
 
 def _open(
     path: Path,
-    manifest: ModelManifest,
+    precision: str,
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
-    opened: contextlib.ExitStack,
 ) -> OnnxRuntimeRunner:
-    """A graph as it stands in float32, and emulated below that, without rewrites."""
-    if manifest.precision == "fp32":
+    """A graph as it stands in float32; below that emulated, and without rewrites."""
+    if precision == "fp32":
         return OnnxRuntimeRunner(path, inputs=inputs, outputs=outputs)
-    folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="parnet-deploy-"))
-    emulated = Path(folder) / path.name
-    onnx.save(emulate(onnx.load(path), EXACTLY), emulated)
-    return OnnxRuntimeRunner(
-        emulated,
-        inputs=tuple(emulated_spec(spec, EXACTLY) for spec in inputs),
-        outputs=tuple(emulated_spec(spec, EXACTLY) for spec in outputs),
-        optimise=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="parnet-deploy-") as folder:
+        emulated = Path(folder) / path.name
+        onnx.save(emulate(onnx.load(path), EXACTLY), emulated)
+        return OnnxRuntimeRunner(
+            emulated,
+            inputs=tuple(emulated_spec(spec, EXACTLY) for spec in inputs),
+            outputs=tuple(emulated_spec(spec, EXACTLY) for spec in outputs),
+            optimise=False,
+        )
 
 
 def _run(runner: Runner, images: Array, what: str) -> Array:
