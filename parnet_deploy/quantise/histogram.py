@@ -19,8 +19,9 @@ BINS = 2**14
 """Bins to either side of zero. As the greatest value lies in the outer half of them, a step of int8
 over the whole range is at least 64 bins wide, so that ranges of a thirty-second can be judged."""
 
-_LEAST_EXPONENT = -100
-"""Below it there is nothing that a float32 scale could tell from zero."""
+_LEAST = 2.0**-101
+"""Smaller values share the bins at zero: there is nothing that a scale could tell from it. So do,
+beside a great one, negative values so small that their ratio to it is no float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -53,8 +54,7 @@ class Histogram:
         low, high = float(x.min()), float(x.max())
         if not (math.isfinite(low) and math.isfinite(high)):  # min and max of NaN are NaN
             raise ValueError("values are not finite")
-        _, exponent = math.frexp(max(-low, high, 0.0))  # 2**exponent is greater
-        exponent = max(exponent, _LEAST_EXPONENT)
+        _, exponent = math.frexp(max(-low, high, _LEAST))  # 2**exponent is greater
         scaled = x * np.float32(BINS / 2.0**exponent)  # exact: a power of two
         places = np.floor(scaled, out=scaled).astype(np.intp)
         places += BINS

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -39,10 +40,17 @@ PERCENTILE = 99.99
 LEAST = 1e-30
 """Ranges below it are nothing: a float32 scale would lose its precision."""
 
-_SIDE = 2.0**7
-"""Levels to either side of zero in int8, and in Migacz's search."""
+_SIDE = 128
+"""Levels to either side of zero, in Migacz's search for int8."""
 
 _ENTROPY_BINS = 2048
+_ENTROPY_STEP = 4
+"""Bins of magnitudes, as Migacz has them, and the step from one limit that is tried to the next."""
+
+_RARE = 1e-4
+"""Count of a bin where the quantised distribution has nothing and the true one has, as in MXNet's
+search: divergences stay finite, and a lone value far away does not decide."""
+
 _COARSE, _FINE = 64, 17
 _SPAN = 32.0
 """Ranges are searched down to this part of the whole one, see `histogram.BINS`."""
@@ -94,6 +102,23 @@ def quantiser(
     else:
         found = _whole(histogram)
     return spanning(found, dtype)
+
+
+def quantisers(
+    histograms: Mapping[str, Histogram],
+    dtype: QuantisedType,
+    method: CalibrationMethod,
+    percentile: float | None = None,
+) -> dict[str, Quantiser]:
+    """`quantiser` of several tensors, by their names.
+
+    Raises:
+        UsageError: as `quantiser`.
+    """
+    return {
+        name: quantiser(histogram, dtype, method, percentile)
+        for name, histogram in histograms.items()
+    }
 
 
 def check_method(method: str, percentile: float | None) -> None:
@@ -227,14 +252,15 @@ def _entropy(histogram: Histogram, dtype: QuantisedType) -> Range:
     Both are of magnitudes. The true one has what is beyond the limit in its last bin; the
     quantised one does not, and spreads what is in a level over those of its bins that are not
     empty. The first bin counts as the second: zeros are quantised exactly, and there may be so
-    many of them, behind a ReLU, that nothing else would count.
+    many of them, behind a ReLU, that nothing else would count. Of uint8's levels, those count that
+    lie on the longer side of zero.
     """
     counts = _to_entropy_bins(histogram)
     counts[0] = counts[1]
     if not counts.any():
         return _whole(histogram)
-    limits = np.arange(int(_SIDE), len(counts) + 1)
-    levels = _float_levels if dtype == "float8_e4m3fn" else _even_levels
+    levels = _levels(histogram, dtype)
+    limits = np.append(np.arange(_SIDE, len(counts), _ENTROPY_STEP), len(counts))
     divergences = [_divergence(counts, int(limit), levels) for limit in limits]
     best = int(limits[int(np.argmin(divergences))])
     return _within(histogram.greatest * best / len(counts), histogram)
@@ -255,8 +281,21 @@ Levels = Callable[[int], Array]
 """For so many bins, the first bin of each level, ascending, beginning with 0."""
 
 
-def _even_levels(limit: int) -> Array:
-    return np.arange(int(_SIDE)) * limit // int(_SIDE)
+def _levels(histogram: Histogram, dtype: QuantisedType) -> Levels:
+    if dtype == "float8_e4m3fn":
+        return _float_levels
+    if dtype == "int8":
+        return partial(_even_levels, _SIDE)
+    lowest, highest = LIMITS[dtype]
+    whole = _whole(histogram)
+    return partial(
+        _even_levels, round((highest - lowest) * whole.greatest / (whole.high - whole.low))
+    )
+
+
+def _even_levels(number: int, limit: int) -> Array:
+    number = min(number, limit)
+    return np.arange(number) * limit // number
 
 
 def _float_levels(limit: int) -> Array:
@@ -279,8 +318,7 @@ def _divergence(counts: Array, limit: int, levels: Levels) -> float:
     quantised = np.repeat(sums / filled_bins, sizes)
     quantised[~filled] = 0.0
     occurs = true > 0
-    if not (quantised[occurs] > 0).all():  # something occurs that the quantised one rules out
-        return math.inf
+    quantised[occurs & ~(quantised > 0)] = _RARE
     p, q = true[occurs] / true.sum(), quantised[occurs] / quantised.sum()
     return float(p @ np.log(p / q))
 
@@ -338,23 +376,6 @@ def _finely(best: float, whole: float) -> Iterator[float]:
     """Sizes around the best one, as far as its neighbours among the coarse ones."""
     ratio = _SPAN ** (1 / _COARSE)
     yield from np.minimum(best * ratio ** np.linspace(-1, 1, _FINE), whole)
-
-
-def quantisers(
-    histograms: Mapping[str, Histogram],
-    dtype: QuantisedType,
-    method: CalibrationMethod,
-    percentile: float | None = None,
-) -> dict[str, Quantiser]:
-    """`quantiser` of several tensors, by their names.
-
-    Raises:
-        UsageError: as `quantiser`.
-    """
-    return {
-        name: quantiser(histogram, dtype, method, percentile)
-        for name, histogram in histograms.items()
-    }
 
 
 def _float32(value: float) -> float:
