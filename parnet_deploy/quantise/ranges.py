@@ -113,12 +113,16 @@ def quantisers(
     """`quantiser` of several tensors, by their names.
 
     Raises:
-        UsageError: as `quantiser`.
+        UsageError: as `quantiser`; the message names the tensor.
     """
-    return {
-        name: quantiser(histogram, dtype, method, percentile)
-        for name, histogram in histograms.items()
-    }
+    check_method(method, percentile)
+    found = {}
+    for name, histogram in histograms.items():
+        try:
+            found[name] = quantiser(histogram, dtype, method, percentile)
+        except UsageError as exc:
+            raise UsageError(f"the layer '{name}' cannot be quantised: {exc}") from exc
+    return found
 
 
 def check_method(method: str, percentile: float | None) -> None:
