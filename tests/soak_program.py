@@ -22,11 +22,11 @@ def with_every_inference(act: Callable[[int], object]) -> None:
     """Do something more whenever the model is asked."""
     sound, count = DataPlane.infer, 0
 
-    async def infer(self: DataPlane, *given: Any) -> Any:
+    async def infer(self: DataPlane, *given: Any, **named: Any) -> Any:
         nonlocal count
         count += 1
         act(count)
-        return await sound(self, *given)
+        return await sound(self, *given, **named)
 
     DataPlane.infer = infer  # type: ignore[method-assign]
 
@@ -66,8 +66,8 @@ def swap() -> None:
     """Answer every seventh request as the one before it."""
     sound, answers = DataPlane.infer, []
 
-    async def infer(self: DataPlane, *given: Any) -> Any:
-        answers.append(await sound(self, *given))
+    async def infer(self: DataPlane, *given: Any, **named: Any) -> Any:
+        answers.append(await sound(self, *given, **named))
         return answers[-2 if len(answers) % 7 == 0 else -1]
 
     DataPlane.infer = infer  # type: ignore[method-assign]
@@ -80,12 +80,12 @@ def lose() -> None:
         cycle.transport.abort()
         cycle.disconnected = True
 
-    with_answer(50, abort)
+    with_answer(10, abort)  # early, so that it is among the first reasons that are kept
 
 
 def answer_twice() -> None:
     again = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-    with_answer(70, lambda cycle: cycle.transport.writelines([again]))
+    with_answer(20, lambda cycle: cycle.transport.writelines([again]))
 
 
 def count_nothing() -> None:

@@ -22,6 +22,8 @@ TORCH_FREE = (
     "evaluate",
     "interrupts",
     "pages",
+    "lowering",
+    "quantise",
     "roofline",
     "engine",
     "runtime",

@@ -25,12 +25,13 @@ from served import (
 
 from parnet_deploy.errors import RequestError
 from parnet_deploy.runtime.base import FunctionRunner
-from parnet_deploy.serve.engine.inference import SHORT, Answer
+from parnet_deploy.serve.engine.inference import Answer
 from parnet_deploy.serve.engine.model import ServedModel
 from parnet_deploy.serve.http.watchdog import HELD, watching
-from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.transport.traffic import Traffic
 from parnet_deploy.spec import Array
+
+SHORT = SETTINGS.inline_below
 
 
 class Engine:
@@ -109,6 +110,19 @@ def test_nobody_is_held_up_by_a_long_run() -> None:
             await ask(model, 1, lone=True)
             await ask(model, 1, lone=True)
             assert not engine.is_on_the_loop()
+
+    run(main(), engine.clock)
+
+
+def test_none_is_where_that_is_turned_off() -> None:
+    engine = Engine()
+
+    async def main() -> None:
+        settings = replace(SETTINGS, inline_below=0)
+        with serving(engine.opener, settings, clock=engine.clock) as model:
+            for _ in range(3):
+                await ask(model, 1, lone=True)
+                assert not engine.is_on_the_loop()
 
     run(main(), engine.clock)
 
@@ -248,7 +262,3 @@ def test_a_process_that_is_held_up_for_a_while_goes_on() -> None:
         for _ in range(3):
             assert looked.acquire(timeout=10)
     assert ended == []
-
-
-def test_the_limit_is_that_of_a_stalled_run() -> None:
-    assert ServeSettings().stall > 10 * SHORT

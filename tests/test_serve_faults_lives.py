@@ -23,6 +23,7 @@ from parnet_deploy.bundle import ModelBundle, open_engine_bundle
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.errors import RunnerError
 from parnet_deploy.runtime import open_runner
+from parnet_deploy.serve.http.watchdog import HELD
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -31,9 +32,10 @@ from serving_faults.deadlines import deadline_scenarios  # noqa: E402
 from serving_faults.loads import CLIENTS, load_scenarios  # noqa: E402
 from serving_faults.model import Model, open_model  # noqa: E402
 from serving_faults.scenario import NotHereError, Ours, Scenario, WrongError  # noqa: E402
-from serving_faults.servers import Server, StartError, begun  # noqa: E402
+from serving_faults.servers import Server, StartError, begun, wait  # noqa: E402
 from serving_faults.starts import start_scenarios  # noqa: E402
 from serving_faults.trick import FAILS, make_trick, spin  # noqa: E402
+from serving_faults.wire import Connection, ask  # noqa: E402
 
 sys.path.remove(str(SCRIPTS))
 
@@ -73,6 +75,26 @@ def test_a_fault(side: Ours, scenario: Scenario) -> None:
 @named(tuple(each for each in load_scenarios() if each.title in LONG))
 def test_a_fault_that_takes_a_server_of_its_own(side: Ours, scenario: Scenario) -> None:
     assert not scenario.check(side).wrong
+
+
+@pytest.mark.parametrize("inline", [0.005, 0])
+def test_a_run_that_hangs_is_noticed_whichever_thread_it_is_on(side: Ours, inline: float) -> None:
+    """On the event loop's it holds everything up: then the process ends."""
+    image = side.model.image.copy()
+    options = ("--stall", 1, "--inline-below", inline)
+    with side.fresh(*options) as server, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            answer = ask(server.port, side.model.good())
+            assert answer is not None
+            assert answer.status == 200
+        image[0, 0, 0, 0] = spin(300_000)
+        stack.enter_context(Connection(server.port)).send(side.model.good(image))
+        if not inline:
+            assert wait(lambda: server.status_of("/v2/health/live") == 503)
+            return
+        assert server.process is not None
+        assert server.process.wait(60) == HELD
+        assert wait(lambda: any("nothing else can" in line for line in server.log))
 
 
 @named(tuple(each for each in start_scenarios() if each.title in QUICK))

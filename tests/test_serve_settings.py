@@ -21,6 +21,7 @@ from parnet_deploy.serve.settings import ServeSettings
         ({"max_body": 0}, "--max-body is 1 to "),
         ({"max_body": 2, "max_buffered": 1}, r"--max-body is 1 to 1 \(--max-buffered\), not 2"),
         ({"warm_up": -1}, "--warm-up is not negative, not -1"),
+        ({"inline_below": -0.1}, "--inline-below is not negative, not -0.1"),
         ({"max_delay": math.inf}, "--max-delay is not negative, not inf"),
         ({"timeout": 0.0}, "--timeout is positive and finite, not 0.0"),
         ({"header_timeout": math.nan}, "--header-timeout is positive and finite, not nan"),

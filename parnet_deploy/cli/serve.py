@@ -78,6 +78,13 @@ Grace = Annotated[
     float,
     typer.Option(help="Seconds from SIGTERM to the end; what is in flight is answered meanwhile."),
 ]
+InlineBelow = Annotated[
+    float,
+    typer.Option(
+        help="Seconds; a lone request whose run is expected to take less is run without waking "
+        "another thread; 0: none."
+    ),
+]
 Stall = Annotated[
     float, typer.Option(help="Seconds of a run after which the server calls itself not live.")
 ]
@@ -116,6 +123,7 @@ def command(
     body_timeout: BodyTimeout = _DEFAULT.body_timeout,
     idle_timeout: IdleTimeout = _DEFAULT.idle_timeout,
     max_connections: MaxConnections = _DEFAULT.max_connections,
+    inline_below: InlineBelow = _DEFAULT.inline_below,
     grace: Grace = _DEFAULT.grace,
     stall: Stall = _DEFAULT.stall,
     decode_threads: DecodeThreads = _DEFAULT.decode_threads,
@@ -144,6 +152,7 @@ def command(
         body_timeout=body_timeout,
         idle_timeout=idle_timeout,
         max_connections=max_connections,
+        inline_below=inline_below,
         grace=grace,
         stall=stall,
         decode_threads=decode_threads,

@@ -43,6 +43,8 @@ class ServeSettings:
         idle_timeout: between two requests on one connection.
         max_connections: connections of HTTP at once; one more is refused with 503. As many of gRPC,
             and calls over all of those.
+        inline_below: a lone request whose run is expected to take less is run on the event loop's
+            thread: to wake another costs more than it spares; 0: none is.
         grace: from SIGTERM to the end: what is in flight is answered meanwhile, and the engine
             closed.
         stall: a run that takes longer makes the server not live.
@@ -68,6 +70,7 @@ class ServeSettings:
     body_timeout: float = 30.0
     idle_timeout: float = 60.0
     max_connections: int = 512
+    inline_below: float = 0.005
     grace: float = 25.0
     stall: float = 60.0
     decode_threads: int = 0
@@ -102,7 +105,7 @@ class ServeSettings:
             )
 
     def _check_times(self) -> None:
-        for name in ("warm_up", "decode_threads", "max_delay"):
+        for name in ("warm_up", "decode_threads", "max_delay", "inline_below"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{_flag(name)} is not negative, not {getattr(self, name)}")
         times = [f.name for f in fields(self) if f.name.endswith("timeout")] + ["grace", "stall"]

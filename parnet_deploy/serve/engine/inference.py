@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +16,6 @@ from parnet_deploy.serve.engine.queue import Job
 from parnet_deploy.serve.engine.restarting import Engine
 from parnet_deploy.serve.engine.unanswered import CountedError
 from parnet_deploy.serve.recording import Recorder
-
-SHORT = 0.005
-"""Seconds. A run that takes less may hold the event loop up: whoever comes meanwhile would have to
-wait for the engine anyway."""
 
 _NEWEST = 0.125
 """What the newest run counts for in what the next is expected to take."""
@@ -63,12 +60,12 @@ class Inference:
         self._batch = batch
         self._recorder = recorder
         self._clock = clock
-        self._expected: float | None = None
+        self._expected = math.inf
 
     @property
-    def is_short(self) -> bool:
-        """Whether the next run may be expected to take less than `SHORT`."""
-        return self._expected is not None and self._expected < SHORT
+    def expected(self) -> float:
+        """Seconds that the next run may be expected to take; infinity before the first."""
+        return self._expected
 
     def __call__(self, jobs: list[Job[Task, Answer]]) -> None:
         """Run jobs as one batch, and answer or refuse each of them."""
@@ -96,7 +93,7 @@ class Inference:
         outputs, infer, spans = self._engine.use(
             partial(self._run, feeds=feeds, trace=tasks[0].trace)
         )
-        before = infer if self._expected is None else self._expected
+        before = self._expected if self._expected < math.inf else infer
         self._expected = before + _NEWEST * (infer - before)
         self._recorder.ran(rows_of(feeds), infer)
         parts = split(outputs, [rows_of(task.feeds) for task in tasks])

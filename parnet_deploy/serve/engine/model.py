@@ -290,7 +290,8 @@ class ServedModel:
     def _runs_at_once(self) -> bool:
         """Whether a lone request is run sooner than a thread could be woken for it."""
         is_alone = self._open == 1 and self._engine.is_idle
-        return is_alone and not self.settings.max_delay and self._inference.is_short
+        is_short = self._inference.expected < self.settings.inline_below
+        return is_alone and is_short and not self.settings.max_delay
 
     def _at_once(self, ticket: Ticket, task: Task, queued: float) -> Answer:
         """Run in this thread, the event loop's.

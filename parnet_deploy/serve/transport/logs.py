@@ -31,9 +31,10 @@ _LINES = 10_000
 _PATIENCE = 1.0
 """Seconds for the last lines to be written."""
 
-_PAUSE = 0.02
+_PAUSE = 0.2
 """Seconds after which the thread that writes looks for more lines by itself. To wake it for each
-would take longer than all else that a line costs the request it is about."""
+would take longer than all else that a line costs the request it is about; and the more often it
+wakes by itself, the more requests it takes Python's lock from."""
 
 
 def log_facts(
