@@ -72,10 +72,10 @@ def _quantise_tensor(
     name, shape = tensor.name, tensor.shape
     readers = list(tensor.outputs)
     scale = gs.Constant(
-        f"{name}.scale", rounded_scale(quantiser.scale, scheme.base).astype(np.float32)
+        f"{name}.quantise.scale", rounded_scale(quantiser.scale, scheme.base).astype(np.float32)
     )
     dtype = np.dtype(quantiser.dtype)
-    zero = gs.Constant(f"{name}.zero_point", np.array(quantiser.zero_point, dtype))
+    zero = gs.Constant(f"{name}.quantise.zero_point", np.array(quantiser.zero_point, dtype))
     is_read = name == first
     narrow = gs.Variable(f"{name}.quantised" if is_read else name, dtype=dtype, shape=shape)
     wide = gs.Variable(f"{name}.dequantised", dtype=np.dtype(np.float32), shape=shape)
