@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -109,9 +110,9 @@ def _gone_in_body(side: Side) -> str:
             raise WrongError(f"{server.files() - files} more files are open", "none")
         _settle(side, server)
         memory.append(server.memory())
-    # Freed memory may be kept and used again: what grows from one time to the next is lost.
-    if (grown := memory[-1] - memory[0]) > LEFT * BODY / 2:
-        raise WrongError(f"memory grows by {grown >> 20} MiB", "that it does not")
+    # Freed memory may be kept and used again, in pieces: what grows every time is lost.
+    if (grown := min(after - before for before, after in pairwise(memory))) > LEFT * BODY / 4:
+        raise WrongError(f"memory grows by {grown >> 20} MiB every time", "that it does not")
     return "all given back"
 
 
