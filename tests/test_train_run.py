@@ -21,16 +21,8 @@ from parnet_deploy.spec import decode, variant
 from parnet_deploy.train.metrics import EpochMetrics, StepMetrics
 from parnet_deploy.train.processes import Processes
 from parnet_deploy.train.recipe import Recipe
-from parnet_deploy.train.run import (
-    BEST,
-    CHECKPOINT,
-    STATE,
-    RunRecord,
-    begin_run,
-    configure,
-    read_run,
-    resume_run,
-)
+from parnet_deploy.train.record import RunRecord, configure, read_run
+from parnet_deploy.train.run import BEST, CHECKPOINT, STATE, begin_run, resume_run
 from parnet_deploy.train.settings import Settings
 from tests.training import SHORT, SMALL, Recorder, begun, make_task, two_colours
 

@@ -33,6 +33,7 @@ from parnet_deploy.cli.training_progress import training_progress
 from parnet_deploy.data import save_images
 from parnet_deploy.errors import TrainingError, UsageError
 from parnet_deploy.spec import ParNetSpec
+from parnet_deploy.train.qat.options import QatOptions, check_settings
 from parnet_deploy.train.recipe import Recipe
 from parnet_deploy.train.recipes import RECIPES, find_recipe
 from parnet_deploy.train.settings import Settings
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from parnet_deploy.net import Checkpoint
     from parnet_deploy.train.metrics import Observer
     from parnet_deploy.train.processes import Processes
-    from parnet_deploy.train.run import RunConfig, RunRecord
+    from parnet_deploy.train.record import RunConfig, RunRecord
 
 RUNS = Path("runs")
 IMAGES = "images"
@@ -64,7 +65,9 @@ VariantName = Annotated[
 ]
 RecipeName = Annotated[
     str | None,
-    typer.Option("--recipe", help=f"How to train: {', '.join(RECIPES)} [default: quick]."),
+    typer.Option(
+        "--recipe", help=f"How to train: {', '.join(RECIPES)} [default: quick; with --qat, qat]."
+    ),
 ]
 Output = Annotated[Path | None, typer.Option(help="Folder of the run [default: runs/VARIANT].")]
 Device = Annotated[
@@ -72,7 +75,31 @@ Device = Annotated[
 ]
 FineTune = Annotated[
     Path | None,
-    typer.Option("--finetune", help="Begin with a checkpoint, ours or the authors'."),
+    typer.Option(
+        "--finetune", "--checkpoint", help="Begin with a checkpoint, ours or the authors'."
+    ),
+]
+QatName = Annotated[
+    str | None,
+    typer.Option(
+        "--qat", metavar="int8|fp8", help="Train a checkpoint to be deployed in that precision."
+    ),
+]
+QatFor = Annotated[
+    str | None,
+    typer.Option(
+        "--qat-for",
+        metavar="BACKEND",
+        help="Whose int8 or fp8: which activations are quantised, and how [default: tensorrt].",
+    ),
+]
+QatObserve = Annotated[
+    float | None,
+    typer.Option(
+        "--qat-observe",
+        metavar="PART",
+        help="Part of the training in which activations' ranges move [default: 0.5].",
+    ),
 ]
 Resume = Annotated[
     Path | None,
@@ -104,6 +131,9 @@ def command(
     recipe: RecipeName = None,
     output: Output = None,
     finetune: FineTune = None,
+    qat: QatName = None,
+    qat_for: QatFor = None,
+    qat_observe: QatObserve = None,
     resume: Resume = None,
     hold_out: HoldOut = None,
     device: Device = None,
@@ -124,31 +154,27 @@ def command(
 
     In several processes: torchrun --nproc-per-node N -m parnet_deploy train ...
     """
-    network = given(
-        streams=streams,
-        depth=depth,
-        widths=widths,
-        blocks=blocks,
-        activation=activation,
-        squeeze=squeeze,
-        image_size=image_size,
-    )
+    network = given(streams=streams, depth=depth, widths=widths, blocks=blocks)
+    network |= given(activation=activation, squeeze=squeeze, image_size=image_size)
     named = given(variant=variant, data=data, recipe=recipe, output=output, finetune=finetune)
     named |= given(hold_out=hold_out, force=force or None, print_config=print_config or None)
+    quantised = given(qat=qat, qat_for=qat_for, qat_observe=qat_observe)
     need("train")
     shown = Shown(images=export_test_images, as_json=as_json)
     if resume is not None:
-        _refuse_others(named | network | changes)
+        _refuse_others(named | quantised | network | changes)
         _resume(resume, device, shown)
         return
-    chosen = find_recipe(recipe or "quick").changed(**part_of(changes, Recipe))
     settings = Settings(**part_of(changes, Settings))
+    qat_options = _find_qat(quantised, finetune, settings)
+    usual = "qat" if qat_options else "quick"
+    chosen = find_recipe(recipe or usual).changed(**part_of(changes, Recipe))
     found = None if finetune is None else _read(finetune, given(variant=variant) | network)
     spec = found.model.spec if found else change_spec(find_spec(variant or "digits"), **network)
     opened = _open(data or "digits", hold_out, settings)
     if found is not None:
-        found = _fit(found, opened, settings.seed)
-    config = _configure(spec, found, opened, chosen, settings, hold_out)
+        found = _fit(found, opened, settings.seed, qat_options)
+    config = _configure(spec, found, opened, chosen, settings, hold_out, qat_options)
     if print_config:
         print_json(config)
         return
@@ -183,7 +209,8 @@ def _begin(
 
 
 def _resume(folder: Path, device: str | None, shown: Shown) -> None:
-    from parnet_deploy.train.run import read_run, resume_run
+    from parnet_deploy.train.record import read_run
+    from parnet_deploy.train.run import resume_run
 
     config = read_run(folder).config
     opened = _open(config.data, config.hold_out, config.settings)
@@ -230,11 +257,39 @@ def _read(path: Path, changes: dict[str, Any]) -> Checkpoint:
     )
 
 
-def _fit(found: Checkpoint, data: DataSet, seed: int) -> Checkpoint:
+def _find_qat(
+    given_options: Mapping[str, Any], checkpoint: Path | None, settings: Settings
+) -> QatOptions | None:
+    """What the network is trained to be quantised to.
+
+    Raises:
+        UsageError: it cannot be; or something is given that belongs to it, or is missing.
+    """
+    if not given_options:
+        return None
+    if "qat" not in given_options:
+        extra = next(iter(given_options)).replace("_", "-")
+        raise UsageError(f"--{extra} belongs to --qat int8 or --qat fp8")
+    names = {"qat": "precision", "qat_for": "target", "qat_observe": "observe"}
+    options = QatOptions(**{names[name]: value for name, value in given_options.items()})
+    check_settings(settings)
+    if checkpoint is None:
+        raise UsageError(
+            "--qat refines a network that has been trained; name its weights with --checkpoint"
+        )
+    return options
+
+
+def _fit(found: Checkpoint, data: DataSet, seed: int, qat: QatOptions | None) -> Checkpoint:
     """The weights to begin with, with a classifier for the data's classes."""
     from parnet_deploy.net import with_classes
 
     fitted = with_classes(found, data.labels, seed=seed)
+    if qat is not None and fitted.new_head:
+        raise UsageError(
+            f"--qat keeps the checkpoint's classifier, and the classes of {data.name} are other "
+            "ones; train with --finetune alone first"
+        )
     kept = "a new classifier" if fitted.new_head else "its classifier, too"
     tell(f"  fine-tune: {origin(fitted.source)}, {kept}")
     return fitted
@@ -247,11 +302,12 @@ def _configure(
     recipe: Recipe,
     settings: Settings,
     hold_out: float | None,
+    qat: QatOptions | None,
 ) -> RunConfig:
-    from parnet_deploy.train.run import configure
+    from parnet_deploy.train.record import configure
 
     source = start.source if start else None
-    return configure(spec, data, recipe, settings, hold_out=hold_out, start=source)
+    return configure(spec, data, recipe, settings, hold_out=hold_out, start=source, qat=qat)
 
 
 def _open(source: str, hold_out: float | None, settings: Settings) -> DataSet:

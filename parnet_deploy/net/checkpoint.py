@@ -30,6 +30,7 @@ from parnet_deploy.spec import (
     decode,
     encode,
 )
+from parnet_deploy.spec.learned import LearnedRanges
 
 _KEYS_SHOWN = 5
 
@@ -46,11 +47,13 @@ class TrainingFacts:
         labels: class names in the order of the logits; empty where they are not known.
         preprocessing: how images were prepared in evaluation, or None.
         members: of an ensemble that was joined, where its members' weights came from.
+        ranges: of activations, where it was trained to be quantised (``train --qat``), or None.
     """
 
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     members: tuple[Source, ...] = ()
+    ranges: LearnedRanges | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +208,7 @@ def with_classes(found: Checkpoint, labels: Sequence[str], *, seed: int) -> Chec
         if not name.startswith("blocks.head.")
     }
     model.load_state_dict(model.state_dict() | kept)
-    facts = replace(found.facts, labels=())
+    facts = replace(found.facts, labels=(), ranges=None)
     return replace(found, model=model.eval(), facts=facts, new_head=True)
 
 

@@ -41,7 +41,8 @@ def join_checkpoints(paths: Sequence[Path]) -> tuple[ParNet, TrainingFacts]:
         _check_alone(path, member.model.spec)
         _check_alike(path, member, first_path, first)
     _check_different(paths, members)
-    facts = replace(first.facts, members=tuple(member.source for member in members))
+    sources = tuple(member.source for member in members)
+    facts = replace(first.facts, members=sources, ranges=None)
     return join([member.model for member in members]), facts
 
 

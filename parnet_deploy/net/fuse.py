@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,16 +44,30 @@ def fuse(model: ParNet, form: DeployForm | None = None) -> DeployParNet:
         are computed in float64.
     """
     form = form or DeployForm()
-    specs = {block.name: block for block in model.layout}
     dtype = next(model.parameters()).dtype
-    blocks: list[nn.Module] = []
     with torch.no_grad():
-        for block in model.layout:
-            module = model.blocks[block.name]
-            orders = [_order(specs.get(name), block.in_channels) for name in block.inputs]
-            blocks.append(_fuse_block(module, orders, form))
+        blocks = [
+            fuse_block(model.layout, block, model.blocks[block.name], form)
+            for block in model.layout
+        ]
     fused = DeployParNet(model, form, blocks).to(dtype).eval()
     return fused.requires_grad_(False)
+
+
+def fuse_block(
+    layout: Sequence[BlockSpec], block: BlockSpec, module: nn.Module, form: DeployForm
+) -> nn.Module:
+    """Fold one block into its deploy form, which is computed, and stays, in float64.
+
+    Args:
+        layout: the blocks of its network.
+        block: which of them it is.
+        module: the block in training form; it is left as it is.
+        form: which of the equivalent forms.
+    """
+    specs = {each.name: each for each in layout}
+    orders = [_order(specs.get(name), block.in_channels) for name in block.inputs]
+    return _fuse_block(module, orders, form)
 
 
 def _order(source: BlockSpec | None, channels: int) -> Tensor:
@@ -69,7 +84,7 @@ def _fuse_block(module: nn.Module, orders: list[Tensor], form: DeployForm) -> nn
     if isinstance(module, EnsembleHead):
         return DeployHead(_mean(module))
     if isinstance(module, PointwiseBlock):
-        weight, bias = fold_conv_bn(module.pointwise.conv.weight, module.pointwise.bn)
+        weight, bias = fold_block(module)
         conv = _conv(permute_inputs(weight, orders[0]), bias)
         return DeployBlock(conv, copy.deepcopy(module.act))
     if not isinstance(module, RepBlock):
@@ -90,6 +105,37 @@ def _mean(head: EnsembleHead) -> nn.Linear:
     return linear
 
 
+def fold_block(module: PointwiseBlock | RepBlock) -> tuple[Tensor, Tensor]:
+    """The one convolution that a block becomes: kernel and bias, in float64.
+
+    Channels are those of the training form. Gradients flow to kernels and to the weights and
+    biases of the batch normalisations, whose running statistics are taken as they are.
+
+    Args:
+        module: a block in training form.
+
+    Returns:
+        Kernel (O, I / groups, K, K) and bias (O,). The factor 2 of a block with a gate and
+        without a skip, and the identity of a skip without a gate are in them.
+    """
+    if isinstance(module, PointwiseBlock):
+        return fold_conv_bn(module.pointwise.conv.weight, module.pointwise.bn)
+    weight, bias = merge_branches(module)
+    if module.kind != "skip":
+        # gate = 2 * sigmoid(...): the 2 goes into the convolution, which the gate multiplies.
+        return (weight, bias) if module.squeeze is None else (2 * weight, 2 * bias)
+    if module.squeeze is None:
+        scale, shift = bn_affine(_identity(module))
+        return weight + identity_3x3(scale), bias + shift
+    return weight, bias
+
+
+def _identity(block: RepBlock) -> nn.BatchNorm2d:
+    if block.identity is None:
+        raise ValueError("a skip block without its identity")
+    return block.identity
+
+
 def merge_branches(block: RepBlock) -> tuple[Tensor, Tensor]:
     """The dense and the pointwise branch of a block as one 3x3 kernel and bias, in float64."""
     dense, bias = fold_conv_bn(block.dense.conv.weight, block.dense.bn)
@@ -99,33 +145,29 @@ def merge_branches(block: RepBlock) -> tuple[Tensor, Tensor]:
 
 
 def _fuse_plain(block: RepBlock, order: Tensor) -> DeployBlock:
-    weight, bias = merge_branches(block)
+    weight, bias = fold_block(block)
+    conv = _conv(permute_inputs(weight, order), bias, block.stride)
     act = copy.deepcopy(block.act)
     if block.squeeze is None:
-        return DeployBlock(_conv(permute_inputs(weight, order), bias, block.stride), act)
+        return DeployBlock(conv, act)
     squeeze = permute_inputs(ungroup_1x1(block.squeeze.weight, 1), order)
-    # gate = 2 * sigmoid(...): the 2 goes into the convolution, which the gate multiplies.
-    conv = _conv(permute_inputs(2 * weight, order), 2 * bias, block.stride)
     return DeployBlock(conv, act, squeeze=Squeeze(squeeze, None))
 
 
 def _fuse_skip(block: RepBlock, form: DeployForm) -> DeployBlock:
-    weight, bias = merge_branches(block)
+    conv = _conv(*fold_block(block))
     act = copy.deepcopy(block.act)
-    if block.identity is None:
-        raise ValueError("a skip block without its identity")
-    scale, shift = bn_affine(block.identity)
     if block.squeeze is None:
-        return DeployBlock(_conv(weight + identity_3x3(scale), bias + shift), act)
+        return DeployBlock(conv, act)
+    identity = _identity(block)
     squeeze = ungroup_1x1(block.squeeze.weight, 1)
     if form.identity_bn == "keep":
-        identity = copy.deepcopy(block.identity)
-        return DeployBlock(
-            _conv(weight, bias), act, squeeze=Squeeze(squeeze, None), identity=identity
-        )
+        gate = Squeeze(squeeze, None)
+        return DeployBlock(conv, act, squeeze=gate, identity=copy.deepcopy(identity))
     # gap is linear, so W gap(scale x + shift) = (W scale) gap(x) + W shift.
+    scale, shift = bn_affine(identity)
     gate = Squeeze(squeeze * scale, squeeze @ shift)
-    return DeployBlock(_conv(weight, bias), act, squeeze=gate, affine=(scale, shift))
+    return DeployBlock(conv, act, squeeze=gate, affine=(scale, shift))
 
 
 def _fuse_fusion(block: RepBlock, orders: list[Tensor]) -> DeployFusion:
@@ -142,10 +184,9 @@ def _fuse_fusion(block: RepBlock, orders: list[Tensor]) -> DeployFusion:
     source = torch.cat(
         [2 * orders[piece.input][piece.start : piece.stop] + piece.input for piece in pieces]
     )
-    weight, bias = merge_branches(block)
+    weight, bias = fold_block(block)
     squeeze = None
     if block.squeeze is not None:
-        weight, bias = 2 * weight, 2 * bias
         dense = ungroup_1x1(block.squeeze.weight, 2)
         squeeze = Squeeze(permute_inputs(dense, source), None)
     weight = permute_inputs(weight, source, groups=2)

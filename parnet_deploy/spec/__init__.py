@@ -7,6 +7,7 @@ counts    depth, parameters and operations, derived from a layout
 form      DeployForm: which of the equivalent deploy forms a target is given
 precision Arithmetic: what a network computes in, and how far rounding may take it
 quantisation  Quantisation: which numbers stand for which in int8 and fp8
+learned   LearnedRanges: where activations' values lie, as a training found it
 images    Preprocessing: how an image becomes the array the network reads
 codec     these values as JSON, and back with every type checked
 variants  the paper's networks and the small ones, by name

@@ -13,6 +13,8 @@ loop        the training loop
 tally       losses added up on the device, looked at now and then
 validate    the test after every epoch
 state       TrainingState: what a resumed training goes on from, bit for bit
+qat         quantisation-aware training: fake quantisers behind the fold
+record      RunRecord: what a run was asked for, and what came of it
 run         a run's folder: begun, resumed, finished
 files       files that are whole at every moment
 metrics     what a run says of itself, and Observer, who is told

@@ -20,6 +20,7 @@ from parnet_deploy.train.batchnorm import synchronise_norms
 from parnet_deploy.train.loader import Batch, Plan, load_batches, mixed_seed
 from parnet_deploy.train.metrics import EpochMetrics, StepMetrics
 from parnet_deploy.train.optimise import make_optimiser, make_schedule
+from parnet_deploy.train.qat.network import FakeQuantisedParNet
 from parnet_deploy.train.settings import Precision, Settings
 from parnet_deploy.train.state import Sums, TrainingState
 from parnet_deploy.train.tally import Tally
@@ -159,6 +160,8 @@ class _Training:
         state = self.state
         self.wrapped.train()
         self.schedule.step_update(state.step)
+        if isinstance(state.model, FakeQuantisedParNet):
+            state.model.begin_step(state.step / self.plan.steps)
         # Dropout: the same masks in this step whenever it is done.
         rank = self.task.processes.rank
         torch.manual_seed(mixed_seed(self.task.settings.seed, "step", state.step, rank))

@@ -76,10 +76,21 @@ _QUICK = Recipe(
     zoom=0.1,
 )
 
+_QAT = replace(
+    # For a network that is trained and only has to get used to being quantised: a short cosine
+    # that begins at a tenth.
+    _QUICK,
+    name="qat",
+    epochs=5,
+    learning_rate=6e-4,
+    warmup_epochs=0,
+)
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         _QUICK,
+        _QAT,
         _CIFAR,
         _IMAGENET,
         # Table 5: "longer training": 200 epochs, cosine annealing.

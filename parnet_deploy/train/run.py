@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from parnet_deploy.bundle import CHECKPOINT, Source, refuse_existing, versions
+from torch import nn
+
+from parnet_deploy.bundle import CHECKPOINT, refuse_existing, versions
 from parnet_deploy.data import DataSet
 from parnet_deploy.errors import (
     BundleError,
-    DataError,
-    SpecError,
     TrainingError,
     UsageError,
     os_reason,
@@ -22,21 +21,24 @@ from parnet_deploy.errors import (
 from parnet_deploy.interrupts import held_back
 from parnet_deploy.net import ParNet, TrainingFacts, initialise, save_checkpoint
 from parnet_deploy.spec import (
-    ParNetSpec,
-    Preprocessing,
     count,
-    decode,
-    default_crop_ratio,
     encode,
 )
 from parnet_deploy.train.curves import draw_curves
 from parnet_deploy.train.files import held, remove_unfinished, replacing
 from parnet_deploy.train.logs import Observers, TensorBoardLog, write_metrics
 from parnet_deploy.train.loop import begin, train
-from parnet_deploy.train.metrics import EpochMetrics, Observer
+from parnet_deploy.train.metrics import Observer
 from parnet_deploy.train.processes import Processes
-from parnet_deploy.train.recipe import Recipe
-from parnet_deploy.train.settings import Settings
+from parnet_deploy.train.qat.network import FakeQuantisedParNet
+from parnet_deploy.train.record import (
+    RECORD,
+    RunConfig,
+    RunRecord,
+    RunResult,
+    fingerprint,
+    read_run,
+)
 from parnet_deploy.train.state import TrainingState
 from parnet_deploy.train.task import Task, plan_for
 
@@ -45,124 +47,7 @@ STATE = "last.pt"
 METRICS = "metrics.csv"
 CURVES = "curves.svg"
 TENSORBOARD = "tensorboard"
-RECORD = "run.json"
-
 TOOLS = ("parnet-deploy", "torch", "torchvision", "timm", "numpy", "pillow")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunConfig:
-    """What is trained, on what and how: all that `resume` needs to know.
-
-    Attributes:
-        spec: the network; its classes are the data's, its dropout the recipe's.
-        data: the data set, as ``--data`` takes it.
-        hold_out: part of each class that is the test split, where the data were not split.
-        samples_sha256: of the names of all images and their labels, in order.
-        train_images: images of the training split.
-        test_images: images of the test split.
-        preprocessing: how an image becomes what the network reads, in deployment too.
-        recipe: how it is trained.
-        settings: how that is carried out.
-        start: the checkpoint that fine-tuning began with, or None.
-    """
-
-    spec: ParNetSpec
-    data: str
-    hold_out: float | None
-    samples_sha256: str
-    train_images: int
-    test_images: int
-    preprocessing: Preprocessing
-    recipe: Recipe
-    settings: Settings
-    start: Source | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunResult:
-    """What came of it.
-
-    Attributes:
-        parameters: of the network, in training form.
-        last: the last epoch; its test is that of ``checkpoint.safetensors``.
-        best: the epoch with the highest top-1 accuracy: that of ``best.safetensors``.
-        seconds: spent in training steps.
-        failed: images that could not be decoded and were skipped, and why.
-    """
-
-    parameters: int
-    last: EpochMetrics
-    best: EpochMetrics
-    seconds: float
-    failed: dict[str, str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunRecord:
-    """The content of ``run.json``; `result` is None until the training has ended."""
-
-    config: RunConfig
-    tools: dict[str, str]
-    result: RunResult | None = None
-
-
-def configure(
-    spec: ParNetSpec,
-    data: DataSet,
-    recipe: Recipe,
-    settings: Settings,
-    *,
-    hold_out: float | None = None,
-    start: Source | None = None,
-) -> RunConfig:
-    """A run's configuration: the network fitted to the data and the recipe.
-
-    Raises:
-        SpecError: the network has several members: each is trained by itself.
-        DataError: there is nothing to tell apart.
-    """
-    if len(data.labels) < 2:
-        raise DataError(f"{data.name} has one class, '{data.labels[0]}': nothing to tell apart")
-    if spec.members > 1:
-        raise SpecError(
-            f"'{spec.name}' is an ensemble, whose members are trained one by one: train one of "
-            "them with several --seed, then join the checkpoints with 'parnet-deploy ensemble'"
-        )
-    return RunConfig(
-        spec=replace(recipe.fit(spec), classes=len(data.labels)),
-        data=data.name,
-        hold_out=hold_out,
-        samples_sha256=_fingerprint(data),
-        train_images=len(data.train),
-        test_images=len(data.test),
-        preprocessing=Preprocessing(
-            size=spec.image_size,
-            crop_ratio=default_crop_ratio(spec.image_size),
-            interpolation=data.interpolation,
-            mean=data.mean,
-            std=data.std,
-        ),
-        recipe=recipe,
-        settings=settings,
-        start=start,
-    )
-
-
-def read_run(folder: Path) -> RunRecord:
-    """What ``run.json`` says.
-
-    Raises:
-        TrainingError: there is no run in that folder, or it cannot be read.
-    """
-    path = folder / RECORD
-    try:
-        return decode(path.read_bytes(), RunRecord)
-    except OSError as exc:
-        hint = f"; did you mean {folder.parent}?" if (folder.parent / RECORD).is_file() else ""
-        raise TrainingError(f"there is no training run in {folder}{hint}") from exc
-    except UsageError as exc:
-        raise TrainingError(f"{path} is damaged, or not of this version: {exc}") from exc
 
 
 def begin_run(
@@ -194,13 +79,16 @@ def begin_run(
         BundleError: the folder cannot be written.
         TrainingError: training came apart; what was saved before is there.
         ImageError: an image cannot be decoded, and bad ones are not skipped.
-        UsageError: the batch does not come out even, or the images do not fill one.
+        UsageError: the batch does not come out even, or the images do not fill one; or a training
+            for quantisation has no network to begin with.
     """
     refuse_existing(folder, force=force, marker=RECORD)
     # Says at once what cannot be. What a process takes at once is kept: with other processes, a
     # resumed training's batch normalisations still see as many images.
     plan = plan_for(data, config.recipe, config.settings, processes)
     config = replace(config, settings=replace(config.settings, micro_batch=plan.micro_batch))
+    if config.qat is not None and model is None:
+        raise UsageError("a training for quantisation begins with a trained network: --checkpoint")
     model = _fitted(model, config) if model else initialise(config.spec, seed=config.settings.seed)
     record = RunRecord(config=config, tools=versions(*TOOLS))
     processes.wait()
@@ -229,7 +117,7 @@ def resume_run(folder: Path, data: DataSet, processes: Processes, observer: Obse
     record = read_run(folder)
     if record.result is not None:
         return record
-    if _fingerprint(data) != record.config.samples_sha256:
+    if fingerprint(data) != record.config.samples_sha256:
         raise TrainingError(
             f"{record.config.data} is not what {folder} was begun with: it had "
             f"{record.config.train_images} images to learn from and {record.config.test_images} to "
@@ -270,11 +158,14 @@ def _carry_out(
     """Train, and write the result; the folder is this run's from before its state is read."""
     config = record.config
     facts = TrainingFacts(labels=data.labels, preprocessing=config.preprocessing)
+    trained: nn.Module = model
+    if config.qat is not None:
+        trained = FakeQuantisedParNet(model, config.qat.scheme, observe=config.qat.observe)
     with held(folder) if processes.is_main else contextlib.nullcontext():
         if processes.is_main:
             remove_unfinished(folder)
         state, ended = _train(
-            folder, config, facts, data, processes, observer, model, resume=resume
+            folder, config, facts, data, processes, observer, trained, resume=resume
         )
         if ended and processes.is_main:
             record = replace(record, result=_result(state, config))
@@ -290,7 +181,7 @@ def _train(
     data: DataSet,
     processes: Processes,
     observer: Observer,
-    model: ParNet,
+    model: nn.Module,
     *,
     resume: bool,
 ) -> tuple[TrainingState, bool]:
@@ -304,7 +195,7 @@ def _train(
             settings=config.settings,
             processes=processes,
             observer=observer,
-            save=lambda state: _save(folder, state, facts),
+            save=lambda state: _save(folder, state, config, facts),
             stop=lambda: bool(signals),
         )
         state = begin(model, task)
@@ -317,13 +208,13 @@ def _train(
         return state, train(state, replace(task, observer=told))
 
 
-def _save(folder: Path, state: TrainingState, facts: TrainingFacts) -> None:
+def _save(folder: Path, state: TrainingState, config: RunConfig, facts: TrainingFacts) -> None:
     """Write what an epoch gave, then the state: whoever resumes writes the rest again."""
     at_end = bool(state.history) and state.history[-1].step == state.step
     if at_end:
         if state.best is state.history[-1]:
-            _write_checkpoint(folder / BEST, state, facts)
-        _write_checkpoint(folder / CHECKPOINT, state, facts)
+            _write_checkpoint(folder / BEST, state, config, facts)
+        _write_checkpoint(folder / CHECKPOINT, state, config, facts)
         write_metrics(state.history, folder / METRICS)
     state.save(folder / STATE)
 
@@ -331,8 +222,8 @@ def _save(folder: Path, state: TrainingState, facts: TrainingFacts) -> None:
 def _finish(folder: Path, record: RunRecord, state: TrainingState, facts: TrainingFacts) -> None:
     """Write what stands there when all is done; the record at last."""
     if not (folder / CHECKPOINT).exists():
-        _write_checkpoint(folder / CHECKPOINT, state, facts)
-    kind = record.config.data.partition(":")[0]  # a path may have letters that no font has
+        _write_checkpoint(folder / CHECKPOINT, state, record.config, facts)
+    kind = record.config.data_kind  # a path may have letters that no font has
     title = f"{record.config.spec.name} on {kind}, {record.config.recipe.name}"
     draw_curves(state.history, folder / CURVES, title)
     _write_record(folder, record)
@@ -347,17 +238,6 @@ def _result(state: TrainingState, config: RunConfig) -> RunResult:
         seconds=sum(epoch.seconds for epoch in state.history),
         failed=state.failed,
     )
-
-
-def _fingerprint(data: DataSet) -> str:
-    """A hash of what the images are called and labelled, in order."""
-    digest = hashlib.sha256()
-    for part in (data.train, data.test):
-        for index in range(len(part)):
-            digest.update(f"{part.name(index)}\0{part.label(index)}\n".encode(errors="replace"))
-        digest.update(b"\n")
-    digest.update("\0".join(data.labels).encode(errors="replace"))
-    return digest.hexdigest()
 
 
 def _make_folder(folder: Path) -> None:
@@ -378,8 +258,14 @@ def _make_folder(folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write_checkpoint(path: Path, state: TrainingState, facts: TrainingFacts) -> None:
+def _write_checkpoint(
+    path: Path, state: TrainingState, config: RunConfig, facts: TrainingFacts
+) -> None:
+    """The network that is deployed, in training form; with its activations' ranges, if any."""
     model = state.deployed
+    if isinstance(model, FakeQuantisedParNet):
+        facts = replace(facts, ranges=model.learned(config.calibration))
+        model = model.network
     if not isinstance(model, ParNet):
         raise TypeError(f"a run trains a ParNet, not a {type(model).__name__}")
     with replacing(path) as file:

@@ -1,0 +1,143 @@
+"""Ranges of activations that a training found: what a checkpoint knows of being quantised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from parnet_deploy.errors import SpecError
+from parnet_deploy.spec.layout import IMAGES, layout
+from parnet_deploy.spec.parnet import ParNetSpec
+from parnet_deploy.spec.quantisation import (
+    LIMITS,
+    Calibration,
+    Quantisation,
+    QuantisedType,
+    Quantiser,
+    Scheme,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """Where a tensor's values lie; 0 is among them.
+
+    Attributes:
+        low: the least, 0 or less.
+        high: the greatest, 0 or more.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no range.
+
+        Raises:
+            SpecError: an end is not finite, or on the wrong side of 0.
+        """
+        if not -math.inf < self.low <= 0.0 <= self.high < math.inf:
+            raise SpecError(f"a range is finite and 0 lies in it, not {self.low} to {self.high}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnedRanges:
+    """What a quantisation-aware training found, beside the weights.
+
+    Attributes:
+        scheme: what the training quantised, and into what.
+        calibration: what the ranges were found on; its method is ``qat``. Its hash is of the
+            training split's names and labels: the arrays were augmented, and no two alike.
+        ranges: by tensors' names in the float32 graph (`quantisable_tensors`), whatever the
+            scheme needs of them; what the network reads is ``images``.
+    """
+
+    scheme: Scheme
+    calibration: Calibration
+    ranges: Mapping[str, Range]
+
+
+def quantisable_tensors(spec: ParNetSpec, scheme: Scheme | None = None) -> tuple[str, ...]:
+    """The activations that a scheme quantises, by their names in the float32 graph.
+
+    What blocks' convolutions read, the values that a fusion joins, and where the scheme says so
+    what the convolutions give. What only the head reads is not quantised.
+
+    Args:
+        spec: the network.
+        scheme: what is quantised; None gives the tensors of all schemes.
+    """
+    names: dict[str, None] = {}
+    for block in layout(spec):
+        if block.kind == "head":
+            continue
+        names |= dict.fromkeys(block.inputs)
+        if block.kind == "fusion":
+            names[joined(block.name)] = None
+        if scheme is None or scheme.outputs:
+            names[convolved(block.name)] = None
+    return tuple(names)
+
+
+def joined(block: str) -> str:
+    """The name of what a fusion's convolution reads: its inputs, normalised and joined."""
+    return f"{block}.join"
+
+
+def convolved(block: str) -> str:
+    """The name of what a block's convolution gives, in deploy form."""
+    return f"{block}.conv"
+
+
+def quantiser_of(found: Range, dtype: QuantisedType) -> Quantiser:
+    """How a tensor with that range is quantised.
+
+    All in float32, as training and inference compute it: ``int8`` and ``float8_e4m3fn`` reach as
+    far to either side, ``uint8`` from the one end to the other. Where there is but 0, the scale
+    is 1.
+
+    Args:
+        found: where its values lie.
+        dtype: what it is to be.
+    """
+    low, high = np.float32(found.low), np.float32(found.high)
+    span, limit = (high - low, 255) if dtype == "uint8" else (max(-low, high), LIMITS[dtype][1])
+    scale = np.float32(span) / np.float32(limit)
+    if not scale > 0:
+        scale = np.float32(1)
+    zero = int(np.rint(-low / scale)) if dtype == "uint8" else 0
+    return Quantiser(dtype=dtype, scale=float(scale), zero_point=zero)
+
+
+def quantisation_of(
+    learned: LearnedRanges, scheme: Scheme, tensors: Iterable[str], *, first: str = IMAGES
+) -> Quantisation:
+    """A quantisation with the ranges that a training found, for any scheme.
+
+    Args:
+        learned: what the training found.
+        scheme: what is to be quantised, and into what; ranges are those of the values, so that it
+            need not be the scheme of the training.
+        tensors: names of the activations that are quantised (`lowering.observed`).
+        first: name, among those, of what the network reads.
+
+    Raises:
+        SpecError: the training found no range for one of them: it was of another network.
+    """
+    names = tuple(tensors)
+    known = {name: IMAGES if name == first else name for name in names}
+    if missing := [name for name in names if known[name] not in learned.ranges]:
+        raise SpecError(
+            f"the checkpoint was trained for quantisation without '{missing[0]}', of which this "
+            "network needs the range; train it with --qat again, or give --calibrate"
+        )
+    return Quantisation(
+        scheme=scheme,
+        calibration=learned.calibration,
+        tensors={
+            name: quantiser_of(learned.ranges[known[name]], scheme.activation) for name in names
+        },
+    )
