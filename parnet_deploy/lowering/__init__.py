@@ -11,7 +11,7 @@ types     what each block's convolution computes in, as a graph's nodes say it
 """
 
 from parnet_deploy.lowering.emulate import EMULATED, EXACTLY, emulate, emulated_spec
-from parnet_deploy.lowering.faults import quantisation_faults
+from parnet_deploy.lowering.faults import quantisation_faults, stored_weights
 from parnet_deploy.lowering.layers import Layer, keeping, layers, observed
 from parnet_deploy.lowering.lowering import lower, opset_for
 from parnet_deploy.lowering.types import layer_types
@@ -29,4 +29,5 @@ __all__ = [
     "observed",
     "opset_for",
     "quantisation_faults",
+    "stored_weights",
 ]

@@ -9,7 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from parnet_deploy.lowering.layers import CONV, is_layer
-from parnet_deploy.lowering.weights import quantised, rounded_scale
+from parnet_deploy.lowering.weights import QuantisedWeight, quantised, rounded_scale
 from parnet_deploy.spec import Array
 from parnet_deploy.spec.quantisation import Quantisation
 
@@ -31,12 +31,10 @@ def quantisation_faults(
         weights: the float32 kernels by name, ``{block}.conv.weight``.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
-    found = [
+    return (
         *_activation_faults(model, quantisation, constants),
-        *_weight_faults(model, quantisation, constants, makers, weights),
-    ]
-    return tuple(found)
+        *_weight_faults(model, quantisation, constants, weights),
+    )
 
 
 def in_words(faults: tuple[str, ...]) -> str:
@@ -71,17 +69,17 @@ def _weight_faults(
     model: onnx.ModelProto,
     quantisation: Quantisation,
     constants: Mapping[str, Array],
-    makers: Mapping[str, onnx.NodeProto],
     weights: Mapping[str, Array],
 ) -> Iterator[str]:
+    stored = stored_weights(model)
     for node in model.graph.node:
         if node.op_type != "Conv" or not is_layer(node.name):
             continue
         block = node.name.removesuffix(CONV)
-        maker = makers.get(node.input[1])
-        if block in quantisation.kept or maker is None:
-            if (maker is None) != (block in quantisation.kept):
-                yield f"'{block}' is {'not quantised' if maker is None else 'quantised, not kept'}"
+        found = stored.get(block)
+        if found is None or block in quantisation.kept:
+            if (found is None) != (block in quantisation.kept):
+                yield f"'{block}' is {'not quantised' if found is None else 'quantised, not kept'}"
             continue
         name = f"{node.name}.weight"
         wanted = quantised(
@@ -90,14 +88,35 @@ def _weight_faults(
             quantisation.scheme.weight,
             base=quantisation.scheme.base,
             per_channel=quantisation.per_channel,
+            factored=found.factor is not None,
         )
-        values, scale = constants[maker.input[0]], constants[maker.input[1]]
-        zero = constants[maker.input[2]] if len(maker.input) > 2 else np.zeros(1, np.int8)
-        if np.any(zero.astype(np.float32) != 0):
+        if np.any(constants.get(f"{name}.zero_point", np.zeros(1)).astype(np.float32) != 0):
             yield f"the zero point of '{name}' is not 0"
-        if not np.array_equal(scale.astype(np.float32), wanted.scale.astype(np.float32)):
+        if found.values.dtype != wanted.values.dtype:
+            yield f"'{name}' is {found.values.dtype.name}, not {wanted.values.dtype.name}"
+        elif not np.array_equal(found.scales(), wanted.scales()):
             yield f"the scales of '{name}' are not those of its channels' greatest magnitudes"
-        elif values.dtype != wanted.values.dtype:
-            yield f"'{name}' is {values.dtype.name}, not {wanted.values.dtype.name}"
-        elif not np.array_equal(values.view(np.uint8), wanted.values.view(np.uint8)):
+        elif not np.array_equal(found.values.view(np.uint8), wanted.values.view(np.uint8)):
             yield f"'{name}' is not the network's, divided by its scales"
+
+
+def stored_weights(model: onnx.ModelProto) -> dict[str, QuantisedWeight]:
+    """The quantised kernels of a graph by block, with the scales that stand in it.
+
+    Args:
+        model: a whole graph or a stage, with its weights in it.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found = {}
+    for node in model.graph.node:
+        maker = makers.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type != "Conv" or not is_layer(node.name) or maker is None:
+            continue
+        factor = constants.get(f"{node.name}.factor")
+        found[node.name.removesuffix(CONV)] = QuantisedWeight(
+            values=constants[maker.input[0]],
+            scale=constants[maker.input[1]],
+            factor=None if factor is None else factor.reshape(-1),
+        )
+    return found

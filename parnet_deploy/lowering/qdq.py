@@ -11,13 +11,19 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quan
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from parnet_deploy.errors import ExportError
 from parnet_deploy.lowering.layers import Layer, check_kept, layers, observed
-from parnet_deploy.lowering.weights import quantised, rounded_scale
-from parnet_deploy.spec.quantisation import Quantisation, Quantiser, Scheme
+from parnet_deploy.lowering.weights import QuantisedWeight, quantised, rounded_scale
+from parnet_deploy.spec import Array
+from parnet_deploy.spec.precision import arithmetic
+from parnet_deploy.spec.quantisation import LIMITS, Quantisation, Quantiser, Scheme
+
+_TO_NHWC = [0, 2, 3, 1]
 
 
 def quantise(graph: gs.Graph, quantisation: Quantisation, *, first: str) -> gs.Graph:
@@ -96,18 +102,10 @@ def _quantise_tensor(
 
 def _quantise_weight(graph: gs.Graph, layer: Layer, quantisation: Quantisation) -> None:
     (node,) = (node for node in graph.nodes if node.name == layer.node)
-    weight, scheme = node.inputs[1], quantisation.scheme
-    found = quantised(
-        layer.weight,
-        weight.values,
-        scheme.weight,
-        base=scheme.base,
-        per_channel=quantisation.per_channel,
-    )
+    found = _weight_of(node, layer, quantisation)
     scale = gs.Constant(f"{layer.weight}.scale", found.scale.astype(np.float32))
-    zero = gs.Constant(
-        f"{layer.weight}.zero_point", np.zeros(found.scale.shape, found.values.dtype)
-    )
+    zeros = np.zeros(found.scale.shape, found.values.dtype)
+    zero = gs.Constant(f"{layer.weight}.zero_point", zeros)
     narrow = gs.Constant(layer.weight, found.values)
     wide = gs.Variable(
         f"{layer.weight}.dequantised", dtype=np.dtype(np.float32), shape=list(found.values.shape)
@@ -122,3 +120,60 @@ def _quantise_weight(graph: gs.Graph, layer: Layer, quantisation: Quantisation) 
         )
     )
     node.inputs[1] = wide
+    if found.factor is not None:
+        _rescale(graph, node, found.factor.astype(np.float32))
+
+
+def _weight_of(node: gs.Node, layer: Layer, quantisation: Quantisation) -> QuantisedWeight:
+    """A kernel's quantised weight: factored where the graph has a place for it and fp16 holds it.
+
+    The place is in NHWC. There TensorRT RTX multiplies in the kernel that also takes the gate, the
+    sum, the activation and the next quantisation; a scale for each channel at the kernel itself
+    takes two launches more a block (docs/kernel-counts.md).
+    """
+    scheme, values = quantisation.scheme, node.inputs[1].values
+    make = partial(quantised, layer.weight, values, scheme.weight, base=scheme.base)
+    plain: QuantisedWeight = make(per_channel=quantisation.per_channel)
+    if scheme.base == "fp32" or not quantisation.per_channel or _turned(node) is None:
+        return plain
+    found: QuantisedWeight = make(per_channel=True, factored=True)
+    return found if _holds(found, node, quantisation.tensors[layer.input], scheme) else plain
+
+
+def _turned(node: gs.Node) -> gs.Node | None:
+    """The transposition to NHWC that alone reads a convolution's output, or None."""
+    readers = node.outputs[0].outputs
+    if len(readers) == 1 and readers[0].op == "Transpose":
+        return readers[0] if list(readers[0].attrs["perm"]) == _TO_NHWC else None
+    return None
+
+
+def _holds(weight: QuantisedWeight, node: gs.Node, read: Quantiser, scheme: Scheme) -> bool:
+    """Whether the base holds whatever the convolution may give before it is multiplied."""
+    numbers = arithmetic(scheme.base)
+    dtype = np.dtype(numbers.dtype)
+    if weight.factor is None or weight.factor.min() < np.finfo(dtype).smallest_normal:
+        return False
+    axes = tuple(range(1, weight.values.ndim))
+    steps = np.abs(weight.values.astype(np.float64)).sum(axis=axes)
+    greatest = float(weight.scale) * read.scale * (1 + LIMITS[read.dtype][1]) * steps
+    if len(node.inputs) > 2:
+        greatest = greatest + np.abs(node.inputs[2].values) / weight.factor.astype(np.float64)
+    return float(greatest.max()) <= numbers.greatest
+
+
+def _rescale(graph: gs.Graph, node: gs.Node, factor: Array) -> None:
+    """Multiply a convolution's output by each channel's factor; its bias is divided before."""
+    turn = _turned(node)
+    if turn is None:
+        raise ValueError(f"the output of '{node.name}' is not transposed")
+    if len(node.inputs) > 2:
+        bias = node.inputs[2]
+        node.inputs[2] = gs.Constant(bias.name, (bias.values / factor).astype(np.float32))
+    given = turn.outputs[0]
+    readers = list(given.outputs)
+    scaled = gs.Variable(f"{node.name}.rescaled", dtype=np.dtype(np.float32))
+    for reader in readers:
+        reader.inputs = [scaled if read is given else read for read in reader.inputs]
+    constant = gs.Constant(f"{node.name}.factor", factor.reshape(1, 1, 1, -1))
+    graph.nodes.append(gs.Node("Mul", scaled.name, inputs=[given, constant], outputs=[scaled]))
