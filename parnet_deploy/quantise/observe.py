@@ -104,12 +104,10 @@ def run_tensors(
         ExportError: there is no such tensor.
         RunnerError: the graph does not load or run.
     """
-    proto = _proto(model)
-    fixed = _fixed_batch(proto)
     made = [name for name in names if name != IMAGES]
-    _want(proto, made)
-    session = _session(proto, threads)
-    del proto  # its weights are the session's now
+    data, fixed = _with_outputs(model, made)
+    session = _session(data, threads)
+    del data  # its weights are the session's now
     for feed in images.batches(fixed or batch):
         count = len(feed[IMAGES])
         filled = {IMAGES: _filled(feed[IMAGES], fixed or count)}
@@ -121,18 +119,26 @@ def run_tensors(
         yield {name: values[name][:count] for name in names}
 
 
+def _with_outputs(model: Model, names: Sequence[str]) -> tuple[bytes, int]:
+    """A graph that gives these tensors, and its batch; 0 where the graph leaves that open."""
+    proto = _proto(model)
+    batch = _fixed_batch(proto)
+    _want(proto, names)
+    return proto.SerializeToString(), batch
+
+
 def _proto(model: Model) -> onnx.ModelProto:
     """A copy with its weights inside."""
     if isinstance(model, Path):
-        return onnx.load(model)
-    if isinstance(model, gs.Graph):
-        exported: onnx.ModelProto = gs.export_onnx(model, do_type_check=False)
-        exported.ir_version = IR_VERSION
-        return exported
-    if any(map(uses_external_data, model.graph.initializer)):
-        raise RunnerError("the graph's weights lie outside of it: give its file, or load them")
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
+        copied = onnx.load(model)
+    elif isinstance(model, gs.Graph):
+        copied = gs.export_onnx(model, do_type_check=False)
+    else:
+        if any(map(uses_external_data, model.graph.initializer)):
+            raise RunnerError("the graph's weights lie outside of it: give its file, or load them")
+        copied = onnx.ModelProto()
+        copied.CopyFrom(model)
+    copied.ir_version = min(copied.ir_version, IR_VERSION)
     return copied
 
 
@@ -154,13 +160,13 @@ def _want(proto: onnx.ModelProto, names: Sequence[str]) -> None:
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
 
 
-def _session(proto: onnx.ModelProto, threads: int) -> Any:
+def _session(data: bytes, threads: int) -> Any:
     options = session_options(threads=threads, optimise=True)
     # Where something is quantised, it is computed as it is written: no integer kernels.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         return load_onnxruntime().InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            data, options, providers=["CPUExecutionProvider"]
         )
     except Exception as exc:  # its exceptions share no base class
         raise run_error(exc) from exc

@@ -51,7 +51,9 @@ _RARE = 1e-4
 """Count of a bin where the quantised distribution has nothing and the true one has, as in MXNet's
 search: divergences stay finite, and a lone value far away does not decide."""
 
-_COARSE, _FINE = 64, 17
+_COARSE, _FINE, _TURNS = 64, 17, 4
+"""Sizes of a range that are tried, and turns from one of its ends to the other."""
+
 _SPAN = 32.0
 """Ranges are searched down to this part of the whole one, see `histogram.BINS`."""
 
@@ -178,13 +180,19 @@ def rounded(values: Array, how: Quantiser) -> Array:
         The same shape, float64. Halves go to the even number, as ONNX's QuantizeLinear has it, and
         what is out of range to its end.
     """
-    lowest, highest = LIMITS[how.dtype]
     scaled = np.asarray(values, np.float64) / how.scale
-    if how.dtype == "float8_e4m3fn":
-        return round_e4m3(scaled) * how.scale
-    quantised = np.clip(np.rint(scaled) + how.zero_point, lowest, highest)
-    real: Array = (quantised - how.zero_point) * how.scale
+    real: Array = _nearest(scaled, how) * how.scale
     return real
+
+
+def _nearest(scaled: Array, how: Quantiser) -> Array:
+    """Of values by their scale, the nearest that there are, without the zero point."""
+    if how.dtype == "float8_e4m3fn":
+        return round_e4m3(scaled)
+    lowest, highest = LIMITS[how.dtype]
+    nearest = np.rint(scaled)
+    np.clip(nearest, lowest - how.zero_point, highest - how.zero_point, out=nearest)
+    return nearest
 
 
 def round_e4m3(values: Array) -> Array:
@@ -208,10 +216,12 @@ def squared_error(histogram: Histogram, how: Quantiser) -> float:
 
 
 def _squared_error(values: Array, counts: Array, how: Quantiser) -> float:
-    errors = rounded(values, how)
-    errors -= values
+    scaled = values / how.scale
+    errors = _nearest(scaled, how)
+    errors -= scaled
     errors *= errors
-    return float(errors @ counts / counts.sum())
+    errors *= counts  # not a product of vectors: BLAS would wake threads for each
+    return float(errors.sum() / counts.sum()) * how.scale**2
 
 
 def _whole(histogram: Histogram) -> Range:
@@ -330,27 +340,28 @@ def _divergence(counts: Array, limit: int, levels: Levels) -> float:
 def _least_error(histogram: Histogram, dtype: QuantisedType) -> Quantiser:
     """Search the ends of the range, from the whole one inwards; the best that was tried.
 
-    One end at a time: first over all sizes, then around the best of them. With two ends that is
-    repeated until nothing gets better.
+    One end at a time: over all sizes, then around the best of them; where there are two, again
+    around the best, as often as that still pays.
     """
     values, counts = histogram.filled()
 
     def error(wanted: Range) -> float:
         return _squared_error(values, counts, spanning(wanted, dtype))
 
-    best = _whole(histogram)
+    best = whole = _whole(histogram)
     least = error(best)
-    movable = [end for end in _ends(dtype) if end.size(best) > 0]
-    while True:
+    movable = [end for end in _ends(dtype) if end.size(whole) > 0]
+    for turn in range(_TURNS if len(movable) > 1 else 1):
         before = least
         for end in movable:
-            for candidates in (_coarsely, _finely):
-                for size in candidates(end.size(best), end.size(_whole(histogram))):
+            for candidates in (_coarsely, _finely) if turn == 0 else (_finely,):
+                for size in candidates(end.size(best), end.size(whole)):
                     tried = end.moved(best, size)
                     if (found := error(tried)) < least:
                         best, least = tried, found
-        if len(movable) < 2 or least >= before:
-            return spanning(best, dtype)
+        if least > 0.999 * before:
+            break
+    return spanning(best, dtype)
 
 
 @dataclass(frozen=True, slots=True)
