@@ -1,0 +1,42 @@
+"""The report, written: JSON for programs, one page for people."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from parnet_deploy.errors import ExportError, os_reason
+from parnet_deploy.quantise.page import render
+from parnet_deploy.quantise.result import QuantisationReport
+from parnet_deploy.spec import encode
+
+JSON_FILE = "quantisation.json"
+PAGE_FILE = "quantisation.html"
+
+
+def write_report(report: QuantisationReport, folder: Path) -> tuple[Path, Path]:
+    """Write ``quantisation.json`` and ``quantisation.html``; what stood there is replaced.
+
+    Args:
+        report: what was found.
+        folder: where to; it is made where it is missing.
+
+    Returns:
+        Both files.
+
+    Raises:
+        ExportError: they cannot be written.
+    """
+    contents = {folder / JSON_FILE: encode(report), folder / PAGE_FILE: render(report).encode()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in contents.items():
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            beside.write_bytes(content)
+            beside.replace(path)
+    except OSError as exc:
+        raise ExportError(
+            f"cannot write the report to {folder}: {os_reason(exc)}; choose another folder for "
+            "--quantisation-report"
+        ) from exc
+    return folder / JSON_FILE, folder / PAGE_FILE
