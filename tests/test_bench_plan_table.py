@@ -20,8 +20,8 @@ from parnet_deploy.bench.plan_table import (
     run_plan_table,
 )
 from parnet_deploy.bundle import ModelBundle
-from parnet_deploy.engine.tensorrt.plan_text import PlanText
 from parnet_deploy.errors import BuildError, UsageError
+from parnet_deploy.runtime.plan_text import PlanText
 from parnet_deploy.spec import DeployForm, decode, default_form, encode, variant
 
 BEST = default_form("tensorrt-rtx")

@@ -25,11 +25,11 @@ from parnet_deploy.engine import (
     make_builder,
 )
 from parnet_deploy.engine.tensorrt.builder import TensorRTBuilder
-from parnet_deploy.engine.tensorrt.plan_text import PlanText, read_plan_text
 from parnet_deploy.errors import BuildError, EngineError
 from parnet_deploy.export import ExportOptions, export_model
 from parnet_deploy.net import initialise
 from parnet_deploy.runtime import machine, open_runner
+from parnet_deploy.runtime.plan_text import PlanText, read_plan_text
 from parnet_deploy.spec import ParNetSpec, Preprocessing, StemMode, default_form, variant
 
 AMPERE = BuildOptions(compute_capabilities=("8.6",))

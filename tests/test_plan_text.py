@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from parnet_deploy.bundle import MODEL_GRAPH, ModelBundle
 from parnet_deploy.engine import BuildOptions, BuildStage
 from parnet_deploy.engine.tensorrt.builder import TensorRTBuilder
-from parnet_deploy.engine.tensorrt.plan_text import Kernel, PlanText, read_plan_text
 from parnet_deploy.errors import EngineError
+from parnet_deploy.runtime.plan_text import Kernel, PlanText, read_plan_text
 
 PROGRAM = """header {
   version = 5

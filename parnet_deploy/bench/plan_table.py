@@ -1,8 +1,8 @@
 """Kernels and streams of TensorRT plans, form by form, precision by precision, part by part.
 
 No plan is run: TensorRT RTX builds them without a GPU, and each plan's own text tells what it would
-launch (`engine.plan_text`). Fewer kernels, and a shorter chain of them, should mean less latency at
-batch 1; how much only a measurement tells.
+launch (`runtime.plan_text`). Fewer kernels, and a shorter chain of them, should mean less latency
+at batch 1; how much only a measurement tells.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from parnet_deploy.bench.plan_parts import PlanPart, bundle_parts, network_parts
 from parnet_deploy.bundle import ModelBundle, versions
 from parnet_deploy.engine import BuildOptions
 from parnet_deploy.engine.tensorrt.builder import TensorRTBuilder
-from parnet_deploy.engine.tensorrt.plan_text import read_plan_text
 from parnet_deploy.errors import BuildError, SpecError, UsageError
 from parnet_deploy.pages.sheet import NONE, Column, Sheet
+from parnet_deploy.runtime.plan_text import read_plan_text
 from parnet_deploy.spec import DeployForm, ParNetSpec, StemMode, default_form
 from parnet_deploy.spec.precision import Precision
 

@@ -21,10 +21,10 @@ from parnet_deploy.bundle import (
     open_model,
     resolve_model,
 )
-from parnet_deploy.engine.tensorrt.plan_text import read_plan_text
 from parnet_deploy.errors import BundleError, EngineError, MissingDependencyError
 from parnet_deploy.runtime.ncnn_param import FLAG_BYTES, read_param
 from parnet_deploy.runtime.openvino import load_openvino, read_model
+from parnet_deploy.runtime.plan_text import read_plan_text
 from parnet_deploy.spec import Counts, ParNetSpec, StemMode, TensorSpec, count, layout, stages
 
 WHOLE = "whole"

@@ -10,6 +10,8 @@ tensorrt         stages of TensorRT and TensorRT RTX
 tensorrt_api     their modules as a value, and their messages
 tensorrt_plan    a plan, loaded
 tensorrt_target  what a plan runs on
+plan_text        kernels and streams as a TensorRT RTX plan tells them
+plan_types       what a plan's convolutions really compute in
 cuda             stages on one or several GPUs as one runner
 simulated        GPUs that are not there: a double of the driver
 timeline         when stages ran, and compute alone: what some runners can tell

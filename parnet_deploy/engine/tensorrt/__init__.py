@@ -4,5 +4,4 @@ builder    writes plans, by one code for both
 options    which options a flavour and version has
 settings   options written into the builder's configuration
 inspect    kernels and streams as TensorRT's inspector tells them
-plan_text  kernels and streams as a TensorRT RTX plan tells them
 """

@@ -16,12 +16,12 @@ from parnet_deploy.bundle import BatchRange, EngineStage, versions
 from parnet_deploy.engine.base import BuildOptions, BuildStage
 from parnet_deploy.engine.tensorrt.inspect import count_layers
 from parnet_deploy.engine.tensorrt.options import check_options, flag_names
-from parnet_deploy.engine.tensorrt.plan_text import read_plan_text
 from parnet_deploy.engine.tensorrt.settings import apply_options, save_timing_cache
 from parnet_deploy.errors import BuildError, BundleError
 from parnet_deploy.interrupts import held_back
 from parnet_deploy.runtime.cuda.device import CudaDevice, find_gpu
 from parnet_deploy.runtime.machine import Gpu
+from parnet_deploy.runtime.plan_text import read_plan_text
 from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend, load_api, message_log
 from parnet_deploy.runtime.tensorrt_target import AMPERE_AND_LATER, PlanTarget
 from parnet_deploy.spec import Backend

@@ -6,14 +6,14 @@ not documented; what is said here was found in plans of TensorRT RTX 1.7 and is 
 counts in docs/kernel-counts.md. A plan in which it is not found tells nothing.
 
 TensorRT's own plans (flavour ``tensorrt``) keep only some of their layers in such programs: its
-engine inspector is asked instead (``tensorrt_inspect``).
+engine inspector is asked instead (`engine.tensorrt.inspect`, `runtime.plan_types`).
 """
 
 from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +39,13 @@ _EVENT = re.compile(r"\bevent=(\d+)")
 _LAYERS = re.compile(r'\blayers="([^"]*)"')
 _LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _TYPE = re.compile(r"\btype=(\w+)")
+_QUOTED = re.compile(r'\bname="([^"]*)"')
+_READ = re.compile(r"\binput=\{([^}]*)\}")
+_ARGUMENT = re.compile(r'"([^"]*)"')
 _GPUS = re.compile(r"\baccelerators=\{([^}]*)\}")
 _TF32 = re.compile(r"\btf32=(\d)")
 _SCRATCH = "__scratch_space"
+_UNKNOWN = "?"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,12 +57,15 @@ class Kernel:
         name: the kernel's name.
         stream: which stream it runs in.
         layers: names of the ONNX nodes it computes, in whole or in part.
+        reads: element types of what it reads, in order, where the program tells; the plan's own
+            names.
     """
 
     kind: str
     name: str
     stream: int
     layers: tuple[str, ...]
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,8 +145,9 @@ def _read_programs(texts: list[str]) -> PlanText | None:
             continue
         gpus.update(named)
         tf32.update(value == "1" for value in _TF32.findall(header))
-        dtypes.update(_dtypes(sections.get("descriptors", ())))
-        kernels.extend(_kernels(sections.get("main", ())))
+        types = dict(_types(sections.get("descriptors", ())))
+        dtypes.update(kind for name, kind in types.items() if _SCRATCH not in name)
+        kernels.extend(_kernels(sections.get("main", ()), types))
         chains.append(_chain(sections.get("main", ())))
     if not kernels:
         return None
@@ -178,11 +186,15 @@ def _gpus(header: str) -> tuple[str, ...]:
     )
 
 
-def _dtypes(lines: tuple[str, ...]) -> Iterator[str]:
+def _types(lines: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Name and element type of every tensor that says both."""
     for line in lines:
         match = _INSTRUCTION.fullmatch(line)
-        if match and _SCRATCH not in line and (found := _TYPE.search(match[2])):
-            yield found[1]
+        if match is None:
+            continue
+        name, kind = _QUOTED.search(match[2]), _TYPE.search(match[2])
+        if kind:
+            yield name[1] if name else "", kind[1]
 
 
 def _chain(lines: tuple[str, ...]) -> int | None:
@@ -207,16 +219,18 @@ def _chain(lines: tuple[str, ...]) -> int | None:
     return max(lengths.values(), default=0)
 
 
-def _kernels(lines: tuple[str, ...]) -> Iterator[Kernel]:
+def _kernels(lines: tuple[str, ...], types: Mapping[str, str]) -> Iterator[Kernel]:
     for line in lines:
         match = _INSTRUCTION.fullmatch(line)
         if match is None or match[1] in _NOT_LAUNCHED:
             continue
         name, stream = _NAME.search(match[2]), _STREAM.search(match[2])
-        layers = _LAYERS.search(match[2])
+        layers, read = _LAYERS.search(match[2]), _READ.search(match[2])
+        names = _ARGUMENT.findall(read[1]) if read else ()
         yield Kernel(
             kind=match[1],
             name=name[1] if name else match[1],
             stream=int(stream[1]) if stream else 0,
             layers=tuple(_LAYER.findall(layers[1])) if layers else (),
+            reads=tuple(types.get(name, _UNKNOWN) for name in names),
         )
