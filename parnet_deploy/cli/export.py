@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from parnet_deploy.bundle import ModelBundle, Source, refuse_existing
+from parnet_deploy.cli import quantising
 from parnet_deploy.cli.architecture import (
     ActivationName,
     Blocks,
@@ -40,7 +42,8 @@ from parnet_deploy.cli.console import (
     say,
     warn,
 )
-from parnet_deploy.cli.options import parse_batch, parse_size
+from parnet_deploy.cli.counting import counting
+from parnet_deploy.cli.options import parse_batch, parse_size, refuse_given
 from parnet_deploy.cli.packages import need
 from parnet_deploy.errors import UsageError, os_reason
 from parnet_deploy.spec import (
@@ -55,9 +58,13 @@ from parnet_deploy.spec import (
 )
 from parnet_deploy.spec.form import IdentityBN, Join, Layout, Squeeze
 from parnet_deploy.spec.precision import Precision
+from parnet_deploy.spec.quantisation import scheme_of
 
 if TYPE_CHECKING:
+    from parnet_deploy.export import ExportOptions
+    from parnet_deploy.export.quantising import Quantised, QuantiseOptions
     from parnet_deploy.net import ParNet
+    from parnet_deploy.spec.learned import LearnedRanges
 
 VariantName = Annotated[
     str | None,
@@ -113,9 +120,11 @@ class Network:
     source: Source
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    ranges: LearnedRanges | None = None
 
 
 def command(
+    context: typer.Context,
     variant: VariantName = None,
     checkpoint: CheckpointFile = None,
     output: Output = None,
@@ -141,18 +150,47 @@ def command(
     squeeze_op: FormSqueeze = None,
     join: FormJoin = None,
     layout: FormLayout = None,
+    calibrate: quantising.Calibrate = None,
+    calibration_images: quantising.CalibrationImages = quantising.LIMIT,
+    calibration_method: quantising.Method = "mse",
+    percentile: quantising.Percentile = None,
+    keep: quantising.Keep = None,
+    auto_keep: quantising.AutoKeep = None,
+    equalise: quantising.Equalise = False,
+    correct_bias: quantising.CorrectBias = False,
+    per_tensor: quantising.PerTensor = False,
+    quantisation_report: quantising.Report = None,
     force: Force = False,
 ) -> None:
     """Fuse a ParNet and export it: the whole network and one graph per stage.
 
     Without --checkpoint, seeded UNTRAINED weights are exported. Before the bundle is put in place,
-    the whole graph must equal the network, and the stages joined together the whole graph.
+    the whole graph must equal the network, and the stages joined together the whole graph. int8 and
+    fp8 take images to calibrate on (--calibrate), or a checkpoint trained with --qat.
     """
     changes = given(
         streams=streams, depth=depth, widths=widths, blocks=blocks, squeeze=squeeze, classes=classes
     )
     changes |= given(activation=activation, image_size=image_size)
     batch_range = parse_batch(batch)
+    asked = None
+    if (scheme := scheme_of(precision, target)) is None:
+        refuse_given(context, quantising.APPLIES, f"--precision {precision} quantises nothing")
+    else:
+        asked = quantising.Asked(
+            precision=precision,
+            scheme=scheme,
+            calibrate=calibrate,
+            limit=calibration_images,
+            method=calibration_method,
+            percentile=percentile,
+            keep=tuple(keep or ()),
+            budget=auto_keep,
+            equalise=equalise,
+            correct_bias=correct_bias,
+            per_tensor=per_tensor,
+            report=quantisation_report,
+        )
     named = _read_labels(labels) if labels else None
     base = find_spec(variant) if variant is not None else None
     _check_first(output, base, force=force)
@@ -171,10 +209,30 @@ def command(
         opset=opset,
     )
     told = named or network.labels or None
-    bundle = export_model(
-        network.model, network.source, folder, options, told, force=force, progress=progress
-    )
+    found: list[Quantised] = []
+    with counting("quantise") as count:
+        bundle = export_model(
+            network.model,
+            network.source,
+            folder,
+            options,
+            told,
+            quantise=None if asked is None else _read_images(asked, options, network, told),
+            quantised=found.append,
+            counted=count,
+            force=force,
+            progress=progress,
+        )
+    for one in found:
+        quantising.print_quantised(one)
     _print_summary(bundle)
+
+
+def _read_images(
+    asked: quantising.Asked, options: ExportOptions, network: Network, labels: Sequence[str] | None
+) -> QuantiseOptions:
+    spec = network.model.spec
+    return asked.read(spec.name, options.preprocessing, labels or (), spec.classes, network.ranges)
 
 
 def _folder(spec: ParNetSpec) -> Path:
@@ -250,6 +308,7 @@ def _trained(
         source=found.source,
         labels=labels_of(found),
         preprocessing=preprocessing_of(found),
+        ranges=found.facts.ranges,
     )
 
 

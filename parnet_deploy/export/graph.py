@@ -139,8 +139,13 @@ def whole_graph(model: BlockGraph, options: ExportOptions) -> gs.Graph:
         ExportError: a weight is beyond the precision's range, or the quantisation does not fit.
         UsageError: the quantisation keeps a layer that is not there.
     """
+    return lower_graph(float_graph(model, options), options)
+
+
+def lower_graph(graph: gs.Graph, options: ExportOptions) -> gs.Graph:
+    """A float32 graph in the precision that is asked for; see `whole_graph`."""
     return lower(
-        float_graph(model, options),
+        graph,
         options.precision,
         first=options.first,
         last=LOGITS,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -15,6 +16,7 @@ from parnet_deploy.bundle import (
     LABELS,
     MODEL_GRAPH,
     WEIGHTS,
+    BatchRange,
     ModelBundle,
     ModelManifest,
     Source,
@@ -32,11 +34,19 @@ from parnet_deploy.export.gate import (
     prove,
     trial,
 )
-from parnet_deploy.export.graph import ExportOptions, whole_graph
+from parnet_deploy.export.graph import ExportOptions, float_graph, lower_graph, whole_graph
 from parnet_deploy.export.magnitudes import check_range
+from parnet_deploy.export.quantising import (
+    Counted,
+    Quantised,
+    QuantiseOptions,
+    quantise_graph,
+)
 from parnet_deploy.export.stages import contracts, cut_stage, describe_cuts, describe_stage
 from parnet_deploy.export.weights import externalise, large_weights, write_weights
+from parnet_deploy.lowering import layers
 from parnet_deploy.net import DeployParNet, ParNet, TrainingFacts, fuse, save_checkpoint
+from parnet_deploy.quantise.images import CalibrationImages
 from parnet_deploy.spec import IMAGES, LOGITS, Array, ParNetSpec, stages
 
 IR_VERSION = 10  # read by ONNX Runtime 1.19 and later, and by TensorRT 10 and later
@@ -58,6 +68,9 @@ def export_model(
     labels: Sequence[str] | None = None,
     *,
     images: Sequence[Array] = (),
+    quantise: QuantiseOptions | None = None,
+    quantised: Callable[[Quantised], None] = lambda found: None,
+    counted: Counted = lambda *step: None,
     force: bool = False,
     progress: Progress = lambda step: None,
 ) -> ModelBundle:
@@ -69,7 +82,11 @@ def export_model(
         final: folder of the bundle, which must not exist unless `force` is set.
         options: how to export.
         labels: class names in the order of the logits; numbered where None.
-        images: what to prove the graphs on beside noise, as they read it; see `gate.prove`.
+        images: what to prove the graphs on beside noise, as they read it; see `gate.prove`. Where
+            None are given, some of the images to calibrate on are taken.
+        quantise: how ranges are found, for int8 and fp8 without a quantisation in `options`.
+        quantised: told what was found.
+        counted: told how far that is.
         force: replace a bundle that stands there.
         progress: called with a line at each step.
 
@@ -86,24 +103,30 @@ def export_model(
     """
     listed = _listed(labels, model.spec.classes)
     check_weights(model)
-    manifest = describe(model.spec, source, options)
     with staged(final, force=force) as work:
         progress("fuse: every block becomes one 3x3 convolution")
         fused = fuse(model, options.form)
         if options.precision != "fp32":
             progress("prove: the same graph in fp32 against the network, before it is rounded")
             _prove_in_float32(work, fused, model, source, options)
-        whole = whole_graph(fused, options)
+        graph = float_graph(fused, options)
+        if quantise is not None:
+            progress(f"quantise: what {options.precision} makes of it")
+            found = quantise_graph(graph, quantise, first=options.first, progress=counted)
+            quantised(found)
+            graph, options = found.graph, replace(options, quantisation=found.quantisation)
+            images = images or _some_of(quantise.images, options.batch)
+        manifest = describe(model.spec, source, options)
         if options.base != "fp32":
             noise = [normalised(trial(manifest, n), options.preprocessing) for n in range(TRIALS)]
             check_range(fused, noise, options.base)
         progress(f"write: the whole graph and {len(manifest.stages)} stages, weights stored once")
-        write_graphs(work, whole, manifest)
+        write_graphs(work, lower_graph(graph, options), manifest)
         (work / LABELS).write_text(listed, encoding="utf-8")
         facts = TrainingFacts(labels=tuple(labels or ()), preprocessing=options.preprocessing)
         save_checkpoint(model, work / CHECKPOINT, facts)
         progress("prove: whole graph against network, stages joined against whole graph")
-        check_quantised(work, manifest, kernels(fused))
+        check_quantised(work, manifest, _kernels(graph))
         proof = prove(work, manifest, model, images)
         progress(
             f"proved: whole graph within {proof.network:.1e} of the network, "
@@ -111,6 +134,21 @@ def export_model(
         )
         seal(work, manifest)
     return open_model(final, check=False)
+
+
+def _kernels(graph: gs.Graph) -> dict[str, Array]:
+    """The float32 kernels of a graph's convolutions, by their names."""
+    tensors = graph.tensors()
+    return {layer.weight: tensors[layer.weight].values for layer in layers(graph)}
+
+
+def _some_of(images: CalibrationImages | None, batch: BatchRange) -> list[Array]:
+    """A few of the images that a network was calibrated on, in batches that its graphs take."""
+    if images is None:
+        return []
+    places = np.arange(TRIALS * batch.opt) % images.count
+    taken = images.take(places.tolist(), "some").array()
+    return list(taken.reshape(TRIALS, batch.opt, *taken.shape[1:]))
 
 
 def _listed(labels: Sequence[str] | None, classes: int) -> str:
@@ -123,16 +161,6 @@ def _listed(labels: Sequence[str] | None, classes: int) -> str:
     if tuple(text.splitlines()) != names:
         raise UsageError("a label has a line break in it; labels are one a line: give --labels")
     return text
-
-
-def kernels(model: DeployParNet) -> dict[str, Array]:
-    """The float32 kernels of a network's convolutions, by their names in a graph."""
-    state = model.state_dict()
-    return {
-        f"{block.name}.conv.weight": state[name].float().cpu().numpy()
-        for block in model.layout
-        if (name := f"blocks.{block.name}.conv.weight") in state
-    }
 
 
 def _prove_in_float32(

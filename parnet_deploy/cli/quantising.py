@@ -1,0 +1,232 @@
+"""Options of ``export`` that say how a network is quantised, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from parnet_deploy.cli.console import Justify, new_table, print_table, say
+from parnet_deploy.cli.counting import counting
+from parnet_deploy.errors import UsageError
+from parnet_deploy.spec import Preprocessing
+from parnet_deploy.spec.precision import Precision
+from parnet_deploy.spec.quantisation import CalibrationMethod, Scheme
+
+if TYPE_CHECKING:
+    from parnet_deploy.export.quantising import Quantised, QuantiseOptions
+    from parnet_deploy.quantise.effect import Effect
+    from parnet_deploy.spec.learned import LearnedRanges
+
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        help="Images for int8 and fp8: a folder, an .npz, or a data set such as digits or "
+        "imagefolder:PATH."
+    ),
+]
+CalibrationImages = Annotated[
+    int, typer.Option(help="Calibration images at most, spread over the classes; 0: all.")
+]
+Method = Annotated[
+    Literal["minmax", "entropy", "percentile", "mse"],
+    typer.Option(help="How the ranges of activations are found."),
+]
+Percentile = Annotated[
+    float | None, typer.Option(help="Values within a range, in percent, of percentile.")
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option("--keep", help="Block that is not quantised; may be given several times."),
+]
+AutoKeep = Annotated[
+    float | None,
+    typer.Option(
+        help="Keep just the layers that it takes to lose at most so many points: of accuracy where "
+        "the images have labels, else of top-1 agreement."
+    ),
+]
+Equalise = Annotated[
+    bool, typer.Option("--equalise", help="Even out channels' ranges first, where it is exact.")
+]
+CorrectBias = Annotated[
+    bool, typer.Option("--correct-bias", help="Take off what quantising shifts on average.")
+]
+PerTensor = Annotated[
+    bool,
+    typer.Option("--per-tensor", help="One scale for a whole kernel: naive, for comparison."),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--quantisation-report",
+        help="Folder for what each layer costs: a page, a picture and JSON.",
+    ),
+]
+
+
+LIMIT = 512
+"""Calibration images, unless told otherwise: ranges hardly change with more."""
+
+APPLIES = (
+    "calibrate",
+    "calibration_images",
+    "calibration_method",
+    "percentile",
+    "keep",
+    "auto_keep",
+    "equalise",
+    "correct_bias",
+    "per_tensor",
+    "quantisation_report",
+)
+"""Parameters of ``export`` that only int8 and fp8 have a use for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What was said of quantising, for a precision that a backend computes in.
+
+    Attributes:
+        precision: ``int8`` or ``fp8``.
+        scheme: what the backend takes of it.
+        calibrate: where images are; None where ranges were learned in training.
+        limit: calibration images at most; 0 takes all.
+        method: how ranges are found.
+        percentile: for ``percentile``.
+        keep: blocks that are not to be quantised.
+        budget: points that may be lost by quantising more; None: no more are kept.
+        equalise: even out channels' ranges first.
+        correct_bias: take off what quantising shifts on average.
+        per_tensor: one scale for a whole kernel.
+        report: folder for what each layer costs, or None.
+    """
+
+    precision: Precision
+    scheme: Scheme
+    calibrate: str | None
+    limit: int
+    method: CalibrationMethod
+    percentile: float | None
+    keep: tuple[str, ...]
+    budget: float | None
+    equalise: bool
+    correct_bias: bool
+    per_tensor: bool
+    report: Path | None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, before anything is read.
+
+        Raises:
+            UsageError: a number of images or a budget that is none, or a percentile that does not
+                go with the method.
+        """
+        if self.limit < 0:
+            raise UsageError(f"--calibration-images is not negative, not {self.limit}")
+        if self.budget is not None and not 0 <= self.budget <= 100:
+            raise UsageError(f"--auto-keep takes points, 0 to 100, not {self.budget}")
+        if self.calibrate is not None:
+            from parnet_deploy.quantise.ranges import check_method
+
+            check_method(self.method, self.percentile)
+
+    def read(
+        self,
+        name: str,
+        preprocessing: Preprocessing,
+        labels: Sequence[str],
+        outputs: int,
+        learned: LearnedRanges | None,
+    ) -> QuantiseOptions:
+        """How the network is to be quantised, its images read.
+
+        Args:
+            name: the network's.
+            preprocessing: of the network.
+            labels: class names in the order of the logits; empty where they are not known.
+            outputs: how many logits there are.
+            learned: ranges that a training found, or None.
+
+        Raises:
+            ParnetDeployError: the images cannot be used.
+        """
+        from parnet_deploy.export.quantising import QuantiseOptions
+        from parnet_deploy.quantise.images import open_images
+
+        images = None
+        if self.calibrate is not None:
+            with counting("read") as count:
+                images = open_images(
+                    self.calibrate,
+                    preprocessing,
+                    limit=self.limit or None,
+                    classes=labels,
+                    outputs=outputs,
+                    progress=lambda done, total: count("calibration images", done, total),
+                )
+        return QuantiseOptions(
+            name=name,
+            precision=self.precision,
+            scheme=self.scheme,
+            images=images,
+            learned=learned,
+            method=self.method,
+            percentile=self.percentile,
+            kept=self.keep,
+            budget=self.budget,
+            equalise=self.equalise,
+            correct_bias=self.correct_bias,
+            per_channel=not self.per_tensor,
+            costs=self.report is not None,
+        )
+
+
+def print_quantised(found: Quantised) -> None:
+    """Print what quantising made of the answers, what is kept, and who is to blame."""
+    calibration = found.quantisation.calibration
+    say(f"calibrated ({calibration.method}) on {calibration.images} images: {calibration.source}")
+    rows = _rows(found)
+    if rows:
+        labelled = found.accuracy is not None
+        columns: dict[str, Justify] = {"": "left", "top-1 agreement": "right"}
+        columns["logits' error"] = columns["SNR"] = "right"
+        if labelled:
+            columns["accuracy"] = "right"
+        table = new_table(None, columns)
+        if labelled:
+            table.add_row("fp32", "", "", "", f"{found.accuracy:.2%}")
+        for what, effect in rows:
+            table.add_row(escape(what), *_figures(effect, labelled=labelled))
+        print_table(table)
+    if (report := found.report) is not None:
+        if report.blamed:
+            listed = ", ".join(f"{one.block} ({one.share:.0%})" for one in report.blamed)
+            say(f"half of the noise that layers make alone comes from {listed}")
+        if report.kept is not None:
+            say(report.kept.verdict)
+    if found.quantisation.kept:
+        base = found.quantisation.scheme.base
+        say(f"kept in {base}: {', '.join(found.quantisation.kept)}")
+
+
+def _rows(found: Quantised) -> list[tuple[str, Effect]]:
+    """What was measured, and its figures."""
+    if (report := found.report) is None:
+        return [] if found.effect is None else [("as exported", found.effect)]
+    rows = [("naive: a scale for a whole kernel, whole ranges", report.naive)]
+    rows.append(("every layer quantised", report.whole))
+    rows += [(f"--{option.option}", option.after) for option in report.options]
+    return rows if report.final is None else [*rows, ("as exported", report.final)]
+
+
+def _figures(effect: Effect, *, labelled: bool) -> list[str]:
+    snr = "exact" if effect.snr is None else f"{effect.snr:.1f} dB"
+    cells = [f"{effect.agreement:.2%}", f"{effect.relative:.1e}", snr]
+    if labelled:
+        cells.append("" if effect.accuracy is None else f"{effect.accuracy:.2%}")
+    return cells

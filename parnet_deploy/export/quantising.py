@@ -1,0 +1,216 @@
+"""From a float32 graph to what int8 and fp8 make of it: ranges, what is kept, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import onnx_graphsurgeon as gs
+
+from parnet_deploy.errors import UsageError
+from parnet_deploy.lowering import keeping, observed
+from parnet_deploy.quantise.bias import correct_bias
+from parnet_deploy.quantise.calibrate import calibrate
+from parnet_deploy.quantise.effect import Effect
+from parnet_deploy.quantise.equalise import equalise
+from parnet_deploy.quantise.examine import Choices, examine
+from parnet_deploy.quantise.images import CalibrationImages
+from parnet_deploy.quantise.kernels import BlockKernels
+from parnet_deploy.quantise.result import QuantisationReport
+from parnet_deploy.quantise.trial import Trial, make_trial
+from parnet_deploy.spec.learned import LearnedRanges, quantisation_of
+from parnet_deploy.spec.precision import Precision
+from parnet_deploy.spec.quantisation import CalibrationMethod, Quantisation, Scheme
+
+Counted = Callable[[str, int, int], None]
+"""Called with what is being done, and how many of how many steps are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class QuantiseOptions:
+    """How a network is quantised.
+
+    Attributes:
+        name: the network's.
+        precision: ``int8`` or ``fp8``.
+        scheme: what is quantised, and into what.
+        images: to calibrate and to judge on; None where ranges were learned in training.
+        learned: those ranges, where the network has any; images, if there are some, come first.
+        method: how ranges are found on images.
+        percentile: for ``percentile``.
+        kept: blocks that are not to be quantised.
+        budget: keep as many more as it takes to lose no more than so many points; None: no more.
+        equalise: even out channels' ranges first, where that is exact.
+        correct_bias: take off what quantising shifts on average.
+        per_channel: a scale for each output channel of a kernel, or one for all.
+        costs: measure what each layer costs alone, even where no budget asks for it: it takes a run
+            over all images for each.
+    """
+
+    name: str
+    precision: Precision
+    scheme: Scheme
+    images: CalibrationImages | None = None
+    learned: LearnedRanges | None = None
+    method: CalibrationMethod = "mse"
+    percentile: float | None = None
+    kept: tuple[str, ...] = ()
+    budget: float | None = None
+    equalise: bool = False
+    correct_bias: bool = False
+    per_channel: bool = True
+    costs: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what takes images where there are none.
+
+        Raises:
+            UsageError: no images and no learned ranges, no images for what needs some, or one scale
+                for a whole kernel where that is measured anyway.
+        """
+        if not self.per_channel and (self.costs or self.budget is not None):
+            raise UsageError(
+                "--quantisation-report and --auto-keep measure --per-tensor anyway; leave it out"
+            )
+        if self.images is not None:
+            return
+        if self.learned is None:
+            raise UsageError(
+                "int8 and fp8 need ranges: give --calibrate with images like those it will see, or "
+                "a checkpoint that was trained with --qat"
+            )
+        asked = {
+            "--auto-keep": self.budget is not None,
+            "--equalise": self.equalise,
+            "--correct-bias": self.correct_bias,
+            "--quantisation-report": self.costs,
+        }
+        if wanted := [option for option, is_asked in asked.items() if is_asked]:
+            raise UsageError(f"{wanted[0]} needs images to measure on: give --calibrate, too")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Quantised:
+    """A network that is ready to be lowered.
+
+    Attributes:
+        graph: in float32, perhaps with other scales and biases; its answers are the network's but
+            for what bias correction takes off.
+        quantisation: how it is to be quantised.
+        accuracy: the float32 network's on the images, 0 to 1; None where there are no labels.
+        effect: its answers beside float32; None where there were no images.
+        report: what each layer costs, where that was measured.
+    """
+
+    graph: gs.Graph
+    quantisation: Quantisation
+    accuracy: float | None = None
+    effect: Effect | None = None
+    report: QuantisationReport | None = None
+
+
+def quantise_graph(
+    graph: gs.Graph,
+    options: QuantiseOptions,
+    *,
+    first: str,
+    kernels: Callable[[], Iterable[BlockKernels]] = tuple,
+    progress: Counted = lambda *step: None,
+) -> Quantised:
+    """Find out how a graph is to be quantised.
+
+    Ranges, costs and what is kept are found on the same images: there are far fewer figures to
+    find than images, and whoever wants to know how it fares on others runs `evaluate` or `verify`.
+
+    Args:
+        graph: in float32, proven; it is left as it is.
+        options: how.
+        first: the tensor that the network reads.
+        kernels: the blocks' kernels branch by branch, for the report.
+        progress: called at every step.
+
+    Raises:
+        UsageError: a layer to keep that is not there; a tensor that is zero on all images.
+        ExportError: a tensor is not finite, or the same everywhere.
+        RunnerError: a run failed.
+        SpecError: learned ranges are of another network.
+    """
+    observed(graph, options.scheme, options.kept)  # there are such layers, or no work is done
+    if options.images is None:
+        return _learned(graph, options, first)
+    if options.costs or options.budget is not None:
+        return _examined(graph, options, options.images, first, kernels(), progress)
+    trial = make_trial(graph, options.images, first=first)
+    if options.equalise:
+        trial = replace(trial, graph=equalise(trial, options.images).graph)
+    quantisation = _calibrated(trial, options, options.images, progress)
+    result = trial.graph
+    if options.correct_bias:
+        result = correct_bias(trial, quantisation, options.images, progress=progress).graph
+        quantisation = replace(quantisation, bias_corrected=True)
+    return Quantised(
+        graph=result,
+        quantisation=quantisation,
+        accuracy=trial.accuracy,
+        effect=trial.effect(quantisation, result),
+    )
+
+
+def _learned(graph: gs.Graph, options: QuantiseOptions, first: str) -> Quantised:
+    if options.learned is None:
+        raise ValueError("neither images nor ranges")
+    names = observed(graph, options.scheme)
+    found = quantisation_of(options.learned, options.scheme, names, first=first)
+    found = replace(found, per_channel=options.per_channel)
+    return Quantised(graph=graph, quantisation=keeping(graph, found, options.kept))
+
+
+def _examined(
+    graph: gs.Graph,
+    options: QuantiseOptions,
+    images: CalibrationImages,
+    first: str,
+    kernels: Iterable[BlockKernels],
+    progress: Counted,
+) -> Quantised:
+    found = examine(
+        graph,
+        options.precision,
+        options.scheme,
+        images,
+        Choices(
+            method=options.method,
+            percentile=options.percentile,
+            keep=options.kept,
+            budget=options.budget,
+            equalise=options.equalise,
+            correct_bias=options.correct_bias,
+        ),
+        name=options.name,
+        kernels=kernels,
+        first=first,
+        progress=progress,
+    )
+    return Quantised(
+        graph=found.graph,
+        quantisation=found.quantisation,
+        accuracy=found.report.accuracy,
+        effect=found.report.final,
+        report=found.report,
+    )
+
+
+def _calibrated(
+    trial: Trial, options: QuantiseOptions, images: CalibrationImages, progress: Counted
+) -> Quantisation:
+    found = calibrate(
+        trial.graph,
+        options.scheme,
+        images,
+        tensors=observed(trial.graph, options.scheme),
+        method=options.method,
+        percentile=options.percentile,
+        progress=lambda done, total: progress("calibrate", done, total),
+    )
+    found = replace(found, per_channel=options.per_channel, equalised=options.equalise)
+    return keeping(trial.graph, found, options.kept)
