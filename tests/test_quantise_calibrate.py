@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import export_tiny
 from observed import convolutions, images
 
 from parnet_deploy.errors import ExportError, UsageError
@@ -106,3 +107,13 @@ def test_images_that_were_normalised_otherwise_are_found_in_what_was_recorded(
     said = check_ranges(found.tensors, fed.preprocessing)
     assert said is not None
     assert "another normalisation" in said
+
+
+def test_of_a_graph_that_normalises_what_it_makes_is_quantised(tmp_path: Path) -> None:
+    bundle = export_tiny(tmp_path / "tiny", preprocess=True)
+    fed = images(tmp_path, in_graph=True, size=bundle.manifest.spec.image_size)
+    found = calibrate(
+        bundle.path / "model.onnx", scheme(), fed, tensors=("preprocess",), method="minmax"
+    )
+    assert reach(found.tensors["preprocess"]).high == pytest.approx(2.64, abs=0.01)
+    assert check_ranges(found.tensors, bundle.manifest.preprocessing) is None

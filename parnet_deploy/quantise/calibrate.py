@@ -21,7 +21,7 @@ def calibrate(
     images: CalibrationImages,
     *,
     tensors: Sequence[str],
-    method: CalibrationMethod = "entropy",
+    method: CalibrationMethod = "mse",
     percentile: float | None = None,
     threads: int = 0,
     progress: Progress | None = None,
@@ -33,7 +33,9 @@ def calibrate(
         scheme: what is quantised, and into what.
         images: what to run.
         tensors: names of the tensors to quantise (`lowering.observed`).
-        method: how ranges are found.
+        method: how ranges are found. On the digits network the least squared error left the logits
+            the best signal-to-noise ratio in int8: 32.0 dB for TensorRT's scheme, against 29.9 for
+            the percentile, 27.9 for minmax and 23.1 for the entropy. In fp8 minmax was best.
         percentile: for ``percentile``; `ranges.PERCENTILE` where None.
         threads: of ONNX Runtime; 0 takes one a core.
         progress: called after every image.
