@@ -259,6 +259,11 @@ def _print_summary(engine: EngineBundle) -> None:
     manifest = engine.manifest
     total = human_bytes(sum(record.bytes for record in manifest.files.values()))
     say(f"{engine.path}: {manifest.backend}, {manifest.arithmetic}, {total}")
+    if manifest.precision == "bf16" and manifest.computes == "fp32":
+        say(
+            "note: this CPU has no bfloat16: the engine is no faster than one in fp32, and less "
+            "exact; build it on the machine that it is for"
+        )
     columns: dict[str, Justify] = {"engine": "left", "device": "left", "size": "right"}
     threaded = any(stage.threads is not None for stage in manifest.stages)
     if threaded:

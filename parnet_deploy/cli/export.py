@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,7 +63,7 @@ from parnet_deploy.spec.quantisation import scheme_of
 
 if TYPE_CHECKING:
     from parnet_deploy.export import ExportOptions
-    from parnet_deploy.export.quantising import Quantised, QuantiseOptions
+    from parnet_deploy.export.quantising import QuantiseOptions
     from parnet_deploy.net import ParNet
     from parnet_deploy.spec.learned import LearnedRanges
 
@@ -209,7 +210,6 @@ def command(
         opset=opset,
     )
     told = named or network.labels or None
-    found: list[Quantised] = []
     with counting("quantise") as count:
         bundle = export_model(
             network.model,
@@ -218,13 +218,11 @@ def command(
             options,
             told,
             quantise=None if asked is None else _read_images(asked, options, network, told),
-            quantised=found.append,
+            quantised=partial(quantising.show_quantised, folder=quantisation_report),
             counted=count,
             force=force,
             progress=progress,
         )
-    for one in found:
-        quantising.print_quantised(one)
     _print_summary(bundle)
 
 

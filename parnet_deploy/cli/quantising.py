@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from parnet_deploy.cli.console import Justify, new_table, print_table, say
+from parnet_deploy.cli.console import Justify, new_table, print_table, say, tell
 from parnet_deploy.cli.counting import counting
-from parnet_deploy.errors import UsageError
+from parnet_deploy.errors import UsageError, os_reason
 from parnet_deploy.spec import Preprocessing
 from parnet_deploy.spec.precision import Precision
 from parnet_deploy.spec.quantisation import CalibrationMethod, Scheme
@@ -123,13 +124,15 @@ class Asked:
         """Refuse what cannot be, before anything is read.
 
         Raises:
-            UsageError: a number of images or a budget that is none, or a percentile that does not
-                go with the method.
+            UsageError: a number of images or a budget that is none, a percentile that does not
+                go with the method, or a report's folder that cannot be written to.
         """
         if self.limit < 0:
             raise UsageError(f"--calibration-images is not negative, not {self.limit}")
         if self.budget is not None and not 0 <= self.budget <= 100:
             raise UsageError(f"--auto-keep takes points, 0 to 100, not {self.budget}")
+        if self.report is not None:
+            _make_folder(self.report)
         if self.calibrate is not None:
             from parnet_deploy.quantise.ranges import check_method
 
@@ -186,8 +189,34 @@ class Asked:
         )
 
 
-def print_quantised(found: Quantised) -> None:
-    """Print what quantising made of the answers, what is kept, and who is to blame."""
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise UsageError(
+            f"cannot write a report to --quantisation-report {folder}: {os_reason(exc)}"
+        ) from exc
+
+
+def show_quantised(found: Quantised, folder: Path | None) -> None:
+    """Print what quantising made of the answers, what is kept, and who is to blame.
+
+    Args:
+        found: what was found.
+        folder: where the report is written to, or None. That is done before the graphs are
+            proven: where they are refused, it says why.
+    """
+    if folder is not None and found.report is not None:
+        from parnet_deploy.quantise.report import write_report
+
+        _, page = write_report(found.report, folder)
+        tell(f"  report: {page}")
+    _print_quantised(found)
+
+
+def _print_quantised(found: Quantised) -> None:
     calibration = found.quantisation.calibration
     say(f"calibrated ({calibration.method}) on {calibration.images} images: {calibration.source}")
     rows = _rows(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from parnet_deploy.export.gate import (
     trial,
 )
 from parnet_deploy.export.graph import ExportOptions, float_graph, lower_graph, whole_graph
+from parnet_deploy.export.kernels import block_kernels
 from parnet_deploy.export.magnitudes import check_range
 from parnet_deploy.export.quantising import (
     Counted,
@@ -112,7 +114,13 @@ def export_model(
         graph = float_graph(fused, options)
         if quantise is not None:
             progress(f"quantise: what {options.precision} makes of it")
-            found = quantise_graph(graph, quantise, first=options.first, progress=counted)
+            found = quantise_graph(
+                graph,
+                quantise,
+                first=options.first,
+                kernels=partial(block_kernels, model, options.form),
+                progress=counted,
+            )
             quantised(found)
             graph, options = found.graph, replace(options, quantisation=found.quantisation)
             images = images or _some_of(quantise.images, options.batch)

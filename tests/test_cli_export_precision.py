@@ -1,0 +1,194 @@
+"""``parnet-deploy export --precision`` as a user calls it: what it writes, says and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from commands import call, one_sentence
+from PIL import Image
+
+from parnet_deploy.bundle import MODEL_GRAPH, open_model
+from parnet_deploy.lowering import layer_types
+
+TINY = ("--variant", "s", "--widths", "8,16,24,32", "--image-size", "64", "--classes", "7")
+INT8 = ("--precision", "int8", "--calibrate", "images")
+OUTPUT = Path("models") / "parnet-s"
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def images() -> Path:
+    """A folder with a few images of a gradient and noise."""
+    folder = Path("images")
+    folder.mkdir()
+    ramp = np.linspace(0, 255, 64)[:, None, None] * np.ones((1, 64, 3))
+    for number in range(6):
+        noise = np.random.default_rng(number).normal(0, 40, ramp.shape)
+        pixels = np.clip(np.rot90(ramp, number) + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def test_without_images_it_is_float(capsys: Capture) -> None:
+    for precision in ("fp16", "bf16"):
+        result = call(capsys, "export", *TINY, "--precision", precision, "--force")
+        assert result.status == 0, result.err
+        types = layer_types(onnx.load(OUTPUT / MODEL_GRAPH))
+        assert {types[block] for block in types if block != "head"} == {precision}
+
+
+@pytest.mark.parametrize(
+    ("precision", "target", "scheme"),
+    [
+        ("int8", "tensorrt", "int8"),
+        ("int8", "onnxruntime", "uint8"),
+        ("fp8", "tensorrt", "float8_e4m3fn"),
+    ],
+)
+def test_with_images_it_is_quantised(
+    capsys: Capture, images: Path, precision: str, target: str, scheme: str
+) -> None:
+    result = call(
+        capsys, "export", *TINY, "--precision", precision, "--for", target, "--calibrate", images
+    )
+    assert result.status == 0, result.err
+    assert "calibrated (mse) on 6 images" in result.out
+    assert "as exported" in result.out
+    quantisation = open_model(OUTPUT).manifest.quantisation
+    assert quantisation is not None
+    assert quantisation.scheme.activation == scheme
+    assert quantisation.calibration.images == 6
+    assert len(quantisation.calibration.sha256) == 64
+    assert str(images.resolve().parent) not in (OUTPUT / "manifest.json").read_text()
+    types = layer_types(onnx.load(OUTPUT / MODEL_GRAPH))
+    assert {types[block] for block in types if block != "head"} == {precision}
+
+
+def test_layers_are_kept_and_a_report_says_why(capsys: Capture, images: Path) -> None:
+    asked = ("--keep", "stem1", "--auto-keep", 0, "--correct-bias", "--quantisation-report", "why")
+    result = call(capsys, "export", *TINY, "--precision", "int8", "--calibrate", images, *asked)
+    assert result.status == 0, result.err
+    quantisation = open_model(OUTPUT).manifest.quantisation
+    assert quantisation is not None
+    assert "stem1" in quantisation.kept
+    types = layer_types(onnx.load(OUTPUT / MODEL_GRAPH))
+    halves = {block for block, kind in types.items() if kind == "fp16"}
+    assert halves - {"head"} == set(quantisation.kept)
+    report = json.loads((Path("why") / "quantisation.json").read_text())
+    assert report["images"] == 6
+    assert {layer["block"] for layer in report["layers"] if layer["kept"]} == set(quantisation.kept)
+    assert "<svg" in (Path("why") / "quantisation.html").read_text()
+    assert "kept in fp16: " in result.out
+
+
+def test_the_same_images_give_the_same_bundle(capsys: Capture, images: Path) -> None:
+    written = []
+    for _ in range(2):
+        arguments = ("--precision", "int8", "--calibrate", images, "--force")
+        assert call(capsys, "export", *TINY, *arguments).status == 0
+        written.append((OUTPUT / MODEL_GRAPH).read_bytes())
+    assert written[0] == written[1]
+
+
+# What is refused, before any work is done
+
+
+def npz(**arrays: np.ndarray) -> Path:
+    path = Path("given.npz")
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def black() -> Path:
+    folder = Path("black")
+    folder.mkdir()
+    Image.new("RGB", (64, 64)).save(folder / "black.png")
+    return folder
+
+
+def empty() -> Path:
+    folder = Path("empty")
+    folder.mkdir()
+    return folder
+
+
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 1, (4, 3, 64, 64)).astype(np.float32).clip(-1.7, 2.2)
+
+
+def nan() -> Path:
+    values = noise()
+    values[1, 2, 3, 4] = np.nan
+    return npz(images=values)
+
+
+def unnormalised() -> Path:
+    """As pixels, 0 to 255, which the network never reads."""
+    return npz(images=noise() * 60 + 120)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (empty, "empty"),
+        (black, "black"),
+        (nan, "given.npz"),
+        (unnormalised, "given.npz"),
+        (lambda: Path("nowhere"), "nowhere"),
+    ],
+)
+def test_images_that_cannot_be_used(capsys: Capture, make: Callable[[], Path], words: str) -> None:
+    given = make()
+    result = call(capsys, "export", *TINY, "--precision", "int8", "--calibrate", given)
+    one_sentence(result, result.status, words)
+    assert result.status in (1, 2)
+    assert "fuse" not in result.err
+    assert not OUTPUT.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--precision", "int8"), "--calibrate"),
+        (("--precision", "fp8", "--for", "onnxruntime"), "onnxruntime does not compute in fp8"),
+        (("--precision", "int8", "--for", "ncnn"), "ncnn does not compute in int8"),
+        (("--precision", "fp16", "--calibrate", "images"), "leave out --calibrate"),
+        (("--auto-keep", "1", "--keep", "stem1"), "leave out --auto-keep, --keep"),
+        ((*INT8, "--auto-keep", "-1"), "0 to 100"),
+        ((*INT8, "--percentile", "99"), "percentile"),
+        ((*INT8, "--keep", "stem9"), "'stem9'"),
+        ((*INT8, "--calibration-images", "-1"), "-1"),
+        (
+            (
+                "--precision",
+                "int8",
+                "--calibrate",
+                "images",
+                "--quantisation-report",
+                "images/0.png",
+            ),
+            "--quantisation-report",
+        ),
+        (
+            (*INT8, "--per-tensor", "--auto-keep", "1"),
+            "--per-tensor",
+        ),
+    ],
+)
+def test_options_that_cannot_be(
+    capsys: Capture, images: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    result = call(capsys, "export", *TINY, *arguments)
+    one_sentence(result, 2, words)
+    assert not OUTPUT.exists()
