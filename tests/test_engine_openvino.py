@@ -156,7 +156,6 @@ def test_the_manifest_says_how_and_for_what_it_was_built(engines: dict[str, Engi
         assert manifest.target == {"openvino": openvino_version()}
         pinning = {"ENABLE_CPU_PINNING": False} if name == "split" else {}
         assert manifest.options == {
-            "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": 1,

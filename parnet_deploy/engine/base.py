@@ -115,6 +115,7 @@ class BuildStage:
         device: where it will run: ``cpu`` or ``cuda:0`` ...
         threads: its share of this machine's cores, where stages run side by side on the CPU; 0
             where nobody shares them. Threads that were asked for come before it.
+        precision: that of the graph.
     """
 
     name: str
@@ -124,6 +125,7 @@ class BuildStage:
     batch: BatchRange
     device: str
     threads: int = 0
+    precision: str = "fp32"
 
 
 class Builder(Protocol):
@@ -157,7 +159,11 @@ class Builder(Protocol):
         ...
 
     def computes(self, precision: str) -> str:
-        """What its engines compute in, given graphs of a precision."""
+        """What its engines compute in, given graphs of a precision.
+
+        Raises:
+            EngineError: it cannot run such graphs here; the message says what can.
+        """
         ...
 
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
@@ -208,9 +214,12 @@ def build_engine(
         BundleError: the model bundle is damaged or has changed since it was opened, or the engine
             bundle cannot be written.
         BuildError: an engine could not be built.
+        EngineError: the builder's backend cannot run graphs of the model's precision; nothing was
+            done.
         UsageError: a placement that does not name every stage once, or a device that the builder
             does not build for.
     """
+    builder.computes(model.manifest.precision)
     with staged(final, force=force) as work:
         progress(f"check: every file of {model.path} against its manifest")
         _check(model)
@@ -243,6 +252,7 @@ def build_stages(
             outputs=manifest.outputs,
             batch=manifest.batch,
             device=devices[0] if placement is None else placement[WHOLE],
+            precision=manifest.precision,
         )
         return (whole,)
     placement = placement or place(manifest, devices)
@@ -256,6 +266,7 @@ def build_stages(
             batch=manifest.batch,
             device=placement[stage.name],
             threads=threads.get(stage.name, 0),
+            precision=manifest.precision,
         )
         for stage in manifest.stages
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from parnet_deploy.engine.base import Builder, BuildOptions, flag
-from parnet_deploy.errors import UsageError
+from parnet_deploy.errors import EngineError, UsageError
 from parnet_deploy.runtime.machine import (
     cuda_driver,
     cuda_required,
@@ -17,7 +17,6 @@ from parnet_deploy.runtime.machine import (
     provider_problem,
 )
 from parnet_deploy.spec import Backend
-from parnet_deploy.spec.precision import PRECISIONS
 
 _OF_TENSORRT = frozenset(
     {
@@ -65,12 +64,12 @@ _TENSORRT = (
 class _OnCpu(NamedTuple):
     backend: Backend
     package: str | None  # None: what is always there
-    precisions: frozenset[str] = frozenset(PRECISIONS)
+    precisions: frozenset[str]
 
 
 _CPU_ORDER = (
-    _OnCpu("onnxruntime", None),
-    _OnCpu("openvino", "openvino"),
+    _OnCpu("onnxruntime", None, frozenset({"fp32", "fp16", "int8"})),
+    _OnCpu("openvino", "openvino", frozenset({"fp32", "fp16", "bf16", "int8"})),
     _OnCpu("ncnn", "ncnn", frozenset({"fp32"})),
 )
 """Backends on the CPU in the order in which they are preferred; an extra is named like its package.
@@ -86,6 +85,9 @@ def choose_backend(precision: str = "fp32") -> Choice:
     Returns:
         The backend and the reason, and why it is none of the others. Where a GPU is used, nothing
         is said of backends on the CPU.
+
+    Raises:
+        EngineError: nothing that works here runs graphs of that precision.
     """
     reasons = []
     for kind in _TENSORRT:
@@ -94,7 +96,7 @@ def choose_backend(precision: str = "fp32") -> Choice:
             reasons.append(f"{kind.backend}: taken, the fastest that works here")
             return Choice(kind.backend, tuple(reasons))
         reasons.append(f"{kind.backend}: not taken, {problem}")
-    problem = provider_problem("cuda")
+    problem = _no_convolutions(precision) or provider_problem("cuda")
     if problem is None:
         reasons.append("onnxruntime on cuda: taken, the fastest that works here")
         return Choice("onnxruntime", tuple(reasons))
@@ -108,7 +110,13 @@ def _choose_on_cpu(precision: str) -> Choice:
     problems: dict[_OnCpu, str | None] = {}
     for kind in _CPU_ORDER:
         problems[kind] = _cpu_problem(kind, precision, tried=None not in problems.values())
-    taken = next(kind for kind, problem in problems.items() if problem is None)
+    taken = next((kind for kind, problem in problems.items() if problem is None), None)
+    if taken is None:
+        why = "; ".join(f"{kind.backend}: {problem}" for kind, problem in problems.items())
+        raise EngineError(
+            f"nothing that works here runs graphs in {precision} ({why}); build it for a GPU with "
+            "--backend tensorrt-rtx, which takes none, or export it with --precision fp32"
+        )
     before = f"{taken.backend} on cpu comes before it"
     others = (
         f"{kind.backend}: not taken, {problem or before}"
@@ -174,6 +182,11 @@ def _cpu_problem(kind: _OnCpu, precision: str, *, tried: bool) -> str | None:
     if installed(kind.package) is None:
         return _not_installed(kind.package, kind.package)
     return import_problem(kind.package) if tried else None
+
+
+def _no_convolutions(precision: str) -> str | None:
+    """Why ONNX Runtime does not run graphs of a precision on GPUs, or None."""
+    return None if precision in ("fp32", "fp16") else f"it has no convolutions in {precision} there"
 
 
 def _not_installed(package: str, extra: str) -> str:

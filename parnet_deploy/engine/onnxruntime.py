@@ -20,6 +20,12 @@ from parnet_deploy.spec import Backend
 
 EXTERNAL_BYTES = 1024  # smaller weights stay in the graph
 
+_CONVOLVES: Mapping[Provider, tuple[str, ...]] = {
+    "cpu": ("fp32", "fp16", "int8"),
+    "cuda": ("fp32", "fp16"),
+}
+"""Precisions of graphs whose convolutions it can run. It has none in bfloat16 and float8."""
+
 _WRITING_FAILED = ("Failed to write", "serialization failed")  # its words: of weights, of a graph
 
 
@@ -67,13 +73,18 @@ class OnnxRuntimeBuilder:
         return versions("onnxruntime-gpu", "onnxruntime")
 
     def computes(self, precision: str) -> str:
-        """On a CPU float32: what its kernels there take. It casts graphs in float16.
+        """On a CPU float32 and int8: what its kernels there take. It casts graphs in float16.
 
         On Arm it has some kernels in float16, so that such graphs are computed in both.
+
+        Raises:
+            EngineError: it has no convolutions in that precision.
         """
-        if self.provider == "cuda" or precision == "fp32" or _has_half_kernels():
-            return precision
-        return "fp32"
+        if precision not in _CONVOLVES[self.provider]:
+            raise EngineError(_no_kernels(self.provider, precision))
+        if precision == "fp16" and self.provider == "cpu" and not _has_half_kernels():
+            return "fp32"
+        return precision
 
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
         """Optimise one graph and save it. See `Builder.build`."""
@@ -81,6 +92,10 @@ class OnnxRuntimeBuilder:
         threads = self.threads or stage.threads
         options = session_options(threads=threads, optimise=True, spin=self.spin)
         options.optimized_model_filepath = str(saved)
+        if stage.precision == "int8":
+            # On CPUs whose products of uint8 with int8 overflow it makes the weights uint8, too,
+            # which is as fast there (docs/engines.md); the saved graph has them so.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{stage.name}.weights"
         )
@@ -123,6 +138,19 @@ def _provider(options: BuildOptions) -> Provider:
             "'parnet-deploy doctor' says what to install, and --provider cpu needs no GPU"
         )
     return "cpu"
+
+
+def _no_kernels(provider: Provider, precision: str) -> str:
+    """Why graphs of a precision cannot be run, and what can run them."""
+    where = "on a CPU" if provider == "cpu" else "on GPUs"
+    ways = {
+        "bf16": "build it with --backend openvino, tensorrt or tensorrt-rtx",
+        "int8": "build it with --provider cpu, or export it --for tensorrt",
+        "fp8": "build it with --backend tensorrt or tensorrt-rtx, for GPUs of compute capability "
+        "8.9 or later",
+    }
+    way = ways.get(precision, "export it with --precision fp32")
+    return f"ONNX Runtime has no convolutions in {precision} {where}: {way}"
 
 
 def _has_half_kernels() -> bool:

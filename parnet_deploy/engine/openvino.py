@@ -1,4 +1,4 @@
-"""OpenVINO engines: graphs in OpenVINO's own format (IR), with their weights in float32.
+"""OpenVINO engines: graphs in OpenVINO's own format (IR), with the weights as the graphs have them.
 
 Not what OpenVINO compiles for one CPU: that opens no faster (docs/engines.md) and runs only with
 the version and the vector instructions that it was compiled with.
@@ -11,10 +11,13 @@ from pathlib import Path
 
 from parnet_deploy.bundle import EngineStage, versions
 from parnet_deploy.engine.base import BuildOptions, BuildStage
+from parnet_deploy.engine.openvino_weights import halve_weights
 from parnet_deploy.errors import BuildError, BundleError, EngineError
+from parnet_deploy.runtime.cpu import int8_overflows
 from parnet_deploy.runtime.openvino import (
     PROPERTIES,
     OpenVinoRunner,
+    has_bfloat16,
     load_openvino,
     openvino_target,
     read_model,
@@ -58,8 +61,21 @@ class OpenVinoBuilder:
         return versions("openvino")
 
     def computes(self, precision: str) -> str:
-        """Float32: it is told to, and asked again."""
-        return "fp32"
+        """What it is told to, and asked again; in bfloat16 where this CPU has it.
+
+        Without it graphs in bfloat16 are computed in float32, and so are those in float16.
+
+        Raises:
+            EngineError: it computes in no such precision on a CPU.
+        """
+        if precision not in ("fp32", "fp16", "bf16", "int8"):
+            raise EngineError(
+                f"OpenVINO has no convolutions in {precision} on a CPU: build it with --backend "
+                "tensorrt or tensorrt-rtx, or export it with --precision int8 --for openvino"
+            )
+        if precision == "int8":
+            return "int8"
+        return "bf16" if precision == "bf16" and has_bfloat16() else "fp32"
 
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
         """Read one graph and write it. See `Builder.build`."""
@@ -69,6 +85,8 @@ class OpenVinoBuilder:
             model = read_model(stage.graph)
         except EngineError as exc:
             raise BuildError(f"'{stage.name}' could not be read: {exc}") from exc
+        if stage.precision == "int8" and int8_overflows():
+            halve_weights(model)
         try:
             self._openvino.save_model(model, saved, compress_to_fp16=False)
         except RuntimeError as exc:
@@ -77,7 +95,12 @@ class OpenVinoBuilder:
             ) from exc
         try:  # Opened once as it will be opened later: a file cut short is noticed here.
             OpenVinoRunner(
-                saved, inputs=stage.inputs, outputs=stage.outputs, threads=threads, pin=self.pin
+                saved,
+                inputs=stage.inputs,
+                outputs=stage.outputs,
+                threads=threads,
+                pin=self.pin,
+                computes=self.computes(stage.precision),
             ).close()
         except EngineError as exc:
             raise BuildError(

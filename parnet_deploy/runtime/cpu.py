@@ -27,6 +27,9 @@ _TOLD = (
 )
 """Features, by Linux's names, for which ONNX Runtime has kernels of their own."""
 
+_WIDE_SUMS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
+"""Instructions on x86 that add products of bytes in 32 bits."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cpu:
@@ -66,6 +69,21 @@ def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str] | None:
     fields = _fields(cpuinfo)
     flags = fields.get("flags", fields.get("Features"))
     return None if flags is None else frozenset(flags.split())
+
+
+def int8_overflows(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether products of uint8 with int8 can overflow on this CPU.
+
+    x86 without VNNI adds two of them in 16 bits (``vpmaddubsw``), which end at 32767:
+    2 * 255 * 127 is more, 2 * 255 * 64 is not. ONNX Runtime and OpenVINO use it all the same. Where
+    the system does not say what its CPU has, it is taken to lack VNNI.
+
+    Args:
+        cpuinfo: where Linux describes its CPUs.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return _WIDE_SUMS.isdisjoint(cpu_flags(cpuinfo) or ())
 
 
 def _fields(cpuinfo: Path) -> dict[str, str]:

@@ -134,6 +134,7 @@ def _open_openvino(bundle: EngineBundle, stage: EngineStage) -> Runner:
         outputs=stage.outputs,
         threads=_threads(bundle, stage, "INFERENCE_NUM_THREADS"),
         pin=bundle.manifest.options.get("ENABLE_CPU_PINNING"),
+        computes=bundle.manifest.computes,
     )
 
 

@@ -19,13 +19,15 @@ from parnet_deploy.spec import Array, TensorSpec, check_feeds
 
 DEVICE = "CPU"
 
-PROPERTIES: Mapping[str, str] = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "PERFORMANCE_HINT": "LATENCY",
-    "NUM_STREAMS": "1",
-}
-"""How a model is compiled, by OpenVINO's own names. By itself it reckons in bfloat16 where the CPU
-can, and takes as many streams as it likes."""
+PROPERTIES: Mapping[str, str] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
+"""How a model is compiled, by OpenVINO's own names: by itself it takes as many streams as it
+likes."""
+
+PRECISION = "INFERENCE_PRECISION_HINT"
+
+_HINTS = {"bf16": "bf16"}
+"""What is asked for by what an engine computes in; otherwise f32, also around what is in int8. By
+itself it reckons in bfloat16 where the CPU can."""
 
 _WHERE = re.compile(r"^(Exception from |Check ')|failed at src/")  # of its sources, not of a model
 _LETTERS = re.compile("[^0-9.].*")
@@ -46,6 +48,7 @@ class OpenVinoRunner(ClosingRunner):
         outputs: tuple[TensorSpec, ...],
         threads: int = 0,
         pin: bool | None = None,
+        computes: str = "fp32",
     ) -> None:
         """Compile a model; its weights are laid out for this CPU now, not when it was built.
 
@@ -55,15 +58,17 @@ class OpenVinoRunner(ClosingRunner):
             outputs: those of its outputs that are wanted.
             threads: threads of one operator; 0 leaves it to OpenVINO (one a core).
             pin: whether each thread keeps to one core; None leaves it to OpenVINO.
+            computes: what it is to compute in; see `compile_model`.
 
         Raises:
-            EngineError: the file does not load, or has other inputs and outputs.
+            EngineError: the file does not load, has other inputs and outputs, or is not computed
+                in what it is to be.
             MissingDependencyError: OpenVINO cannot be imported.
         """
         self.inputs = inputs
         self.outputs = outputs
         self._openvino = load_openvino()
-        compiled = compile_model(path, threads=threads, pin=pin)
+        compiled = compile_model(path, threads=threads, pin=pin, computes=computes)
         _check_names(path, compiled, inputs, outputs)
         self._compiled: Any = compiled
         self._idle: list[Any] = []
@@ -147,26 +152,47 @@ def read_model(path: Path) -> Any:
         raise EngineError(f"OpenVINO cannot load {path}: {_message(exc)}") from exc
 
 
-def compile_model(path: Path, *, threads: int, pin: bool | None) -> Any:
-    """A model compiled for the CPU, in float32 exactly. See `OpenVinoRunner`.
+def has_bfloat16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this CPU, when it is asked to.
+
+    Where it does not, it computes in float32 and does not say so.
+
+    Raises:
+        MissingDependencyError: OpenVINO cannot be imported.
+    """
+    return "BF16" in load_openvino().Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+
+
+def compile_model(path: Path, *, threads: int, pin: bool | None, computes: str = "fp32") -> Any:
+    """A model compiled for the CPU. See `OpenVinoRunner`.
+
+    Args:
+        path: OpenVINO IR, or an ONNX file.
+        threads: threads of one operator; 0 leaves it to OpenVINO.
+        pin: whether each thread keeps to one core; None leaves it to OpenVINO.
+        computes: ``bf16``, ``int8`` or ``fp32``, which is float32 exactly. What a graph has in
+            int8 is computed in int8, and the rest of it in float32.
 
     Raises:
         EngineError: the file does not load, or is not compiled as it was asked for.
         MissingDependencyError: OpenVINO cannot be imported.
     """
     openvino = load_openvino()
-    asked: dict[str, Any] = {**PROPERTIES, "INFERENCE_NUM_THREADS": threads}
+    hint = _HINTS.get(computes, "f32")
+    asked: dict[str, Any] = {PRECISION: hint, **PROPERTIES, "INFERENCE_NUM_THREADS": threads}
     if pin is not None:
         asked["ENABLE_CPU_PINNING"] = pin
     model = read_model(path)
     try:
         compiled = openvino.Core().compile_model(model, DEVICE, asked)
-        precision = compiled.get_property("INFERENCE_PRECISION_HINT")
+        precision = compiled.get_property(PRECISION)
     except RuntimeError as exc:
         raise EngineError(f"OpenVINO cannot compile {path}: {_message(exc)}") from exc
-    if precision != openvino.Type.f32:
+    if precision != getattr(openvino.Type, hint):
+        found = precision.get_type_name()
+        lacks = "; this CPU has no bfloat16" if hint == "bf16" else ""
         raise EngineError(
-            f"OpenVINO compiled {path} for {precision.get_type_name()}, not for the f32 asked for"
+            f"OpenVINO compiled {path} for {found}, not for the {hint} asked for{lacks}"
         )
     return compiled
 

@@ -48,7 +48,17 @@ class NcnnBuilder:
         return versions("ncnn", "onnx")
 
     def computes(self, precision: str) -> str:
-        """Float32: it reads no other graphs."""
+        """Float32: it reads no other graphs.
+
+        Raises:
+            EngineError: the graphs are in another precision.
+        """
+        if precision != "fp32":
+            raise EngineError(
+                f"ncnn engines are built from graphs in fp32, and this model is in {precision}: "
+                "build it with --backend onnxruntime or openvino, or export one with "
+                "--precision fp32"
+            )
         return "fp32"
 
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:
