@@ -85,7 +85,7 @@ def equalise(trial: Trial, images: CalibrationImages) -> Equalisation:
         RunnerError: a run failed.
     """
     graph = trial.graph.copy()
-    names = [layer.input for layer in layers(graph)]
+    names = tuple(dict.fromkeys(layer.input for layer in layers(graph)))
     scalings = {name: scaling for name in names if (scaling := find_scaling(graph, name))}
     ranges = channel_ranges(trial.graph, tuple(scalings), images)
     scaled = []
@@ -121,7 +121,7 @@ def balanced(activations: Array, columns: Array) -> Array:
     alive = (activations > 0) & (columns > 0)
     octaves = np.zeros(len(activations))
     if alive.any():
-        octaves[alive] = np.log2(columns[alive] / activations[alive]) / 2
+        octaves[alive] = (np.log2(columns[alive]) - np.log2(activations[alive])) / 2
         octaves[alive] -= np.median(octaves[alive])
     powers = np.clip(np.rint(octaves), -OCTAVES, OCTAVES)
     factors: Array = np.exp2(powers).astype(np.float32)
@@ -157,7 +157,7 @@ def channel_ranges(
     Raises:
         RunnerError: a run failed.
     """
-    found = run_reduced(graph, "ReduceMax", names, images) if names else {}
+    found = run_reduced(graph, "ReduceMax", names, images)
     return {name: each.max(axis=0) for name, each in found.items()}
 
 

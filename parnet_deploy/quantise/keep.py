@@ -83,12 +83,7 @@ def auto_keep(
     blocks = [cost.block for cost in dearest]
     search.known[frozenset()] = costs.whole
     fewest = _fewest(search, blocks)
-    kept = blocks[:fewest]
-    for block in reversed(blocks[:fewest]):
-        fewer = [other for other in kept if other != block]
-        if search.suffices(fewer):
-            kept = fewer
-    return search.result(kept)
+    return search.result(_given_back(search, blocks[:fewest]))
 
 
 def check_budget(budget: float | None) -> None:
@@ -113,6 +108,19 @@ def _fewest(search: _Search, blocks: Sequence[str]) -> int:
         else:
             too_few = middle
     return enough
+
+
+def _given_back(search: _Search, blocks: Sequence[str]) -> list[str]:
+    """Without those that need not be kept: the last first, until none of the others can go."""
+    kept = list(blocks)
+    while True:
+        before = list(kept)
+        for block in reversed(before):
+            fewer = [other for other in kept if other != block]
+            if search.suffices(fewer):
+                kept = fewer
+        if kept == before:
+            return kept
 
 
 @dataclass(kw_only=True)

@@ -196,7 +196,7 @@ def _write_identity(scaling: Scaling, value: gs.Variable, product: gs.Node) -> N
 
 def _is_gate(tensor: gs.Tensor) -> bool:
     """Whether a tensor is a squeeze's, (N, C, 1, 1), perhaps times a constant."""
-    while tensor.inputs and tensor.inputs[0].op in ("Unsqueeze", "Mul", "Sigmoid"):
+    while tensor.inputs and tensor.inputs[0].op in ("Transpose", "Unsqueeze", "Mul", "Sigmoid"):
         node = tensor.inputs[0]
         if node.op == "Sigmoid":
             below = node.inputs[0].inputs

@@ -58,7 +58,7 @@ def sensitivity(
     """
     blocks = trial.blocks
     asked = [block for block in blocks if block not in quantisation.kept]
-    whole = trial.effect(quantisation)
+    whole = trial.effect_of_kept(quantisation, quantisation.kept)
     progress("all layers", 1, len(asked) + 1)
     costs = []
     for number, block in enumerate(asked, 2):

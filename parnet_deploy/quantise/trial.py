@@ -166,7 +166,7 @@ def with_outputs(graph: gs.Graph, wanted: Sequence[str]) -> gs.Graph:
     copied = graph.copy()
     tensors = copied.tensors()
     copied.outputs = [tensors[name] for name in wanted]
-    return copied.cleanup().toposort()
+    return copied.cleanup()
 
 
 def run_reduced(
@@ -191,6 +191,8 @@ def run_reduced(
     Raises:
         RunnerError: the graph does not load, or a run failed.
     """
+    if not names:
+        return {}
     copied = graph.copy()
     tensors = copied.tensors()
     for name in names:
