@@ -53,7 +53,7 @@ class Choices:
         correct_bias: take off what quantising shifts on average.
     """
 
-    method: CalibrationMethod = "entropy"
+    method: CalibrationMethod = "mse"
     percentile: float | None = None
     keep: tuple[str, ...] = ()
     budget: float | None = None
