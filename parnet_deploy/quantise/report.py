@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from parnet_deploy.errors import ExportError, os_reason
+from parnet_deploy.pages.saving import replace_files
 from parnet_deploy.quantise.page import render
 from parnet_deploy.quantise.result import QuantisationReport
 from parnet_deploy.spec import encode
@@ -29,11 +29,7 @@ def write_report(report: QuantisationReport, folder: Path) -> tuple[Path, Path]:
     """
     contents = {folder / JSON_FILE: encode(report), folder / PAGE_FILE: render(report).encode()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, content in contents.items():
-            beside = path.with_name(f".{path.name}.{os.getpid()}")
-            beside.write_bytes(content)
-            beside.replace(path)
+        replace_files(contents)
     except OSError as exc:
         raise ExportError(
             f"cannot write the report to {folder}: {os_reason(exc)}; choose another folder for "

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from parnet_deploy.errors import VerificationError, os_reason
+from parnet_deploy.pages.saving import replace_files
 from parnet_deploy.spec import encode
 from parnet_deploy.verify.page import render
 from parnet_deploy.verify.result import Verification
@@ -32,9 +33,7 @@ def write_report(verification: Verification, folder: Path) -> tuple[Path, Path]:
         folder / PAGE_FILE: render(verification).encode(),
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, content in contents.items():
-            _replace(path, content)
+        replace_files(contents)
     except OSError as exc:
         raise _unwritable(folder, os_reason(exc)) from exc
     return folder / JSON_FILE, folder / PAGE_FILE
@@ -60,12 +59,3 @@ def _unwritable(folder: Path, reason: str) -> VerificationError:
     return VerificationError(
         f"cannot write the report to {folder}: {reason}; choose another --output"
     )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
