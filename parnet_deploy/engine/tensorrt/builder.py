@@ -15,7 +15,7 @@ from typing import Any
 from parnet_deploy.bundle import BatchRange, EngineStage, versions
 from parnet_deploy.engine.base import BuildOptions, BuildStage
 from parnet_deploy.engine.tensorrt.inspect import count_layers
-from parnet_deploy.engine.tensorrt.options import check_options, flag_names
+from parnet_deploy.engine.tensorrt.options import check_options, check_precision, flag_names
 from parnet_deploy.engine.tensorrt.settings import apply_options, save_timing_cache
 from parnet_deploy.errors import BuildError, BundleError
 from parnet_deploy.interrupts import held_back
@@ -95,7 +95,12 @@ class TensorRTBuilder:
         return {self.backend: str(self._api.__version__), **versions("cuda-bindings")}
 
     def computes(self, precision: str) -> str:
-        """The graphs' own precision: networks are strongly typed. Float32 may be TF32."""
+        """The graphs' own precision: networks are strongly typed. Float32 may be TF32.
+
+        Raises:
+            EngineError: a GPU that it builds for has no arithmetic in that precision.
+        """
+        check_precision(precision, self._target)
         return "tf32" if precision == "fp32" and self._options.tf32 else precision
 
     def build(self, stage: BuildStage, folder: Path) -> EngineStage:

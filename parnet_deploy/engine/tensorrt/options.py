@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 from parnet_deploy.engine.base import BuildOptions, flag
-from parnet_deploy.errors import UsageError
+from parnet_deploy.errors import EngineError, UsageError
 from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend
+from parnet_deploy.runtime.tensorrt_target import AND_LATER, PlanTarget
 
 MAX_OPTIMIZATION_LEVEL = 5
 
@@ -71,6 +72,38 @@ def check_options(backend: TensorRTBackend, api: Any, options: BuildOptions) -> 
         raise UsageError(f"{version} has builder optimization levels 0 to 5, not {level}")
     for capability in options.compute_capabilities:
         _check_capability(version, api, capability)
+
+
+_LEAST_CAPABILITY = {"bf16": (8, 0), "fp8": (8, 9)}
+"""The first compute capability whose tensor cores compute in a precision; others need none of those
+that TensorRT 10 and later build for. Reference:
+https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/support-matrix.html"""
+
+
+def check_precision(precision: str, target: PlanTarget) -> None:
+    """Refuse a precision that a GPU which plans are for does not compute in.
+
+    Args:
+        precision: of the graphs.
+        target: what the plans are for.
+
+    Raises:
+        EngineError: the message names the first GPU that cannot, and what can be done.
+    """
+    least = _LEAST_CAPABILITY.get(precision)
+    if least is None:
+        return
+    for capability in target.compute_capabilities:
+        major, minor = capability.removesuffix(AND_LATER).split(".")
+        if (int(major), int(minor)) < least:
+            words = f"{capability.removesuffix(AND_LATER)} and later"
+            words = words if capability.endswith(AND_LATER) else capability
+            raise EngineError(
+                f"{precision} takes a GPU of compute capability {least[0]}.{least[1]} or later, "
+                f"and plans are to be built for {words}: build for such a GPU alone "
+                f"(--compute-capability {least[0]}.{least[1]}), or export the model with "
+                "--precision fp16"
+            )
 
 
 def capability_name(capability: str) -> str:
