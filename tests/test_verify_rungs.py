@@ -9,7 +9,7 @@ import pytest
 
 from parnet_deploy.bundle import ModelBundle
 from parnet_deploy.runtime import OnnxRuntimeRunner
-from parnet_deploy.verify import rungs
+from parnet_deploy.verify import opening
 
 
 def test_the_onnx_rungs_run_the_graphs_as_they_stand(
@@ -22,8 +22,8 @@ def test_the_onnx_rungs_run_the_graphs_as_they_stand(
         rewritten.append(optimise)
         return OnnxRuntimeRunner(*arguments, optimise=optimise, **keywords)
 
-    monkeypatch.setattr(rungs, "OnnxRuntimeRunner", watch)
-    rungs.open_whole(tiny_bundle, tmp_path / "whole").close()
-    rungs.open_stages(tiny_bundle, tmp_path / "stages").close()
+    monkeypatch.setattr(opening, "OnnxRuntimeRunner", watch)
+    opening.open_whole(tiny_bundle, tmp_path / "whole").close()
+    opening.open_stages(tiny_bundle, tmp_path / "stages").close()
     stages = len(tiny_bundle.manifest.stages)
     assert rewritten == [False] * 2 * (1 + stages), "each graph, and its copy that shows its blocks"

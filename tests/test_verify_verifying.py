@@ -27,7 +27,7 @@ from parnet_deploy.errors import (
 from parnet_deploy.net import load_checkpoint, save_checkpoint
 from parnet_deploy.runtime import FunctionRunner, Runner, open_runner
 from parnet_deploy.spec import layout
-from parnet_deploy.verify import rungs
+from parnet_deploy.verify import opening
 from parnet_deploy.verify.options import VerifyOptions
 from parnet_deploy.verify.result import Verification
 from parnet_deploy.verify.rungs import HEAD
@@ -311,14 +311,14 @@ def test_nothing_is_left_behind(
 def test_an_engine_whose_copy_does_not_open_is_verified_all_the_same(
     split: EngineBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = rungs.OnnxRuntimeRunner
+    honest = opening.OnnxRuntimeRunner
 
     def refuses_engines(path: Path, **options: Any) -> Runner:
         if "split-engine" in path.parts:  # the copies of that rung; the engine is opened elsewhere
             raise EngineError("an operator is missing")
         return honest(path, **options)
 
-    monkeypatch.setattr(rungs, "OnnxRuntimeRunner", refuses_engines)
+    monkeypatch.setattr(opening, "OnnxRuntimeRunner", refuses_engines)
     found = verify(split.path, VerifyOptions(samples=2))
     assert found.passed
     last = found.rungs[6].first

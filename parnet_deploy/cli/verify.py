@@ -38,6 +38,14 @@ Images = Annotated[Path | None, typer.Option(help="Feed images from this folder.
 Npz = Annotated[
     Path | None, typer.Option(help="Feed an array (N,3,H,W) from this .npz, named 'images'.")
 ]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="What an int8 or fp8 network was calibrated on, as export's --calibrate takes it: "
+        "its ranges must be found again, and it is fed where nothing else is.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the noise that is fed otherwise.", min=0)]
 Samples = Annotated[
     int | None,
@@ -76,6 +84,7 @@ def command(
     sibling: Sibling = None,
     images: Images = None,
     npz: Npz = None,
+    calibrate: Calibrate = None,
     seed: Seed = 0,
     samples: Samples = None,
     require: Require = None,
@@ -87,8 +96,9 @@ def command(
     """Climb the parity ladder, from the network as it was trained to the engine.
 
     Every rung is compared with the one before and with the first: training-f64, fused-f64,
-    fused-f32, onnx-whole, onnx-stages, engine, split-engine. The exit status is 0 only when
-    nothing failed; a rung that cannot run on this machine is "not verified".
+    fused-f32, onnx-whole, onnx-stages, engine, split-engine. What graphs and engines compute in is
+    read from their files. The exit status is 0 only when nothing failed; a rung that cannot run
+    on this machine is "not verified".
     """
     from parnet_deploy.verify.options import VerifyOptions
     from parnet_deploy.verify.tolerances import parse_rung, parse_tolerances
@@ -96,6 +106,7 @@ def command(
     options = VerifyOptions(
         images=images,
         npz=npz,
+        calibrate=calibrate,
         seed=seed,
         samples=samples,
         required=tuple(parse_rung("--require", name) for name in require or ()),
@@ -128,12 +139,19 @@ def _print(found: Verification) -> None:
         _say(f"[bold red]WARNING[/] {escape(note)}")
     print_table(_ladder(found))
     _say(f"[dim]{wording.RELATIVE} Fed: {escape(found.inputs)}.[/]")
+    _say(f"[dim]Allowed: {escape(found.allowed)}.[/]")
+    if found.precision != "fp32":
+        for text in (wording.agreement, wording.steps):
+            for line in filter(None, map(text, found.rungs)):
+                _say(escape(line))
     for rung in found.rungs:
         if rung.reason:
             style = _STYLES[rung.verdict]
             _say(f"[{style}]{rung.name} {rung.verdict}:[/] {escape(rung.reason)}")
         if rung.parted_at:
             _say(f"  they part company at {escape(rung.parted_at)}")
+    console.print()
+    print_table(_checks(found))
     console.print()
     print_table(_probes(found))
     console.print()
@@ -172,6 +190,19 @@ def _ladder(found: Verification) -> Table:
                 line.margin,
                 _styled(line.verdict),
             )
+    return table
+
+
+def _checks(found: Verification) -> Table:
+    columns: dict[str, Justify] = {
+        "looked into": "left",
+        "what must hold": "left",
+        "found": "left",
+        "verdict": "left",
+    }
+    table = new_table(None, columns)
+    for check in found.checks:
+        table.add_row(check.rung, check.name, escape(check.detail), _styled(check.verdict))
     return table
 
 

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from parnet_deploy.bundle import EngineManifest
 from parnet_deploy.spec import BlockSpec
 from parnet_deploy.verify.locate import first_parting, parts, worst
-from parnet_deploy.verify.result import Against, RungResult
+from parnet_deploy.verify.result import Against, RungResult, StepError, Verdict
+from parnet_deploy.verify.steps import too_far
 from parnet_deploy.verify.tolerances import BLOCK_FACTOR, RungName
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ruling:
+    """What differs from rung to rung in how they are judged.
+
+    Attributes:
+        near: tolerances against the rung before, where they differ from those against the first.
+        unlike: rungs that are not judged against float rungs, and why: what is fed is nothing
+            that they can be right on.
+        scaled: whether blocks' values are scaled channel by channel, so that none can be compared.
+        engines: manifests of the engines, by rung.
+    """
+
+    near: Mapping[RungName, float] = field(default_factory=dict)
+    unlike: Mapping[RungName, str] = field(default_factory=dict)
+    scaled: bool = False
+    engines: Mapping[RungName, EngineManifest] = field(default_factory=dict)
 
 
 def judge_first(
@@ -40,6 +61,9 @@ def judge(
     first: Against,
     trusted: bool,
     blocks: Sequence[BlockSpec],
+    alone: tuple[StepError, ...] = (),
+    unlike: str | None = None,
+    both: bool = False,
 ) -> RungResult:
     """The verdict on a rung.
 
@@ -51,10 +75,28 @@ def judge(
         what: what was run.
         before: it against the rung before.
         first: it against the first rung.
-        trusted: the rung before passed.
+        trusted: the rung before did not fail.
         blocks: the network's layout.
+        alone: each block of a quantised engine by itself.
+        unlike: why it is not judged against float rungs, or None.
+        both: whether the rung before is not judged against those either.
     """
     from_before, from_first = _complaints(before), _complaints(first)
+    if unlike is not None:  # what is not finite, or has another shape, is wrong on anything
+        from_first = _broken(first)
+        from_before = from_before if both else _broken(before)
+    if wrong := [error for error in alone if too_far(error)]:
+        return RungResult(
+            name=name,
+            what=what,
+            verdict="failed",
+            tolerance=first.comparison.tolerance,
+            reason=_by_itself(wrong),
+            before=before,
+            first=first,
+            parted_at=None,
+            alone=alone,
+        )
     own = bool(from_before) and trusted
     failed = own or bool(from_first)
     reason = None
@@ -67,15 +109,17 @@ def judge(
         )
     elif from_first:
         reason = f"against {first.rung}: {'; '.join(from_first)}"
+    verdict: Verdict = "passed" if unlike is None else "not verified"
     return RungResult(
         name=name,
         what=what,
-        verdict="failed" if failed else "passed",
-        tolerance=before.comparison.tolerance,
-        reason=reason,
+        verdict="failed" if failed else verdict,
+        tolerance=first.comparison.tolerance,
+        reason=reason or unlike,
         before=before,
         first=first,
         parted_at=_parting(before if own else first, blocks) if failed else None,
+        alone=alone,
     )
 
 
@@ -92,7 +136,46 @@ def _complaints(against: Against) -> tuple[str, ...]:
     if not problems and greatest is not None and parts(greatest, limit):
         how = greatest.problem or f"differ by {greatest.max_rel:.1e}, and {limit:.1e} is allowed"
         problems.append(f"the outputs agree, but the values of {greatest.block} {how}")
+    counted = against.agreement
+    if not problems and counted is not None and counted.kept < counted.decided:
+        problems.append(
+            f"{counted.decided - counted.kept} of {counted.decided} images change their class "
+            "although its best two answers are further apart than the tolerance"
+        )
     return tuple(problems)
+
+
+def _broken(against: Against) -> tuple[str, ...]:
+    """What is wrong whatever was fed: outputs or values that cannot be compared."""
+    outputs = [
+        f"'{output.name}' {output.problem}"
+        for output in against.comparison.outputs
+        if output.problem is not None
+    ]
+    blocks = [
+        f"the values of {error.block} {error.problem}"
+        for error in against.blocks
+        if error.problem is not None
+    ]
+    return tuple(outputs or blocks[:1])
+
+
+def _by_itself(wrong: Sequence[StepError]) -> str:
+    """The first block that is wrong on the engine's own values, in words."""
+    first = wrong[0]
+    where = f" in stage {first.stage}" if first.stage else ""
+    if first.steps is None:
+        how = "cannot be compared"
+    else:
+        how = (
+            f"differs by {first.steps:.2g} steps (root mean square of a channel), and "
+            f"{first.allowed:.2g} {'is' if first.allowed == 1 else 'are'} allowed"
+        )
+    more = f"; so do {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return (
+        f"against what the graph makes of this engine's own values, {first.block}{where} "
+        f"{how}{more}"
+    )
 
 
 def _parting(against: Against, blocks: Sequence[BlockSpec]) -> str:

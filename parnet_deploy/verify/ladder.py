@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from parnet_deploy.errors import ParnetDeployError
 from parnet_deploy.spec import Array, BlockSpec
+from parnet_deploy.verify.agreement import agreement_of
 from parnet_deploy.verify.compare import compare
 from parnet_deploy.verify.inputs import Batch
-from parnet_deploy.verify.judge import judge, judge_first
+from parnet_deploy.verify.judge import Ruling, judge, judge_first
 from parnet_deploy.verify.locate import BlockErrors
 from parnet_deploy.verify.result import Against, RungResult
-from parnet_deploy.verify.rungs import Rung, Sight
+from parnet_deploy.verify.rungs import HEAD, Place, Rung, Sight
+from parnet_deploy.verify.steps import StepErrors
 from parnet_deploy.verify.tolerances import RungName
 
 
@@ -46,6 +48,7 @@ class _Climbed:
     before: _Climbed | None = None
     errors_before: BlockErrors = field(default_factory=BlockErrors)
     errors_first: BlockErrors = field(default_factory=BlockErrors)
+    alone: StepErrors = field(default_factory=StepErrors)
     broken: str | None = None
 
     def stacked(self) -> dict[str, Array]:
@@ -62,6 +65,7 @@ def climb(
     batches: Iterable[Batch],
     tolerances: Mapping[RungName, float],
     blocks: Sequence[BlockSpec],
+    ruling: Ruling | None = None,
 ) -> tuple[RungResult, ...]:
     """Run every rung on every batch, and compare.
 
@@ -70,22 +74,24 @@ def climb(
         batches: what to feed.
         tolerances: greatest relative error of each rung.
         blocks: the network's layout.
+        ruling: what differs in how rungs are judged.
 
     Returns:
         One result a step, in their order.
     """
+    ruling = ruling or Ruling()
     climbed = [_Climbed(step=step) for step in steps]
     for batch in batches:
-        _observe(climbed, batch)
+        _observe(climbed, batch, scaled=ruling.scaled)
     root = next((one for one in climbed if one.before is None and one.outputs), None)
     results: dict[RungName, RungResult] = {}
     for one in climbed:
         tolerance = tolerances[one.step.name]
-        results[one.step.name] = _result(one, root, results, tolerance, blocks)
+        results[one.step.name] = _result(one, root, results, tolerance, blocks, ruling)
     return tuple(results.values())
 
 
-def _observe(climbed: Sequence[_Climbed], batch: Batch) -> None:
+def _observe(climbed: Sequence[_Climbed], batch: Batch, *, scaled: bool) -> None:
     """Show a batch to every rung that still runs."""
     first: Sight | None = None
     last: tuple[_Climbed, Sight] | None = None
@@ -98,6 +104,9 @@ def _observe(climbed: Sequence[_Climbed], batch: Batch) -> None:
             one.broken = f"it does not run: {exc}"
             continue
         one.outputs.append(sight.outputs)
+        one.alone.add(sight.alone, sight.values)
+        if scaled:
+            sight = replace(sight, values=_heads(sight.values))
         if first is None or last is None:
             first = sight
             one.errors_first.add(sight.values, sight.values)  # finds what is not finite
@@ -108,12 +117,17 @@ def _observe(climbed: Sequence[_Climbed], batch: Batch) -> None:
         last = one, sight
 
 
+def _heads(values: Mapping[Place, Array]) -> dict[Place, Array]:
+    return {place: value for place, value in values.items() if place[1] == HEAD}
+
+
 def _result(
     one: _Climbed,
     root: _Climbed | None,
     results: Mapping[RungName, RungResult],
     tolerance: float,
     blocks: Sequence[BlockSpec],
+    ruling: Ruling,
 ) -> RungResult:
     step = one.step
     stopped = step.reason if step.rung is None else one.broken
@@ -129,13 +143,19 @@ def _result(
     if one.before is None:
         itself = _against(one, one, one.errors_first, tolerance, blocks)
         return judge_first(step.name, step.what, itself, blocks)
+    name, before = step.name, one.before.step.name
+    near = ruling.near.get(name, tolerance)
+    manifest = ruling.engines.get(name)
     return judge(
-        step.name,
+        name,
         step.what,
-        before=_against(one.before, one, one.errors_before, tolerance, blocks),
+        before=_against(one.before, one, one.errors_before, near, blocks),
         first=_against(root, one, one.errors_first, tolerance, blocks),
-        trusted=results[one.before.step.name].verdict == "passed",
+        trusted=results[before].verdict != "failed",
         blocks=blocks,
+        alone=() if manifest is None else one.alone.result(blocks, manifest),
+        unlike=ruling.unlike.get(name),
+        both=before in ruling.unlike,
     )
 
 
@@ -146,8 +166,10 @@ def _against(
     tolerance: float,
     blocks: Sequence[BlockSpec],
 ) -> Against:
+    expected, actual = reference.stacked(), one.stacked()
     return Against(
         rung=reference.step.name,
-        comparison=compare(reference.stacked(), one.stacked(), tolerance),
+        comparison=compare(expected, actual, tolerance),
         blocks=errors.result(blocks),
+        agreement=agreement_of(expected, actual, tolerance),
     )

@@ -21,6 +21,8 @@ class VerifyOptions:
     Attributes:
         images: folder of images to feed, or None.
         npz: file of an array to feed, or None. Without either, seeded noise is fed.
+        calibrate: what a quantised network was calibrated on, as ``export --calibrate`` takes it:
+            its ranges must be found again on it, and it is what is fed where nothing else is.
         seed: seed of the noise.
         samples: number of images: of the noise, or the most that are taken of what was given;
             None for `SAMPLES`, or `SMALL_SAMPLES` where images are small.
@@ -32,6 +34,7 @@ class VerifyOptions:
 
     images: Path | None = None
     npz: Path | None = None
+    calibrate: str | None = None
     seed: int = 0
     samples: int | None = None
     required: tuple[RungName, ...] = ()

@@ -11,8 +11,15 @@ from parnet_deploy.spec import layout
 from parnet_deploy.verify import plots, wording
 from parnet_deploy.verify.judge import block_limit
 from parnet_deploy.verify.result import Verification
+from parnet_deploy.verify.tolerances import RUNGS
 
 TEMPLATE = "page.html.j2"
+
+
+def built_columns(verification: Verification) -> list[str]:
+    """The rungs that tell what their layers compute in, in the ladder's order."""
+    told = {rung for row in verification.types for rung in row.built}
+    return [rung for rung in RUNGS if rung in told]
 
 
 def render(verification: Verification) -> str:
@@ -30,6 +37,9 @@ def render(verification: Verification) -> str:
         summary=wording.summary(verification),
         lines={rung.name: wording.lines(rung) for rung in verification.rungs},
         relative=wording.RELATIVE,
+        agreement=wording.agreement,
+        steps=wording.steps,
+        columns=built_columns(verification),
         figure=wording.figure,
         block_limit=block_limit,
         rung_plot=Markup(plots.rung_errors(verification)),  # noqa: S704 - made by matplotlib here

@@ -34,6 +34,24 @@ class BlockError:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """Whether images keep their class.
+
+    Attributes:
+        images: how many there were.
+        alike: how many of them have the reference's class.
+        decided: how many have a reference whose best two answers are further apart than the
+            tolerance, so that what is allowed cannot turn them.
+        kept: how many of the decided ones have the reference's class.
+    """
+
+    images: int
+    alike: int
+    decided: int
+    kept: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Against:
     """A rung against another one.
 
@@ -41,11 +59,34 @@ class Against:
         rung: the other one, the reference.
         comparison: of the outputs.
         blocks: of the values that both show, in the order in which they are computed.
+        agreement: of the classes; None where the outputs cannot be compared.
     """
 
     rung: RungName
     comparison: Comparison
     blocks: tuple[BlockError, ...]
+    agreement: Agreement | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepError:
+    """How far what an engine makes of its own values is from what the graph makes of them.
+
+    Attributes:
+        stage: the stage in which it was seen, or None where the network was seen as one.
+        block: the block's name.
+        steps: root mean square over images and pixels, in steps of the block's quantiser (or of
+            what a float is allowed), of the channel that differs most; None where the values
+            cannot be compared.
+        allowed: greatest that passes: 1, or more where blocks before it could not be seen.
+        greatest: greatest difference, in steps.
+    """
+
+    stage: str | None
+    block: str
+    steps: float | None
+    allowed: float
+    greatest: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +103,8 @@ class RungResult:
         first: against the first rung, or None.
         parted_at: the first block at which it and its reference part company, in words; None
             where they do not, or nothing can be seen.
+        alone: of a quantised engine, each block by itself: against what the graph makes of the
+            engine's own values before it.
     """
 
     name: RungName
@@ -72,6 +115,64 @@ class RungResult:
     before: Against | None = None
     first: Against | None = None
     parted_at: str | None = None
+    alone: tuple[StepError, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockTypes:
+    """What a layer computes in.
+
+    Attributes:
+        block: its block.
+        asked: the precision that it was to have, by the model's manifest.
+        built: the one that it has, by rung; rungs that do not tell are left out.
+    """
+
+    block: str
+    asked: str
+    built: Mapping[RungName, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorRange:
+    """A quantised activation on the images that were fed.
+
+    Attributes:
+        tensor: its name in the float32 graph.
+        low: least number that its quantiser has.
+        high: greatest number that its quantiser has.
+        least: least value in the network that is not quantised.
+        greatest: greatest value in it.
+        saturated: share of its values beyond the range.
+        ratio: the range that the manifest's method finds on these images, in the manifest's.
+        images: how many images.
+    """
+
+    tensor: str
+    low: float
+    high: float
+    least: float
+    greatest: float
+    saturated: float
+    ratio: float
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckResult:
+    """One thing that must hold of what was built, and is read from its files or its ranges.
+
+    Attributes:
+        rung: what was looked at.
+        name: what must hold.
+        verdict: whether it does.
+        detail: what was found, or why it could not be asked.
+    """
+
+    rung: RungName
+    name: str
+    verdict: ProbeVerdict
+    detail: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +213,11 @@ class Verification:
         created: when, UTC.
         passed: nothing failed, and what was required was verified.
         failures: what failed, one sentence each.
+        precision: the model's.
+        allowed: why the rungs are allowed what they are, in words.
+        types: what every layer computes in.
+        checks: what was built against what was asked for.
+        ranges: quantised activations on what was fed; empty where noise was.
     """
 
     bundle: str
@@ -128,3 +234,8 @@ class Verification:
     created: str
     passed: bool
     failures: tuple[str, ...]
+    precision: str = "fp32"
+    allowed: str = ""
+    types: tuple[BlockTypes, ...] = ()
+    checks: tuple[CheckResult, ...] = ()
+    ranges: tuple[TensorRange, ...] = ()

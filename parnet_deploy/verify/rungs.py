@@ -6,31 +6,23 @@ under the same names and with channels in the same order: the training form's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 
-from parnet_deploy.bundle import (
-    MODEL_GRAPH,
-    EngineBundle,
-    EngineManifest,
-    EngineStage,
-    ModelBundle,
-    ModelManifest,
-)
-from parnet_deploy.errors import EngineError, VerificationError
+from parnet_deploy.bundle import EngineManifest, ModelManifest
 from parnet_deploy.net import BlockGraph
-from parnet_deploy.runtime import OnnxRuntimeRunner, Runner, SplitRunner, StageRunner
+from parnet_deploy.runtime import Runner
 from parnet_deploy.runtime.base import ShowsCuts
 from parnet_deploy.runtime.outputs import log_probabilities
-from parnet_deploy.spec import IMAGES, LOGITS, Array, ParNetSpec, TensorSpec, layout
+from parnet_deploy.spec import IMAGES, LOGITS, Array, ParNetSpec, layout
 from parnet_deploy.spec.layout import stored_order
-from parnet_deploy.spec.precision import arithmetic
-from parnet_deploy.verify.expose import expose
+from parnet_deploy.verify.expose import GIVEN
 from parnet_deploy.verify.inputs import Batch
+from parnet_deploy.verify.values import real
 
 HEAD = "head"
 LOG_PROBABILITIES = "log-probabilities"
@@ -45,11 +37,14 @@ class Sight:
 
     Attributes:
         outputs: the network's outputs, by name.
-        values: blocks' outputs, as many as can be seen.
+        values: blocks' outputs, as many as can be seen, dequantised where they are quantised.
+        alone: of a quantised engine, what the model's graph makes block by block of the engine's
+            own values before each.
     """
 
     outputs: Mapping[str, Array]
     values: Mapping[Place, Array]
+    alone: Mapping[Place, Array] = field(default_factory=dict)
 
 
 class Rung(Protocol):
@@ -108,22 +103,31 @@ class Part:
         inputs: names of what it reads.
         outputs: names of what it gives.
         inside: a runner of the same part that gives its blocks' values, or None.
+        alone: a runner of the model's graph of this part that reads blocks' values from outside
+            (as ``NAME.given``) and gives what it makes of them, or None.
     """
 
     stage: str | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     inside: Runner | None = None
+    alone: Runner | None = None
 
 
 class RunnerRung:
     """A runner: of graphs or of an engine, whole or split."""
 
-    def __init__(self, runner: Runner, parts: tuple[Part, ...], spec: ParNetSpec) -> None:
-        """Take a runner and its parts; the parts' runners are closed with it."""
+    def __init__(
+        self, runner: Runner, parts: tuple[Part, ...], manifest: ModelManifest | EngineManifest
+    ) -> None:
+        """Take a runner, its parts and what says how its values are quantised.
+
+        The parts' runners are closed with it.
+        """
         self.runner = runner
         self._parts = parts
-        self._orders = training_orders(spec)
+        self._manifest = manifest
+        self._orders = training_orders(manifest.spec)
 
     def observe(self, batch: Batch) -> Sight:
         """Run a batch, and every part whose inside can be seen on what that part was given."""
@@ -134,30 +138,55 @@ class RunnerRung:
             else self.runner.run(feeds)
         )
         seen: dict[Place, Array] = {}
+        alone: dict[Place, Array] = {}
         for part in self._parts:
+            given = feeds | everything
+            shown: dict[str, Array] = {}
             if part.inside is not None:
-                given = feeds | everything
-                inside = part.inside.run({name: given[name] for name in part.inputs})
-                seen |= {(part.stage, name): value for name, value in inside.items()}
+                shown = part.inside.run({name: given[name] for name in part.inputs})
             # What really left the part counts, not what its copy gives.
-            seen |= {(part.stage, name): everything[name] for name in part.outputs}
+            shown |= {name: everything[name] for name in part.outputs}
+            seen |= {(part.stage, name): value for name, value in shown.items()}
+            if part.alone is not None:
+                made = _run_alone(part.alone, given, shown)
+                alone |= {(part.stage, name): value for name, value in made.items()}
         names = [spec.name for spec in self.runner.outputs]
-        blocks = {
-            place: value[: batch.count]
-            for place, value in seen.items()
-            if place[1] == LOGITS or place[1] not in names  # probabilities are no block's value
-        }
         return Sight(
             outputs=with_logarithms({name: everything[name][: batch.count] for name in names}),
-            values=_in_training_order(blocks, self._orders),
+            values=self._blocks(seen, names, batch.count),
+            alone=self._blocks(alone, names, batch.count),
         )
 
     def close(self) -> None:
         """Close the runner and those that show its inside."""
         self.runner.close()
         for part in self._parts:
-            if part.inside is not None:
-                part.inside.close()
+            for runner in (part.inside, part.alone):
+                if runner is not None:
+                    runner.close()
+
+    def _blocks(
+        self, seen: Mapping[Place, Array], outputs: list[str], count: int
+    ) -> dict[Place, Array]:
+        """What is a block's value, as the numbers that it stands for."""
+        blocks = {
+            place: real(place[1], value[:count], self._manifest)
+            for place, value in seen.items()
+            if place[1] == LOGITS or place[1] not in outputs  # probabilities are no block's value
+        }
+        return _in_training_order(blocks, self._orders)
+
+
+def _run_alone(
+    runner: Runner, given: Mapping[str, Array], shown: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Run a graph in which every block reads what the engine gave it."""
+    feeds = {}
+    for spec in runner.inputs:
+        name = spec.name.removesuffix(GIVEN)
+        value = shown[name] if name != spec.name else given[name]
+        feeds[spec.name] = value.astype(np.dtype(spec.dtype), copy=False)
+    return runner.run(feeds)
 
 
 def training_orders(spec: ParNetSpec) -> dict[str, list[int]]:
@@ -173,158 +202,6 @@ def with_logarithms(outputs: dict[str, Array]) -> dict[str, Array]:
         if name != LOGITS:
             result[LOG_PROBABILITIES] = log_probabilities(value)
     return result
-
-
-def open_whole(bundle: ModelBundle, scratch: Path) -> RunnerRung:
-    """The bundle's whole graph in ONNX Runtime, on the CPU.
-
-    Raises:
-        EngineError: the graph does not load.
-        VerificationError: the graph cannot be read.
-    """
-    manifest = bundle.manifest
-    path = bundle.file(MODEL_GRAPH)
-    runner = _as_it_stands(path, inputs=manifest.inputs, outputs=manifest.outputs)
-    blocks = tuple(block.name for block in layout(manifest.spec))
-    inside = _open_inside(path, blocks, manifest.inputs, manifest, scratch)
-    return RunnerRung(runner, (_whole_part(manifest.outputs, inside),), manifest.spec)
-
-
-def open_stages(bundle: ModelBundle, scratch: Path) -> RunnerRung:
-    """The bundle's stages in ONNX Runtime, on the CPU, joined.
-
-    Raises:
-        EngineError: a graph does not load.
-        VerificationError: a graph cannot be read.
-    """
-    manifest = bundle.manifest
-    runners, parts = [], []
-    for stage in manifest.stages:
-        path = bundle.file(stage.file)
-        runner = _as_it_stands(path, inputs=stage.inputs, outputs=stage.outputs)
-        runners.append(StageRunner(name=stage.name, device="cpu", runner=runner))
-        folder = scratch / stage.name
-        inside = _open_inside(path, stage.blocks, stage.inputs, manifest, folder)
-        parts.append(
-            Part(
-                stage=stage.name,
-                inputs=_names(stage.inputs),
-                outputs=_names(stage.outputs),
-                inside=inside,
-            )
-        )
-    joined = SplitRunner(runners, inputs=manifest.inputs, outputs=manifest.outputs)
-    return RunnerRung(joined, tuple(parts), manifest.spec)
-
-
-def open_engine(
-    engine: EngineBundle,
-    model: ModelBundle,
-    scratch: Path,
-    opener: Callable[[EngineBundle], Runner],
-) -> RunnerRung:
-    """An engine, and where its files are ONNX graphs what they show of their inside.
-
-    Raises:
-        EngineError: it cannot run on this machine.
-    """
-    runner = opener(engine)
-    manifest = engine.manifest
-    blocks_of = {stage.name: stage.blocks for stage in model.manifest.stages}
-    everything = tuple(block.name for block in layout(manifest.spec))
-    parts = []
-    for stage in manifest.stages:
-        blocks = blocks_of.get(stage.name, ()) if manifest.split else everything
-        parts.append(
-            Part(
-                stage=stage.name if manifest.split else None,
-                inputs=_names(stage.inputs),
-                outputs=_names(stage.outputs),
-                inside=_engine_inside(engine, stage, blocks, scratch / stage.name),
-            )
-        )
-    return RunnerRung(runner, tuple(parts), manifest.spec)
-
-
-def _whole_part(outputs: tuple[TensorSpec, ...], inside: Runner | None) -> Part:
-    return Part(stage=None, inputs=(IMAGES,), outputs=_names(outputs), inside=inside)
-
-
-def _open_inside(
-    path: Path,
-    blocks: tuple[str, ...],
-    inputs: tuple[TensorSpec, ...],
-    manifest: ModelManifest,
-    scratch: Path,
-) -> Runner | None:
-    """A graph's copy that gives its blocks' values, on the CPU; None where it has none."""
-    copy, found = expose(path, _values_of(blocks, manifest), scratch)
-    if not found:
-        return None
-    outputs = _contracts(found, inputs[0].shape[0], manifest)
-    return _as_it_stands(copy, inputs=inputs, outputs=outputs)
-
-
-def _as_it_stands(
-    path: Path, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
-) -> Runner:
-    """A graph run operator by operator, as it was written.
-
-    ONNX Runtime's rewrites are what its engines are made of: with them here, too, an engine would
-    be compared with itself.
-    """
-    return OnnxRuntimeRunner(path, inputs=inputs, outputs=outputs, optimise=False)
-
-
-def _engine_inside(
-    engine: EngineBundle, stage: EngineStage, blocks: tuple[str, ...], scratch: Path
-) -> Runner | None:
-    """What shows an engine's blocks on the engine's own device, where that can be had."""
-    manifest = engine.manifest
-    if manifest.backend != "onnxruntime":
-        return None
-    try:
-        copy, found = expose(engine.file(stage.file), _values_of(blocks, manifest), scratch)
-        if not found:
-            return None
-        return OnnxRuntimeRunner(
-            copy,
-            inputs=stage.inputs,
-            outputs=_contracts(found, stage.inputs[0].shape[0], manifest),
-            provider=manifest.target.get("provider", "cpu"),
-            device_id=int(stage.device.partition(":")[2] or 0),
-            optimise=False,
-        )
-    except (EngineError, VerificationError):
-        return None  # the engine itself runs: that its inside stays unseen is no fault of it
-
-
-def _values_of(blocks: Iterable[str], manifest: ModelManifest | EngineManifest) -> dict[str, str]:
-    """The types of blocks' values, by the tensors' names."""
-    inner = arithmetic(manifest.precision).dtype
-    return {
-        LOGITS if name == HEAD else name: "float32" if name == HEAD else inner for name in blocks
-    }
-
-
-def _contracts(
-    names: Iterable[str], batch: int | str, manifest: ModelManifest | EngineManifest
-) -> tuple[TensorSpec, ...]:
-    """The contracts of blocks' values."""
-    spec = manifest.spec
-    blocks = {LOGITS if block.kind == "head" else block.name: block for block in layout(spec)}
-    dtypes = _values_of((block.name for block in blocks.values()), manifest)
-    specs = []
-    for name in names:
-        block = blocks[name]
-        size = tuple(side // block.scale for side in spec.image_size) if block.scale else ()
-        shape = (batch, block.out_channels, *size)
-        specs.append(TensorSpec(name=name, shape=shape, dtype=dtypes[name]))
-    return tuple(specs)
-
-
-def _names(specs: tuple[TensorSpec, ...]) -> tuple[str, ...]:
-    return tuple(spec.name for spec in specs)
 
 
 def _in_training_order(

@@ -3,40 +3,53 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import datetime
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from parnet_deploy.bundle import CHECKPOINT, EngineBundle, ModelBundle, ModelManifest, versions
+from parnet_deploy.bundle import (
+    CHECKPOINT,
+    EngineBundle,
+    EngineManifest,
+    ModelBundle,
+    ModelManifest,
+    versions,
+)
 from parnet_deploy.errors import (
     MissingDependencyError,
     ParnetDeployError,
     TargetError,
+    UsageError,
     VerificationError,
 )
-from parnet_deploy.net import BlockGraph, ParNet, fuse, load_checkpoint
+from parnet_deploy.net import BlockGraph, DeployParNet, ParNet, fuse, load_checkpoint
+from parnet_deploy.quantise.images import CalibrationImages, open_images
 from parnet_deploy.runtime import Runner, open_runner
 from parnet_deploy.spec import Array, layout
+from parnet_deploy.verify.building import Construction, examine
 from parnet_deploy.verify.inputs import Inputs, batches, from_folder, from_noise, from_npz
+from parnet_deploy.verify.judge import Ruling
 from parnet_deploy.verify.ladder import Step, climb
+from parnet_deploy.verify.opening import is_emulated, open_engine, open_stages, open_whole
 from parnet_deploy.verify.options import VerifyOptions
 from parnet_deploy.verify.probes import Subject, not_probed, probe
+from parnet_deploy.verify.ranges import UNSEEN, same_images
 from parnet_deploy.verify.result import ProbeResult, RungResult, Verification
-from parnet_deploy.verify.rungs import (
-    Rung,
-    RunnerRung,
-    TorchRung,
-    open_engine,
-    open_stages,
-    open_whole,
-)
+from parnet_deploy.verify.rungs import Rung, RunnerRung, TorchRung
 from parnet_deploy.verify.subjects import Subjects, find_subjects
-from parnet_deploy.verify.tolerances import ENGINE_RUNGS, RungName, tolerances_of
+from parnet_deploy.verify.tolerances import (
+    ENGINE_RUNGS,
+    ROUNDED_RUNGS,
+    RungName,
+    allowed_in_words,
+    near_of,
+    tolerances_of,
+)
 
 Progress = Callable[[str], None]
 Opener = Callable[[EngineBundle], Runner]
@@ -75,48 +88,133 @@ def verify(
     options = options or VerifyOptions()
     progress("check: every file against its manifest")
     subjects = find_subjects(path, model=options.model, sibling=options.sibling)
-    inputs = _inputs(subjects.model.manifest, options)
+    manifest = subjects.model.manifest
+    calibration = _calibration(subjects.model, options, progress)
+    inputs = _inputs(manifest, options, calibration)
     manifests = {rung: engine.manifest for rung, engine in subjects.engines.items()}
-    tolerances = tolerances_of(subjects.model.manifest, manifests, options.tolerances)
+    tolerances = tolerances_of(manifest, manifests, options.tolerances)
+    ruling = _ruling(manifest, manifests, options)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parnet-verify-")))
         progress("open: every form of the network")
-        steps = _steps(subjects, scratch, opener)
+        fused = fuse(_read_checkpoint(subjects.model), manifest.form)
+        steps = _steps(subjects, scratch, opener, fused)
         for step in steps:
             if step.rung is not None:
                 stack.callback(step.rung.close)
+        progress("read: what was built, from the files")
+        built = _examine(subjects, fused, inputs, calibration, options)
         progress(f"climb: {inputs.description}")
-        manifest = subjects.model.manifest
         fed = batches(inputs, manifest.preprocessing, subjects.batch.opt)
-        rungs = climb(steps, fed, tolerances, layout(manifest.spec))
+        rungs = climb(steps, fed, tolerances, layout(manifest.spec), ruling)
         progress("probe: what an engine must keep to whatever its weights are")
         probes = _probe(subjects, steps, inputs, tolerances)
-    return _verification(subjects, inputs, options, rungs, probes)
+    return _verification(subjects, inputs, options, rungs, probes, built)
 
 
-def _inputs(manifest: ModelManifest, options: VerifyOptions) -> Inputs:
+def _calibration(
+    model: ModelBundle, options: VerifyOptions, progress: Progress
+) -> CalibrationImages | None:
+    """The images that a quantised network was calibrated on, where they are named.
+
+    Raises:
+        UsageError: it is not quantised, or there are no such images.
+    """
+    if options.calibrate is None:
+        return None
+    manifest = model.manifest
+    if manifest.quantisation is None:
+        raise UsageError(
+            f"{model.path} is {manifest.precision} and was calibrated on nothing; leave "
+            "--calibrate out, and feed images with --images or --npz"
+        )
+    progress(f"read: what it was calibrated on, {options.calibrate}")
+    return open_images(
+        options.calibrate,
+        manifest.preprocessing,
+        limit=manifest.quantisation.calibration.images,
+        classes=model.labels,
+        outputs=manifest.spec.classes,
+    )
+
+
+def _ruling(
+    manifest: ModelManifest, engines: Mapping[RungName, EngineManifest], options: VerifyOptions
+) -> Ruling:
+    """What a precision changes in how rungs are judged."""
+    near = near_of(manifest, options.tolerances)
+    if manifest.quantisation is None:
+        return Ruling(near=near)
+    told = (options.images, options.npz, options.calibrate) != (None, None, None)
+    equalised = manifest.quantisation.equalised
+    return Ruling(
+        near=near,
+        unlike={} if told else dict.fromkeys(ROUNDED_RUNGS, UNSEEN),
+        scaled=equalised and manifest.spec.activation == "relu",
+        engines=engines,
+    )
+
+
+def _examine(
+    subjects: Subjects,
+    fused: DeployParNet,
+    inputs: Inputs,
+    calibration: CalibrationImages | None,
+    options: VerifyOptions,
+) -> Construction:
+    manifest = subjects.model.manifest
+    fed: Inputs | None = inputs
+    if calibration is not None:
+        fed = Inputs(description=calibration.source, images=calibration.array())
+    elif options.images is None and options.npz is None:
+        fed = None
+    size = subjects.batch.opt
+    found = examine(
+        subjects,
+        fused,
+        None if fed is None else batches(fed, manifest.preprocessing, size),
+        same=calibration is not None,
+    )
+    if calibration is None or manifest.quantisation is None:
+        return found
+    return replace(found, checks=(*found.checks, same_images(manifest.quantisation, calibration)))
+
+
+def _inputs(
+    manifest: ModelManifest, options: VerifyOptions, calibration: CalibrationImages | None
+) -> Inputs:
     preprocessing = manifest.preprocessing
     samples = options.samples_for(preprocessing.size)
     if options.images is not None:
         return from_folder(options.images, preprocessing, samples=samples)
     if options.npz is not None:
         return from_npz(options.npz, preprocessing, samples=samples)
+    if calibration is not None:
+        taken = calibration.take(range(min(samples, calibration.count)), "the first")
+        return Inputs(
+            description=f"{taken.count} of {calibration.count} images that it was calibrated on "
+            f"({calibration.source})",
+            images=taken.array(),
+        )
     return from_noise(preprocessing, seed=options.seed, samples=samples)
 
 
-def _steps(subjects: Subjects, scratch: Path, opener: Opener) -> list[Step]:
+def _steps(subjects: Subjects, scratch: Path, opener: Opener, fused: DeployParNet) -> list[Step]:
     """Open every rung; those that cannot be opened say why."""
     model = subjects.model
-    steps = _torch_steps(model)
+    steps = _torch_steps(model, fused)
+    how = "ONNX Runtime, CPU"
+    if is_emulated(model.manifest):
+        how += f", {model.manifest.precision} emulated: computed in float32, every rounding made"
     steps += [
         _open(
             "onnx-whole",
-            "whole graph, ONNX Runtime, CPU",
+            f"whole graph, {how}",
             lambda: open_whole(model, scratch / "whole"),
         ),
         _open(
             "onnx-stages",
-            f"{len(model.manifest.stages)} stage graphs joined, ONNX Runtime, CPU",
+            f"{len(model.manifest.stages)} stage graphs joined, {how}",
             lambda: open_stages(model, scratch / "stages"),
         ),
     ]
@@ -134,12 +232,10 @@ def _steps(subjects: Subjects, scratch: Path, opener: Opener) -> list[Step]:
     return steps
 
 
-def _torch_steps(model: ModelBundle) -> list[Step]:
+def _torch_steps(model: ModelBundle, fused: DeployParNet) -> list[Step]:
     """The training form in float64, and the deploy form in both precisions."""
     manifest = model.manifest
-    trained = _read_checkpoint(model)
-    fused = fuse(trained, manifest.form)
-    doubled = copy.deepcopy(trained).double()
+    doubled = _read_checkpoint(model).double()
     fused_doubled = fuse(doubled, manifest.form)
     (output,) = (spec.name for spec in manifest.outputs)
     forms: tuple[tuple[RungName, str, BlockGraph], ...] = (
@@ -220,6 +316,7 @@ def _verification(
     options: VerifyOptions,
     rungs: tuple[RungResult, ...],
     probes: tuple[ProbeResult, ...],
+    built: Construction,
 ) -> Verification:
     manifest = subjects.model.manifest
     failures = (
@@ -229,6 +326,7 @@ def _verification(
             for rung in rungs
             if rung.verdict == "not verified" and rung.name in options.required
         ),
+        *(f"{c.rung}, {c.name}: {c.detail}" for c in built.checks if c.verdict == "failed"),
         *(f"{p.rung}, {p.name}: {p.detail}" for p in probes if p.verdict == "failed"),
     )
     return Verification(
@@ -246,4 +344,9 @@ def _verification(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         passed=not failures,
         failures=failures,
+        precision=manifest.precision,
+        allowed=allowed_in_words(manifest),
+        types=built.types,
+        checks=built.checks,
+        ranges=built.ranges,
     )

@@ -89,6 +89,31 @@ def figure(value: float | None) -> str:
     return "0" if value == 0.0 else f"{value:.1e}"
 
 
+def agreement(rung: RungResult) -> str:
+    """How many images keep their class, in a sentence; empty where that is not known."""
+    counted = None if rung.first is None else rung.first.agreement
+    if counted is None or rung.first is None:
+        return ""
+    return (
+        f"{rung.name}: {counted.alike} of {counted.images} images keep their class; "
+        f"{counted.kept} of the {counted.decided} whose best two answers in {rung.first.rung} are "
+        f"further apart than {figure(rung.first.comparison.tolerance)}"
+    )
+
+
+def steps(rung: RungResult) -> str:
+    """The block that differs most by itself, in a sentence; empty where none was looked at."""
+    known = [error for error in rung.alone if error.steps is not None]
+    if not known:
+        return ""
+    worst = max(known, key=lambda error: error.steps or 0.0)
+    return (
+        f"{rung.name}: each of {len(rung.alone)} blocks on this engine's own values, against the "
+        f"graph: {worst.block} differs most, by {worst.steps:.2g} steps (root mean square of a "
+        f"channel; {worst.allowed:g} allowed)"
+    )
+
+
 def cosine(value: float | None) -> str:
     """A cosine; near 1 by its distance from 1, which is what tells."""
     if value is None:

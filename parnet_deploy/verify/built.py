@@ -1,0 +1,316 @@
+"""What a model bundle's graphs really compute in, and how they are quantised: read from the files.
+
+That numbers agree does not show it: a network sold as float16 that computes in float32 agrees
+best of all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from parnet_deploy.bundle import MODEL_GRAPH, GraphStage, ModelBundle, ModelManifest
+from parnet_deploy.lowering import layer_types
+from parnet_deploy.spec import IMAGES, Array, ParNetSpec, layout
+from parnet_deploy.spec.precision import arithmetic
+from parnet_deploy.spec.quantisation import Quantisation
+from parnet_deploy.verify.kernels import FoldedKernel, kernel_problems
+from parnet_deploy.verify.result import BlockTypes, CheckResult
+from parnet_deploy.verify.tolerances import RungName
+from parnet_deploy.verify.written import Written, WrittenQuantiser, load_graph, read_written
+
+HEAD = "head"
+PREPROCESSED = "preprocess"
+"""What a graph makes of uint8 images, where it does."""
+
+TYPES = "each layer's type is what was asked for"
+QUANTISERS = "activations are quantised as the manifest says"
+ZERO_POINTS = "zero points are 0 where a type is symmetric"
+KERNELS = "quantised kernels are the checkpoint's"
+ALIKE = "the stages are quantised as the whole graph"
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GraphFacts:
+    """What one graph of a bundle says of its types.
+
+    Attributes:
+        file: its path in the bundle.
+        blocks: the blocks in it.
+        reads: names of what it reads.
+        types: precision of each block's convolution.
+        written: how it is quantised; None where the manifest says that it is not.
+    """
+
+    file: str
+    blocks: tuple[str, ...]
+    reads: tuple[str, ...]
+    types: Mapping[str, str]
+    written: Written | None
+
+
+def asked_types(
+    spec: ParNetSpec, precision: str, quantisation: Quantisation | None
+) -> dict[str, str]:
+    """What each block's convolution, and the head, is to compute in by the manifest's word."""
+    base = precision if quantisation is None else quantisation.scheme.base
+    kept = () if quantisation is None else quantisation.kept
+    asked = {}
+    for block in layout(spec):
+        if block.kind == "head":
+            asked[block.name] = "fp32" if base == "bf16" else base  # `lowering.half` says why
+        else:
+            asked[block.name] = base if block.name in kept else precision
+    return asked
+
+
+def look_into(model: ModelBundle) -> tuple[GraphFacts, ...]:
+    """What the bundle's graphs say: the whole one's first, then the stages'.
+
+    Raises:
+        VerificationError: a graph cannot be read.
+    """
+    manifest = model.manifest
+    whole = GraphStage(
+        name="whole",
+        file=MODEL_GRAPH,
+        blocks=tuple(block.name for block in layout(manifest.spec)),
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+    )
+    return tuple(_facts(model, stage) for stage in (whole, *manifest.stages))
+
+
+def check_model(
+    manifest: ModelManifest, facts: Sequence[GraphFacts], kernels: Mapping[str, FoldedKernel]
+) -> tuple[CheckResult, ...]:
+    """Hold the graphs against the manifest, the checkpoint and each other.
+
+    Args:
+        manifest: what the bundle says of itself.
+        facts: what its graphs say (`look_into`).
+        kernels: what the checkpoint folds to, by block.
+    """
+    asked = asked_types(manifest.spec, manifest.precision, manifest.quantisation)
+    whole, *stages = facts
+    results = [
+        _result("onnx-whole", TYPES, type_problems([whole], asked), _in_words(whole.types)),
+        _result("onnx-stages", TYPES, type_problems(stages, asked), _in_words(_joined(stages))),
+    ]
+    quantisation = manifest.quantisation
+    if quantisation is None:
+        return tuple(results)
+    parts: tuple[tuple[RungName, list[GraphFacts]], ...] = (
+        ("onnx-whole", [whole]),
+        ("onnx-stages", stages),
+    )
+    count = len(quantisation.tensors)
+    layers = sum(asked[name] == manifest.precision for name in asked)
+    channels = "each output channel" if quantisation.per_channel else "each kernel"
+    for rung, graphs in parts:
+        found = _quantiser_problems(graphs, quantisation)
+        results.append(_result(rung, QUANTISERS, found, f"{count} tensors, scale by scale"))
+        found = _zero_point_problems(graphs, quantisation)
+        results.append(_result(rung, ZERO_POINTS, found, _zero_points(quantisation)))
+        found = (
+            f"{graph.file}: {problem}"
+            for graph in graphs
+            if graph.written is not None
+            for problem in kernel_problems(graph.written.kernels, kernels, quantisation)
+        )
+        good = f"{layers} kernels, a scale for {channels}: max|w| / limit, within half a step"
+        results.append(_result(rung, KERNELS, found, good))
+    found = _unlike(whole, stages)
+    results.append(_result("onnx-stages", ALIKE, found, "types, scales and kernels are the same"))
+    return tuple(results)
+
+
+def block_types(
+    manifest: ModelManifest,
+    facts: Sequence[GraphFacts],
+    engines: Mapping[RungName, Mapping[str, str]],
+) -> tuple[BlockTypes, ...]:
+    """What every layer was to compute in, and what it does, rung by rung.
+
+    Args:
+        manifest: of the model.
+        facts: what its graphs say.
+        engines: what engines compute in, by block, for each that tells.
+    """
+    asked = asked_types(manifest.spec, manifest.precision, manifest.quantisation)
+    whole, *stages = facts
+    built: dict[RungName, Mapping[str, str]] = {
+        "onnx-whole": whole.types,
+        "onnx-stages": _joined(stages),
+        **engines,
+    }
+    return tuple(
+        BlockTypes(
+            block=name,
+            asked=want,
+            built={rung: types[name] for rung, types in built.items() if name in types},
+        )
+        for name, want in asked.items()
+    )
+
+
+def type_problems(graphs: Iterable[GraphFacts], asked: Mapping[str, str]) -> Iterator[str]:
+    """Layers that compute in something else than was asked for, or that are not there."""
+    for graph in graphs:
+        for name in graph.blocks:
+            found, want = graph.types.get(name), asked[name]
+            if found is None:
+                yield f"{graph.file} has no layer {name}"
+            elif found != want:
+                yield f"{name} computes in {found} in {graph.file}, and {want} was asked for"
+
+
+def listed(problems: Iterable[str]) -> str:
+    """Problems in one line: the first few, and how many more there are."""
+    every = list(problems)
+    more = f"; and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+    return "; ".join(every[:_SHOWN]) + more
+
+
+def _facts(model: ModelBundle, stage: GraphStage) -> GraphFacts:
+    quantised = model.manifest.quantisation is not None
+    graph: onnx.ModelProto = load_graph(model.file(stage.file), weights=quantised)
+    return GraphFacts(
+        file=stage.file,
+        blocks=stage.blocks,
+        reads=tuple(spec.name for spec in stage.inputs),
+        types=layer_types(graph),
+        written=read_written(graph) if quantised else None,
+    )
+
+
+def _result(rung: RungName, name: str, problems: Iterable[str], good: str) -> CheckResult:
+    bad = listed(problems)
+    return CheckResult(
+        rung=rung, name=name, verdict="failed" if bad else "passed", detail=bad or good
+    )
+
+
+def _quantiser_problems(graphs: Iterable[GraphFacts], quantisation: Quantisation) -> Iterator[str]:
+    """Activations that are quantised otherwise than the manifest says, or not, or too."""
+    for graph in graphs:
+        if graph.written is None:
+            continue
+        needed = {name for name in quantisation.tensors if _is_in(name, graph)}
+        found = {one.tensor for one in graph.written.quantisers}
+        for name in sorted(needed - found):
+            yield f"'{name}' is not quantised in {graph.file}, and the manifest says that it is"
+        for name in sorted(found - needed):
+            yield f"'{name}' is quantised in {graph.file}, and the manifest says nothing of it"
+        for one in graph.written.quantisers:
+            if one.tensor in needed and (problem := _scale_problem(one, quantisation)):
+                yield f"'{one.tensor}' {problem} in {graph.file} ({one.node})"
+
+
+def _is_in(tensor: str, graph: GraphFacts) -> bool:
+    """Whether a tensor is made or read by a graph."""
+    if tensor in (IMAGES, PREPROCESSED):
+        return IMAGES in graph.reads
+    return tensor in graph.reads or tensor.partition(".")[0] in graph.blocks
+
+
+def _scale_problem(one: WrittenQuantiser, quantisation: Quantisation) -> str | None:
+    wanted = quantisation.tensors[one.tensor]
+    numbers = arithmetic(quantisation.scheme.base)
+    should = float(np.asarray(wanted.scale).astype(np.dtype(numbers.dtype)))
+    if one.scale.size != 1:
+        return f"has {one.scale.size} scales"
+    scale = float(one.scale.reshape(()))
+    if not abs(scale - should) <= 2 * numbers.roundoff * should:
+        return f"has the scale {scale:.4g} instead of {wanted.scale:.4g}"
+    if one.zero_point is None:
+        return None if wanted.zero_point == 0 else f"has no zero point, not {wanted.zero_point}"
+    if one.zero_point.dtype != np.dtype(wanted.dtype):
+        return f"is {one.zero_point.dtype.name} instead of {wanted.dtype}"
+    zero = one.zero_point.astype(np.float64).reshape(-1)
+    if not (zero == wanted.zero_point).all():
+        return f"has the zero point {zero[0]:g} instead of {wanted.zero_point}"
+    return None
+
+
+def _zero_point_problems(graphs: Iterable[GraphFacts], quantisation: Quantisation) -> Iterator[str]:
+    """Zero points other than 0 of weights, and of activations where they have none."""
+    for graph in graphs:
+        if graph.written is None:
+            continue
+        for block, kernel in graph.written.kernels.items():
+            if kernel.zero_point.astype(np.float64).any():
+                yield f"the kernel of {block} has a zero point other than 0 in {graph.file}"
+        if quantisation.scheme.activation == "uint8":
+            continue
+        for one in graph.written.quantisers:
+            if one.zero_point is not None and one.zero_point.astype(np.float64).any():
+                yield f"'{one.tensor}' has a zero point other than 0 in {graph.file} ({one.node})"
+
+
+def _zero_points(quantisation: Quantisation) -> str:
+    if quantisation.scheme.activation == "uint8":
+        return "all kernels'; activations are uint8 and have one each"
+    return "all kernels' and all activations'"
+
+
+def _unlike(whole: GraphFacts, stages: Iterable[GraphFacts]) -> Iterator[str]:
+    """What a stage has otherwise than the whole graph."""
+    if whole.written is None:
+        return
+    scales = {one.tensor: one for one in whole.written.quantisers}
+    for stage in stages:
+        if stage.written is None:
+            continue
+        for name, kind in stage.types.items():
+            if kind != whole.types.get(name):
+                other = whole.types.get(name)
+                yield f"{name} computes in {kind} in {stage.file} and {other} in the whole graph"
+        for one in stage.written.quantisers:
+            like = scales.get(one.tensor)
+            if like is None or not _same(
+                (one.scale, one.zero_point), (like.scale, like.zero_point)
+            ):
+                where = f"in {stage.file} than in the whole graph"
+                yield f"'{one.tensor}' is quantised otherwise {where}"
+        for name, kernel in stage.written.kernels.items():
+            made = whole.written.kernels.get(name)
+            if made is None or not _same((kernel.values, kernel.scale), (made.values, made.scale)):
+                yield f"the kernel of {name} is another one in {stage.file} than in the whole graph"
+
+
+def _same(ours: Sequence[Array | None], theirs: Sequence[Array | None]) -> bool:
+    """Whether arrays are the same, bit for bit; what is not there is like anything."""
+    return all(
+        one is None
+        or other is None
+        or (one.shape == other.shape and one.tobytes() == other.tobytes())
+        for one, other in zip(ours, theirs, strict=True)
+    )
+
+
+def _joined(stages: Iterable[GraphFacts]) -> dict[str, str]:
+    """The stages' types; a block that is in several of them in several ways has all of those."""
+    found: dict[str, dict[str, None]] = {}
+    for stage in stages:
+        for name, kind in stage.types.items():
+            found.setdefault(name, {})[kind] = None
+    return {name: " and ".join(kinds) for name, kinds in found.items()}
+
+
+def _in_words(types: Mapping[str, str]) -> str:
+    """``14 layers in int8, 2 in fp16 (stem1, head)``: those of a rarer type by name."""
+    counted = Counter(types.values()).most_common()
+    words: list[str] = []
+    for kind, count in counted:
+        names = [name for name, found in types.items() if found == kind]
+        which = f" ({', '.join(names)})" if kind != counted[0][0] and count <= _SHOWN else ""
+        noun = "" if words else f" layer{'s' * (count != 1)}"
+        words.append(f"{count}{noun} in {kind}{which}")
+    return ", ".join(words)

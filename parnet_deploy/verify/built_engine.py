@@ -1,0 +1,244 @@
+"""What an engine really computes in, block by block: read from its files.
+
+onnxruntime  its saved graph's nodes: integer convolutions, or the type of a float one's kernel
+openvino     what the compiled model says of each of its layers (``runtimePrecision``)
+ncnn         float32, whatever it was made of
+tensorrt     the plan's own text (`runtime.plan_types`), or TensorRT's inspector
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from parnet_deploy.bundle import EngineBundle, EngineManifest, EngineStage, ModelManifest
+from parnet_deploy.errors import MissingDependencyError
+from parnet_deploy.runtime.openvino import compile_model
+from parnet_deploy.runtime.plan_types import built_types
+from parnet_deploy.runtime.tensorrt_api import TensorRTBackend
+from parnet_deploy.verify.built import asked_types, listed
+from parnet_deploy.verify.result import CheckResult, ProbeVerdict
+from parnet_deploy.verify.tolerances import RungName
+from parnet_deploy.verify.written import load_graph
+
+BUILT = "each layer was built in its type"
+COMPUTES = "it computes in what was asked for, where it can"
+
+_NODE = re.compile(
+    r"(?:InsertedPrecisionFreeCast_|FusedBack_)*(\w+)\.conv(?:\.(?:weight|bias))?(?:_\w+)?$"
+)
+"""A block's convolution, by its own name or one that was made of it (``fused stem1.conv``,
+``stem1.conv_token_10``, ``InsertedPrecisionFreeCast_stem1.conv_nchwc``), or by its weights: what
+ONNX Runtime fuses with an activation bears the activation's name."""
+
+_INTEGER = frozenset({"QLinearConv", "ConvInteger"})
+_FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})
+
+_ONNX_TYPES: Mapping[int, str] = {
+    onnx.TensorProto.FLOAT: "fp32",
+    onnx.TensorProto.FLOAT16: "fp16",
+    onnx.TensorProto.BFLOAT16: "bf16",
+}
+
+_OPENVINO_TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
+
+_TOLD = ("layerType", "originalLayersNames", "runtimePrecision")
+_OPENVINO_LAYERS = frozenset({"Convolution", "GroupConvolution"})
+
+Types = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineTypes:
+    """What an engine tells.
+
+    Attributes:
+        types: precision of each block's convolution that it tells of.
+        silent: why it does not tell, or None.
+    """
+
+    types: Mapping[str, str]
+    silent: str | None = None
+
+
+def engine_types(engine: EngineBundle) -> EngineTypes:
+    """What an engine's files compute in.
+
+    Raises:
+        VerificationError: a saved graph cannot be read.
+        EngineError: a file does not load.
+    """
+    read = _READERS.get(engine.manifest.backend, _plan_types)
+    found: dict[str, dict[str, None]] = {}
+    try:
+        for stage in engine.manifest.stages:
+            for block, kind in read(engine, stage).items():
+                found.setdefault(block, {})[kind] = None
+    except MissingDependencyError as exc:
+        return EngineTypes(types={}, silent=str(exc))
+    types = {block: " and ".join(kinds) for block, kinds in found.items()}
+    if not types:
+        return EngineTypes(types={}, silent=f"{engine.manifest.backend} does not tell")
+    return EngineTypes(types=types)
+
+
+def check_engine(
+    rung: RungName, engine: EngineManifest, model: ModelManifest, found: EngineTypes
+) -> tuple[CheckResult, ...]:
+    """Hold an engine against what was asked for, and what it says of itself.
+
+    Args:
+        rung: which rung it is.
+        engine: what it says of itself.
+        model: what its model says: what was asked for.
+        found: what its files tell.
+    """
+    reason = substitution(engine, model)
+    said = f"asked for {model.precision}"
+    said += f", computed in {engine.computes}" if engine.computes else ""
+    computes = CheckResult(
+        rung=rung,
+        name=COMPUTES,
+        verdict="failed" if reason.fault else "passed",
+        detail=f"{said}: {reason.words}" if reason.words else said,
+    )
+    if found.silent is not None:
+        built = CheckResult(rung=rung, name=BUILT, verdict="not verified", detail=found.silent)
+        return computes, built
+    expected = expected_types(engine, model)
+    bad = listed(_problems(expected, found.types))
+    kinds = dict.fromkeys(kind for kind in found.types.values())
+    counts = (f"{sum(k == kind for k in found.types.values())} in {kind}" for kind in kinds)
+    verdict: ProbeVerdict = "failed" if bad else "passed"
+    detail = bad or f"{', '.join(counts)} of {len(expected)} convolutions"
+    return computes, CheckResult(rung=rung, name=BUILT, verdict=verdict, detail=detail)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Substitution:
+    """Whether an engine may compute in something else than was asked for.
+
+    Attributes:
+        fault: whether it could have done what it was asked for.
+        words: why it is right or wrong, empty where it does what was asked for.
+    """
+
+    fault: bool
+    words: str
+
+
+def substitution(engine: EngineManifest, model: ModelManifest) -> Substitution:
+    """What is to be said of an engine that computes in something else than its model's precision.
+
+    A backend on a CPU has no kernels in float16 (and in bfloat16 only where the CPU has), and
+    computes such graphs in float32. Nothing else stands in for what was asked for.
+    """
+    asked, computes = model.precision, engine.computes
+    if computes in ("", asked):
+        return Substitution(fault=False, words="")
+    if asked == "fp32" and computes == "tf32":
+        return Substitution(fault=False, words="TF32 was allowed when it was built")
+    on_cpu = all(stage.device == "cpu" for stage in engine.stages)
+    if on_cpu and asked in ("fp16", "bf16") and computes in ("fp32", "bf16"):
+        words = f"{engine.backend} has no kernels in {asked} for this CPU"
+        return Substitution(fault=False, words=words)
+    where = ", ".join(dict.fromkeys(stage.device for stage in engine.stages))
+    words = f"{engine.backend} on {where} could have computed in {asked}"
+    return Substitution(fault=True, words=words)
+
+
+def expected_types(engine: EngineManifest, model: ModelManifest) -> Types:
+    """What each block's convolution is to compute in in this engine, by block."""
+    asked = asked_types(model.spec, model.precision, model.quantisation)
+    del asked["head"]
+    if model.quantisation is not None:
+        base = model.quantisation.scheme.base
+        on_cpu = all(stage.device == "cpu" for stage in engine.stages)
+        if not on_cpu:
+            return asked
+        return {block: "fp32" if kind == base else kind for block, kind in asked.items()}
+    if engine.computes in ("", "tf32") or substitution(engine, model).fault:
+        return asked
+    return dict.fromkeys(asked, engine.computes)
+
+
+def _problems(expected: Mapping[str, str], found: Mapping[str, str]) -> Iterator[str]:
+    for block, want in expected.items():
+        got = found.get(block)
+        if got is None:
+            yield f"it has no convolution {block}"
+        elif got != want:
+            yield f"{block} was built in {got}, and {want} was asked for"
+
+
+def _onnxruntime_types(engine: EngineBundle, stage: EngineStage) -> Types:
+    graph = load_graph(engine.file(stage.file), weights=False).graph
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    found = {}
+    for node in graph.node:
+        if node.op_type not in _INTEGER | _FLOAT:
+            continue
+        matches = (_NODE.search(name) for name in (node.name, *node.input[1:]))
+        match = next(filter(None, matches), None)
+        if match is not None:
+            kind = _ONNX_TYPES.get(_element(node.input[1], kinds, makers), "unknown")
+            found[match[1]] = "int8" if node.op_type in _INTEGER else kind
+    return found
+
+
+def _element(name: str, kinds: Mapping[str, int], makers: Mapping[str, onnx.NodeProto]) -> int:
+    """The element type of a convolution's kernel, 0 where that does not show."""
+    while name not in kinds and name in makers:
+        node = makers[name]
+        if node.op_type == "Cast":
+            return next(int(a.i) for a in node.attribute if a.name == "to")
+        # A dequantised kernel is of its scale's type.
+        name = node.input[1 if node.op_type == "DequantizeLinear" else 0]
+    return kinds.get(name, 0)
+
+
+def _openvino_types(engine: EngineBundle, stage: EngineStage) -> Types:
+    computes = engine.manifest.computes or "fp32"
+    compiled = compile_model(engine.file(stage.file), threads=1, pin=None, computes=computes)
+    found: Types = {}
+    for operator in compiled.get_runtime_model().get_ordered_ops():
+        info: Any = operator.get_rt_info()
+        told = {key: str(info[key].astype(str)) for key in _TOLD if key in info}
+        if told.get("layerType") not in _OPENVINO_LAYERS:
+            continue
+        names = told.get("originalLayersNames", "").split(",")
+        kind = _OPENVINO_TYPES.get(told.get("runtimePrecision", "").lower(), "unknown")
+        found |= {match[1]: kind for name in names if (match := _NODE.search(name))}
+    return found
+
+
+def _ncnn_types(engine: EngineBundle, stage: EngineStage) -> Types:
+    del stage
+    return dict.fromkeys(expected_blocks(engine), "fp32")
+
+
+def expected_blocks(engine: EngineBundle) -> tuple[str, ...]:
+    """Blocks with a convolution."""
+    manifest = engine.manifest
+    asked = asked_types(manifest.spec, manifest.precision, manifest.quantisation)
+    return tuple(block for block in asked if block != "head")
+
+
+def _plan_types(engine: EngineBundle, stage: EngineStage) -> Types:
+    backend = engine.manifest.backend
+    if backend not in ("tensorrt", "tensorrt-rtx"):
+        return {}
+    flavour: TensorRTBackend = "tensorrt" if backend == "tensorrt" else "tensorrt-rtx"
+    return dict(built_types(engine.file(stage.file), flavour) or {})
+
+
+_READERS: Mapping[str, Callable[[EngineBundle, EngineStage], Types]] = {
+    "onnxruntime": _onnxruntime_types,
+    "openvino": _openvino_types,
+    "ncnn": _ncnn_types,
+}

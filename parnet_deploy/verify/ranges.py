@@ -1,0 +1,272 @@
+"""What a network's activations are on the images that are fed, against what its quantisers reach.
+
+That a graph's scales are the manifest's shows nothing where both were made of the same wrong
+numbers. So values are taken from the network before it is quantised, in torch, the range is found
+anew by the method that the manifest names, and both are compared. On the images that it was
+calibrated on they must be the same. On others they are about the same: on the tests' network and
+digits, calibrated on 16 to 256 images and shown 16 to 128 others, the range of a tensor was 0.19 to
+3.1 times the one in the manifest, but the median over all tensors 0.84 to 1.24, and up to 1.75
+where fewer than 64 were calibrated on. So scales that are all off by two are found on any images,
+and a single one on those that were calibrated on.
+
+What the network reads is held against what its preprocessing can make of pixels
+(`quantise.plausible`), for which no image is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from parnet_deploy.bundle import ModelManifest
+from parnet_deploy.errors import UsageError
+from parnet_deploy.net import DeployParNet
+from parnet_deploy.quantise.histogram import Histogram
+from parnet_deploy.quantise.images import CalibrationImages
+from parnet_deploy.quantise.plausible import check_ranges
+from parnet_deploy.quantise.ranges import quantiser
+from parnet_deploy.spec import IMAGES, LOGITS
+from parnet_deploy.spec.quantisation import (
+    LIMITS,
+    CalibrationMethod,
+    Quantisation,
+    Quantiser,
+)
+from parnet_deploy.verify.built import PREPROCESSED, listed
+from parnet_deploy.verify.inputs import Batch
+from parnet_deploy.verify.result import CheckResult, ProbeVerdict, TensorRange
+from parnet_deploy.verify.tolerances import RungName
+
+READS = "what the network reads fits its preprocessing"
+RANGES = "ranges are those of the images"
+SAME = "it was calibrated on these images"
+RUNG: RungName = "fused-f32"
+
+UNSEEN = (
+    "noise is nothing that it was calibrated on: give --images or --npz, or with --calibrate the "
+    "images that it was calibrated on"
+)
+
+EXACT = 0.1
+"""How far ranges may part on the same images: torch and ONNX Runtime differ in the last bits, and
+the searches for the entropy and the least error may then take a neighbouring candidate."""
+
+LEAST_IMAGES = 16
+"""On fewer, other images than were calibrated on tell nothing of ranges."""
+
+WIDE, NARROW, NARROW_FEW = 0.65, 1.5, 1.9
+"""On other images: least and greatest of the median range, in the manifest's; the last one where
+fewer than `FEW_CALIBRATED` were calibrated on."""
+
+FEW_CALIBRATED = 64
+
+FAR_WIDE, FAR_NARROW = 0.1, 4.0
+"""On other images: least and greatest range of any tensor, in the manifest's."""
+
+
+def observe_ranges(
+    model: DeployParNet, manifest: ModelManifest, batches: Iterable[Batch]
+) -> tuple[TensorRange, ...]:
+    """Run the network as it was fused, and look at every tensor that is to be quantised.
+
+    Channels whose ranges were evened out have other values in the graph: such tensors are left out.
+
+    Args:
+        model: in deploy form, of the manifest's form.
+        manifest: of the model, with a quantisation.
+        batches: what to run.
+    """
+    quantisation = manifest.quantisation
+    if quantisation is None:
+        return ()
+    dtype = next(model.parameters()).dtype
+    names = [name for name in quantisation.tensors if not _is_scaled(name, manifest)]
+    seen: dict[str, Histogram] = {}
+    beyond = dict.fromkeys(names, 0)
+    images = 0
+    for batch in batches:
+        images += batch.count
+        normalised = torch.from_numpy(batch.normalised).to(dtype)
+        for name, value in _tensors(model, normalised).items():
+            if name in beyond:
+                real = value[: batch.count]
+                one = Histogram.of(real.numpy())
+                seen[name] = seen[name] + one if name in seen else one
+                beyond[name] += _beyond(real, quantisation.tensors[name])
+    return tuple(
+        _range(name, seen[name], quantisation, images=images, beyond=beyond[name])
+        for name in names
+        if name in seen
+    )
+
+
+def _beyond(values: Tensor, how: Quantiser) -> int:
+    """How many values a quantiser cuts off: half a step beyond its last number is rounded to it."""
+    low, high = reach_of(how)
+    half = how.scale / 2
+    return int(((values < low - half) | (values > high + half)).sum())
+
+
+def _range(
+    name: str, seen: Histogram, quantisation: Quantisation, *, images: int, beyond: int
+) -> TensorRange:
+    how, calibration = quantisation.tensors[name], quantisation.calibration
+    # What was learned in training followed the greatest values there.
+    method: CalibrationMethod = "minmax" if calibration.method == "qat" else calibration.method
+    low, high = reach_of(how)
+    try:
+        own = quantiser(seen, how.dtype, method, calibration.percentile).scale
+    except UsageError:  # all values are nearly zero
+        own = 0.0
+    return TensorRange(
+        tensor=name,
+        low=low,
+        high=high,
+        least=seen.low,
+        greatest=seen.high,
+        saturated=beyond / seen.total,
+        ratio=own / how.scale,
+        images=images,
+    )
+
+
+def reach_of(quantiser: Quantiser) -> tuple[float, float]:
+    """The least and the greatest number that a quantiser has."""
+    least, greatest = LIMITS[quantiser.dtype]
+    zero = quantiser.zero_point
+    return (least - zero) * quantiser.scale, (greatest - zero) * quantiser.scale
+
+
+def _is_scaled(tensor: str, manifest: ModelManifest) -> bool:
+    """Whether equalisation may have scaled a tensor's channels."""
+    if manifest.quantisation is None or not manifest.quantisation.equalised:
+        return False
+    if tensor in (IMAGES, PREPROCESSED):
+        return False
+    return manifest.spec.activation == "relu" or tensor.endswith(".join")
+
+
+def _tensors(model: DeployParNet, images: Tensor) -> Mapping[str, Tensor]:
+    """Values by the names that the float32 graph has for them."""
+    found: dict[str, Tensor] = {IMAGES: images, PREPROCESSED: images}
+
+    def watch(name: str, conv: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def see(_: nn.Module, read: tuple[Tensor, ...], given: Tensor) -> None:
+            found[f"{name}.join"], found[f"{name}.conv"] = read[0], given
+
+        return conv.register_forward_hook(see)
+
+    with ExitStack() as stack, torch.inference_mode():
+        for name, block in model.blocks.items():
+            if isinstance(conv := getattr(block, "conv", None), nn.Conv2d):
+                stack.callback(watch(name, conv).remove)
+        values = model.values(images)
+    return found | {name: value for name, value in values.items() if name != LOGITS}
+
+
+def check_ranges_of(
+    manifest: ModelManifest, ranges: Iterable[TensorRange], *, same: bool
+) -> tuple[CheckResult, ...]:
+    """Hold the quantisers against the preprocessing, and against what images really give.
+
+    Args:
+        manifest: of the model, with a quantisation.
+        ranges: what was seen (`observe_ranges`).
+        same: whether the images are those that the ranges were found on.
+    """
+    found = tuple(ranges)
+    quantisation = manifest.quantisation
+    if quantisation is None:
+        return ()
+    if not found:
+        return ranges_unseen(manifest, "its channels were evened out")
+    images = found[0].images
+    if not same and images < LEAST_IMAGES:
+        few = f"{images} images are too few to tell: give {LEAST_IMAGES} or more"
+        return ranges_unseen(manifest, few)
+    problems = tuple(_exact(found) if same else _about(found, quantisation))
+    most = max(found, key=lambda one: one.saturated)
+    ratios = [one.ratio for one in found]
+    detail = (
+        f"{len(found)} tensors on {images} images; the method that was used finds "
+        f"{min(ratios):.2f} to {max(ratios):.2f} times their ranges there; of '{most.tensor}' "
+        f"{100 * most.saturated:.2g} % lies beyond"
+    )
+    return _reads(manifest), _result(RANGES, problems, detail)
+
+
+def ranges_unseen(manifest: ModelManifest, why: str = UNSEEN) -> tuple[CheckResult, ...]:
+    """What can be said without images."""
+    unseen = CheckResult(rung=RUNG, name=RANGES, verdict="not verified", detail=why)
+    return _reads(manifest), unseen
+
+
+def same_images(quantisation: Quantisation, images: CalibrationImages) -> CheckResult:
+    """Whether images are those of the manifest: the arrays that the network read, bit by bit.
+
+    Args:
+        quantisation: the manifest's.
+        images: prepared as the manifest's preprocessing says.
+    """
+    recorded = quantisation.calibration.sha256
+    if recorded == images.sha256:
+        detail = f"{images.count} images, sha256 {recorded[:12]}"
+        return CheckResult(rung=RUNG, name=SAME, verdict="passed", detail=detail)
+    if quantisation.calibration.method == "qat":
+        detail = "its ranges were learned in training, on images that were changed at random"
+        return CheckResult(rung=RUNG, name=SAME, verdict="not applicable", detail=detail)
+    detail = (
+        f"its manifest names {quantisation.calibration.images} images with sha256 "
+        f"{recorded[:12]}, and these {images.count}, prepared as the manifest says, have "
+        f"{images.sha256[:12]}: they are others, or it was calibrated with another normalisation"
+    )
+    return CheckResult(rung=RUNG, name=SAME, verdict="failed", detail=detail)
+
+
+def _reads(manifest: ModelManifest) -> CheckResult:
+    tensors = {} if manifest.quantisation is None else manifest.quantisation.tensors
+    name = PREPROCESSED if manifest.preprocessing.in_graph else IMAGES
+    problem = check_ranges(tensors, manifest.preprocessing)
+    if name not in tensors:
+        detail = f"'{name}' is not quantised"
+        return CheckResult(rung=RUNG, name=READS, verdict="not applicable", detail=detail)
+    low, high = reach_of(tensors[name])
+    return _result(READS, (problem,) if problem else (), f"'{name}' is {low:.3g} to {high:.3g}")
+
+
+def _result(name: str, problems: Iterable[str], good: str) -> CheckResult:
+    bad = listed(problems)
+    verdict: ProbeVerdict = "failed" if bad else "passed"
+    return CheckResult(rung=RUNG, name=name, verdict=verdict, detail=bad or good)
+
+
+def _exact(found: Iterable[TensorRange]) -> Iterator[str]:
+    for one in found:
+        if not 1 - EXACT <= one.ratio <= 1 + EXACT:
+            yield (
+                f"the range of '{one.tensor}' is {one.low:.4g} to {one.high:.4g}, and on the "
+                f"images that it was found on it is {one.ratio:.3g} times that (the values lie "
+                f"between {one.least:.4g} and {one.greatest:.4g})"
+            )
+
+
+def _about(found: Sequence[TensorRange], quantisation: Quantisation) -> Iterator[str]:
+    median = float(np.median([one.ratio for one in found]))
+    few = quantisation.calibration.images < FEW_CALIBRATED
+    if not WIDE <= median <= (NARROW_FEW if few else NARROW):
+        worst = max(found, key=lambda one: abs(np.log(one.ratio)))
+        yield (
+            f"on these images the ranges are {median:.2g} times what the manifest says, in the "
+            f"median of all tensors; those of '{worst.tensor}' {worst.ratio:.2g} times: is every "
+            "scale off, or were other images, or another normalisation, calibrated on?"
+        )
+    for one in found:
+        if not FAR_WIDE <= one.ratio <= FAR_NARROW:
+            yield (
+                f"the range of '{one.tensor}' is {one.low:.4g} to {one.high:.4g}, and on these "
+                f"images it is {one.ratio:.2g} times that"
+            )
