@@ -15,10 +15,12 @@ from parnet_deploy.bundle import EngineStage, ModelBundle
 from parnet_deploy.engine import BuildOptions, BuildStage, build_stages
 from parnet_deploy.engine.tensorrt.builder import TensorRTBuilder
 from parnet_deploy.engine.tensorrt.inspect import count_layers
+from parnet_deploy.engine.tensorrt.options import check_precision
 from parnet_deploy.errors import BuildError, BundleError, EngineError, UsageError
 from parnet_deploy.runtime.cuda.device import CudaDevice
 from parnet_deploy.runtime.machine import Gpu
 from parnet_deploy.runtime.simulated.driver import SimulatedDriver
+from parnet_deploy.runtime.tensorrt_target import PlanTarget
 
 A10 = Gpu(index=0, name="NVIDIA A10", compute_capability="8.6", memory=1 << 34)
 L4 = Gpu(index=1, name="NVIDIA L4", compute_capability="8.9", memory=1 << 34)
@@ -342,3 +344,40 @@ def test_a_plan_that_cannot_be_written_is_a_bundle_error(
 ) -> None:
     with pytest.raises(BundleError, match=r"cannot write whole\.plan: No such file"):
         make().build(stage, tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "words"),
+    [
+        ("fp8", ("8.6",), r"fp8 takes a GPU of compute capability 8\.9 or later, .* for 8\.6: "),
+        ("fp8", ("8.9", "8.6"), r"fp8 takes .* for 8\.6: "),
+        ("fp8", ("8.0+",), r"fp8 takes .* for 8\.0 and later: "),
+        ("bf16", ("7.5",), r"bf16 takes a GPU of compute capability 8\.0 or later, .* for 7\.5: "),
+    ],
+)
+def test_a_precision_that_a_gpu_lacks_is_refused(
+    precision: str, capabilities: tuple[str, ...], words: str
+) -> None:
+    target = PlanTarget(flavour="tensorrt-rtx", version="1", compute_capabilities=capabilities)
+    with pytest.raises(EngineError, match=words):
+        check_precision(precision, target)
+
+
+@pytest.mark.parametrize(
+    ("precision", "capability"),
+    [("fp8", "8.9"), ("fp8", "12.0"), ("bf16", "8.0+"), ("int8", "7.5"), ("fp32", "7.5")],
+)
+def test_a_precision_that_a_gpu_has_is_not(precision: str, capability: str) -> None:
+    target = PlanTarget(flavour="tensorrt-rtx", version="1", compute_capabilities=(capability,))
+    check_precision(precision, target)
+
+
+@pytest.mark.parametrize("kind", ["10", "11", "rtx"], indirect=True)
+def test_fp8_is_refused_before_anything_is_built(make: Make, scenario: Scenario) -> None:
+    """The GPU found is of 8.6; TensorRT RTX, with none named, builds for 8.0 and later."""
+    builder = make()
+    before = list(scenario.log)
+    with pytest.raises(EngineError, match="fp8 takes a GPU of compute capability"):
+        builder.computes("fp8")
+    assert builder.computes("int8") == "int8"
+    assert scenario.log == before
