@@ -125,11 +125,12 @@ def export_model(
             graph, options = found.graph, replace(options, quantisation=found.quantisation)
             images = images or _some_of(quantise.images, options.batch)
         manifest = describe(model.spec, source, options)
+        whole = lower_graph(graph, options)
         if options.base != "fp32":
             noise = [normalised(trial(manifest, n), options.preprocessing) for n in range(TRIALS)]
             check_range(fused, noise, options.base)
         progress(f"write: the whole graph and {len(manifest.stages)} stages, weights stored once")
-        write_graphs(work, lower_graph(graph, options), manifest)
+        write_graphs(work, whole, manifest)
         (work / LABELS).write_text(listed, encoding="utf-8")
         facts = TrainingFacts(labels=tuple(labels or ()), preprocessing=options.preprocessing)
         save_checkpoint(model, work / CHECKPOINT, facts)
