@@ -33,6 +33,7 @@ TORCH_FREE = (
     "train.recipes",
     "train.settings",
     "train.metrics",
+    "train.qat_options",
     "bench",
     "cli",
 )

@@ -17,7 +17,7 @@ from parnet_deploy.train.loop import begin, train
 from parnet_deploy.train.metrics import StepMetrics
 from parnet_deploy.train.processes import Processes, joined
 from parnet_deploy.train.qat.network import FakeQuantisedParNet
-from parnet_deploy.train.qat.options import QatOptions
+from parnet_deploy.train.qat_options import QatOptions
 from parnet_deploy.train.recipe import Recipe
 from parnet_deploy.train.record import RunRecord, configure
 from parnet_deploy.train.run import BEST, CHECKPOINT, begin_run, resume_run

@@ -33,7 +33,7 @@ from parnet_deploy.cli.training_progress import training_progress
 from parnet_deploy.data import save_images
 from parnet_deploy.errors import TrainingError, UsageError
 from parnet_deploy.spec import ParNetSpec
-from parnet_deploy.train.qat.options import QatOptions, check_settings
+from parnet_deploy.train.qat_options import QatOptions, check_settings
 from parnet_deploy.train.recipe import Recipe
 from parnet_deploy.train.recipes import RECIPES, find_recipe
 from parnet_deploy.train.settings import Settings

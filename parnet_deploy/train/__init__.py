@@ -13,6 +13,7 @@ loop        the training loop
 tally       losses added up on the device, looked at now and then
 validate    the test after every epoch
 state       TrainingState: what a resumed training goes on from, bit for bit
+qat_options QatOptions: what a network is trained to be quantised to
 qat         quantisation-aware training: fake quantisers behind the fold
 record      RunRecord: what a run was asked for, and what came of it
 run         a run's folder: begun, resumed, finished
@@ -21,5 +22,6 @@ metrics     what a run says of itself, and Observer, who is told
 logs        CSV and TensorBoard
 curves      a picture of the whole training
 
-Nothing is imported here: the command line reads recipes, settings and metrics without torch.
+Nothing is imported here: the command line reads recipes, settings, options and metrics without
+torch.
 """

@@ -12,7 +12,7 @@ from parnet_deploy.errors import DataError, SpecError, TrainingError, UsageError
 from parnet_deploy.spec import ParNetSpec, Preprocessing, decode, default_crop_ratio
 from parnet_deploy.spec.quantisation import Calibration
 from parnet_deploy.train.metrics import EpochMetrics
-from parnet_deploy.train.qat.options import QatOptions, check_settings
+from parnet_deploy.train.qat_options import QatOptions, check_settings
 from parnet_deploy.train.recipe import Recipe
 from parnet_deploy.train.settings import Settings
 

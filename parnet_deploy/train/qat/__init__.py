@@ -1,9 +1,6 @@
 """Quantisation-aware training: the weights stay those of the training form.
 
-options   QatOptions: for which precision and target, and how long ranges move
 rounding  fake quantisers: the numbers that a quantised value stands for, with gradients
 ranges    TensorRanges: where every activation's values lie, and its fake quantiser
 network   FakeQuantisedParNet: folds every block, then quantises it, in every step
-
-Nothing is imported here: the command line reads the options without torch.
 """
