@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +28,7 @@ from parnet_deploy.cli.output import write_file
 from parnet_deploy.cli.picture import batch_text, network_line, picture_of
 from parnet_deploy.diagram import draw
 from parnet_deploy.spec import Preprocessing, TensorSpec
+from parnet_deploy.spec.quantisation import Quantisation
 
 BundlePath = Annotated[
     Path, typer.Argument(metavar="BUNDLE_OR_ENGINE", help="Folder of a model or engine bundle.")
@@ -37,6 +39,8 @@ Svg = Annotated[
 ]
 Layers = Annotated[bool, typer.Option("--layers", help="List every layer or kernel, too.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a picture that stands there.")]
+
+_NAMED = 3
 
 _MODEL_STATES = {
     "unchanged": "stands there unchanged",
@@ -69,6 +73,8 @@ def _print_tables(found: Inspection) -> None:
         console.print(f"[bold red]WARNING[/] {escape(warning)}", highlight=False, soft_wrap=True)
     tables = [_facts(found), _stages(found), _contents(found)]
     tables += [_cuts(found)] if found.cuts else []
+    if any(part.layers is not None and part.computes for part in found.parts):
+        tables.append(_types(found))
     tables += [_files(found), *(_layers(part) for part in found.parts if part.layers is not None)]
     for table in tables:
         print_table(table)
@@ -91,6 +97,7 @@ def _facts(found: Inspection) -> Table:
     facts["precision"] = (
         manifest.arithmetic if isinstance(manifest, EngineManifest) else manifest.precision
     )
+    facts |= dict(_quantisation(manifest.quantisation))
     facts["batch"] = batch_text(found)
     facts["input"] = (
         f"{', '.join(map(_tensor, manifest.inputs))}; {_preprocessing(manifest.preprocessing)}"
@@ -103,6 +110,26 @@ def _facts(found: Inspection) -> Table:
     for name, value in facts.items():
         table.add_row(name, escape(value))
     return table
+
+
+def _quantisation(found: Quantisation | None) -> Iterator[tuple[str, str]]:
+    """How it is quantised: what, into what, on which images, and what is not."""
+    if found is None:
+        return
+    scheme, calibration = found.scheme, found.calibration
+    per = "output channel" if found.per_channel else "kernel"
+    done = [name for name in ("equalised", "bias_corrected") if getattr(found, name)]
+    yield (
+        "quantised",
+        f"{len(found.tensors)} activations in {scheme.activation}, weights in {scheme.weight} with "
+        f"a scale for each {per}, the rest in {scheme.base}"
+        + "".join(f"; {name.replace('_', ' ')}" for name in done),
+    )
+    percentile = "" if calibration.percentile is None else f" {calibration.percentile:g}"
+    source = f"{calibration.images} images of {calibration.source}"
+    digest = f"sha256 {calibration.sha256[:12]}"
+    yield "calibration", f"{calibration.method}{percentile} on {source} ({digest})"
+    yield "kept", ", ".join(found.kept) or "no layer: every convolution is quantised"
 
 
 def _kind(manifest: ModelManifest | EngineManifest) -> str:
@@ -169,6 +196,7 @@ def _contents(found: Inspection) -> Table:
     has_kernels = any(part.kernels is not None for part in found.parts)
     columns: dict[str, Justify] = {"stage": "left", "size": "right"}
     columns |= {"kernels": "right", "streams": "right"} if has_kernels else {"layers": "right"}
+    columns |= {"computes": "left"} if any(part.computes for part in found.parts) else {}
     columns |= {"precisions": "left", "kinds": "left"}
     table = new_table("Layers", columns)
     for part in found.parts:
@@ -178,6 +206,7 @@ def _contents(found: Inspection) -> Table:
             part.name,
             human_bytes(part.bytes),
             *(_known(number) for number in counted),
+            *([_computes(part)] if "computes" in columns else []),
             _precisions(part),
             _pairs(part.kinds or {}) or "-",
         )
@@ -221,6 +250,27 @@ def _layers(part: Part) -> Table:
 
 def _has_devices(found: Inspection) -> bool:
     return any(part.device for part in found.parts)
+
+
+def _types(found: Inspection) -> Table:
+    """What every layer computes in, part by part."""
+    told = [part for part in found.parts if part.computes]
+    columns: dict[str, Justify] = {"layer": "left", **{part.name: "left" for part in told}}
+    table = new_table("What layers compute in", columns)
+    for name in dict.fromkeys(name for part in told for name in part.computes or ()):
+        table.add_row(name, *((part.computes or {}).get(name, "") for part in told))
+    return table
+
+
+def _computes(part: Part) -> str:
+    """``13 int8, 2 fp16 (stem1, head)``: layers of a rarer type by name, where they are few."""
+    counted = Counter((part.computes or {}).values()).most_common()
+    words: list[str] = []
+    for kind, count in counted:
+        names = [name for name, found in (part.computes or {}).items() if found == kind]
+        which = f" ({', '.join(names)})" if words and count <= _NAMED else ""
+        words.append(f"{count} {kind}{which}")
+    return ", ".join(words) or "-"
 
 
 def _precisions(part: Part) -> str:

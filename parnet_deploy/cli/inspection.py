@@ -21,6 +21,7 @@ from parnet_deploy.bundle import (
     open_model,
     resolve_model,
 )
+from parnet_deploy.cli.inspected_types import computes
 from parnet_deploy.errors import BundleError, EngineError, MissingDependencyError
 from parnet_deploy.runtime.ncnn_param import FLAG_BYTES, read_param
 from parnet_deploy.runtime.openvino import load_openvino, read_model
@@ -74,6 +75,7 @@ class Part:
         outputs: what it gives.
         kinds: how many layers of each kind, None where that is unknown.
         weights: numbers in its weights by element type, None where unknown.
+        computes: precision of each block's convolution and of the head, where it tells.
         dtypes: element types of what a plan's kernels read and write, in the plan's own names.
         kernels: kernels of a plan.
         streams: streams that those are spread over.
@@ -89,6 +91,7 @@ class Part:
     outputs: tuple[TensorSpec, ...]
     kinds: Mapping[str, int] | None = None
     weights: Mapping[str, int] | None = None
+    computes: Mapping[str, str] | None = None
     dtypes: tuple[str, ...] = ()
     kernels: int | None = None
     streams: int | None = None
@@ -161,6 +164,7 @@ def inspect_bundle(bundle: ModelBundle | EngineBundle, *, layers: bool = False) 
         parts, cuts = _engine_parts(manifest, stem), _crossings(manifest.stages)
         model = _built_from(manifest, bundle.path)
     seen, unknown = _look_into(bundle.path, parts, layers=layers)
+    seen = tuple(replace(part, computes=computes(bundle, part.name, part.file)) for part in seen)
     return Inspection(
         path=str(bundle.path),
         counts=count(manifest.spec),

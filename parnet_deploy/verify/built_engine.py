@@ -72,11 +72,10 @@ def engine_types(engine: EngineBundle) -> EngineTypes:
         VerificationError: a saved graph cannot be read.
         EngineError: a file does not load.
     """
-    read = _READERS.get(engine.manifest.backend, _plan_types)
     found: dict[str, dict[str, None]] = {}
     try:
         for stage in engine.manifest.stages:
-            for block, kind in read(engine, stage).items():
+            for block, kind in stage_types(engine, stage).items():
                 found.setdefault(block, {})[kind] = None
     except MissingDependencyError as exc:
         return EngineTypes(types={}, silent=str(exc))
@@ -84,6 +83,17 @@ def engine_types(engine: EngineBundle) -> EngineTypes:
     if not types:
         return EngineTypes(types={}, silent=f"{engine.manifest.backend} does not tell")
     return EngineTypes(types=types)
+
+
+def stage_types(engine: EngineBundle, stage: EngineStage) -> Types:
+    """What one of an engine's files computes in, by block; empty where it does not tell.
+
+    Raises:
+        VerificationError: a saved graph cannot be read.
+        EngineError: the file does not load.
+        MissingDependencyError: what reads it is not installed.
+    """
+    return _READERS.get(engine.manifest.backend, _plan_types)(engine, stage)
 
 
 def check_engine(

@@ -11,6 +11,7 @@ import ml_dtypes  # noqa: F401  # numpy knows bfloat16 and float8_e4m3fn by thei
 import numpy as np
 import onnx
 
+from parnet_deploy.errors import VerificationError
 from parnet_deploy.lowering import EXACTLY, emulate
 from parnet_deploy.verify.written import load_graph, location_of
 
@@ -61,7 +62,13 @@ def expose(
     for location in {location_of(tensor, source) for tensor in tensors}:
         _bring(source.parent, folder, location)
     copy = folder / source.name
-    onnx.save(emulate(model, EXACTLY) if emulated else model, copy)
+    if emulated:
+        try:
+            model = emulate(model, EXACTLY)
+        except onnx.shape_inference.InferenceError as exc:
+            said = str(exc).strip().splitlines()[-1]
+            raise VerificationError(f"the types in {source} contradict each other: {said}") from exc
+    onnx.save(model, copy)
     return copy, found
 
 

@@ -28,6 +28,7 @@ _TAKEN_OVER = (
     "spec",
     "form",
     "precision",
+    "quantisation",
     "batch",
     "softmax",
     "preprocessing",

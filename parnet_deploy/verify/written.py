@@ -14,6 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from parnet_deploy.errors import VerificationError
+from parnet_deploy.lowering import layer_types
 from parnet_deploy.spec import Array
 
 CONV = ".conv"
@@ -97,6 +98,15 @@ def load_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 _bring_in(tensor, path)
     return model
+
+
+def graph_types(path: Path) -> Mapping[str, str]:
+    """The precision of each block's convolution in a graph, its weights left where they are.
+
+    Raises:
+        VerificationError: it cannot be read.
+    """
+    return layer_types(load_graph(path, weights=False))
 
 
 def location_of(tensor: onnx.TensorProto, source: Path) -> str:

@@ -1,0 +1,282 @@
+"""Seeded faults of precision: each must fail, with a sentence that names the layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import verify_faults as faults
+import verify_precision as precise
+
+from parnet_deploy.bundle import EngineBundle, ModelBundle
+from parnet_deploy.cli import main
+from parnet_deploy.errors import UsageError
+from parnet_deploy.spec import Preprocessing
+from parnet_deploy.verify.options import VerifyOptions
+from parnet_deploy.verify.ranges import RANGES, READS, SAME
+from parnet_deploy.verify.result import Verification
+from parnet_deploy.verify.verifying import verify
+
+CIFAR = Preprocessing(size=(64, 64), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return precise.write_pixels(tmp_path_factory.mktemp("pixels") / "pixels.npz")
+
+
+@pytest.fixture(scope="module")
+def int8(pixels: Path) -> ModelBundle:
+    return precise.export_precision(pixels.parent / "int8", pixels, kept=("stem2",))
+
+
+@pytest.fixture(scope="module")
+def symmetric(pixels: Path) -> ModelBundle:
+    return precise.export_precision(pixels.parent / "rtx", pixels, backend="tensorrt-rtx")
+
+
+@pytest.fixture(scope="module")
+def fp16(pixels: Path) -> ModelBundle:
+    return precise.export_precision(pixels.parent / "fp16", pixels, "fp16")
+
+
+@pytest.fixture(scope="module")
+def engine(int8: ModelBundle) -> EngineBundle:
+    return faults.build(int8, int8.path.parent / "int8-engine", split=True)
+
+
+def checked(path: Path, pixels: Path, *, other: bool = False) -> Verification:
+    if other:
+        return verify(path, VerifyOptions(samples=4, npz=pixels))
+    return verify(path, VerifyOptions(samples=4, calibrate=str(pixels)))
+
+
+def failed(found: Verification, *parts: str) -> None:
+    """It failed, and one sentence says all of these."""
+    assert not found.passed
+    assert any(all(part in text for part in parts) for text in found.failures), found.failures
+
+
+def test_a_good_quantised_bundle_and_its_engine_pass(
+    int8: ModelBundle, engine: EngineBundle, pixels: Path
+) -> None:
+    found = checked(engine.path, pixels)
+    assert found.passed, found.failures
+    assert found.precision == "int8"
+    assert "int8" in found.allowed
+    assert {check.verdict for check in found.checks} == {"passed"}
+    rows = {row.block: row for row in found.types}
+    built = {"onnx-whole": "int8", "onnx-stages": "int8", "split-engine": "int8"}
+    assert rows["stem1"].built == built
+    assert set(rows["stem2"].built.values()) == {"fp32"}, "kept"
+    last = found.rungs[-1]
+    assert last.alone
+    assert max(error.steps or 0.0 for error in last.alone) < 0.5
+    assert last.first is not None
+    assert last.first.agreement is not None
+    assert last.first.agreement.images == 4
+
+
+@pytest.mark.parametrize("precision", ["fp8", "bf16"])
+def test_what_onnx_runtime_has_no_kernels_for_is_emulated(
+    precision: str, pixels: Path, tmp_path: Path
+) -> None:
+    backend = "tensorrt-rtx" if precision == "fp8" else "openvino"
+    model = precise.export_precision(tmp_path / precision, pixels, precision, backend)  # type: ignore[arg-type]
+    found = verify(model.path, VerifyOptions(samples=4, npz=pixels))
+    assert found.passed, found.failures
+    whole = found.rungs[3]
+    assert "emulated" in whole.what
+    assert found.rungs[4].before is not None
+    assert found.rungs[4].before.comparison.max_rel == 0.0, "stages round where the whole does"
+    assert {row.built["onnx-whole"] for row in found.types} >= {precision}
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (precise.times_scale("merge1", 2), ("'merge1' has the scale", "instead of")),
+        (precise.times_scale("images", 0.5), ("'images' has the scale",)),
+        (precise.zero_point("stem4", 3), ("'stem4' has the zero point 3",)),
+        (precise.kernel_scale("last", 2), ("the kernel of last", "scale")),
+        (precise.float_kernel("stem3"), ("stem3 computes in", "int8 was asked for")),
+    ],
+    ids=["scale", "input-scale", "zero-point", "kernel-scale", "not-quantised"],
+)
+def test_graphs_that_are_not_what_the_manifest_says(
+    change: precise.Change,
+    parts: tuple[str, ...],
+    int8: ModelBundle,
+    pixels: Path,
+    tmp_path: Path,
+) -> None:
+    path = precise.copy_of(int8, tmp_path / "model")
+    precise.change_graphs(path, change)
+    faults.reseal_model(path)
+    failed(checked(path, pixels), "onnx-whole", *parts)
+
+
+def test_a_zero_point_where_there_must_be_none(
+    symmetric: ModelBundle, pixels: Path, tmp_path: Path
+) -> None:
+    path = precise.copy_of(symmetric, tmp_path / "model")
+    precise.change_graphs(path, precise.zero_point("stem4", 3))
+    precise.change_graphs(path, precise.zero_point("stem4.conv.weight", 1))
+    faults.reseal_model(path)
+    found = checked(path, pixels)
+    failed(found, "zero points are 0", "'stem4' has a zero point other than 0")
+    failed(found, "the kernel of stem4 has a zero point other than 0")
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+@pytest.mark.parametrize("tensor", ["merge1", "merge2.join", "stem1.conv"])
+def test_a_scale_off_by_two_in_graphs_and_manifest_is_found_on_the_calibration_images(
+    factor: float, tensor: str, int8: ModelBundle, pixels: Path, tmp_path: Path
+) -> None:
+    path = precise.copy_of(int8, tmp_path / "model")
+    precise.change_graphs(path, precise.times_scale(tensor, factor))
+    precise.change_quantisation(path, precise.times_scale_said(tensor, factor))
+    failed(checked(path, pixels), RANGES, f"the range of '{tensor}'")
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_scales_that_are_all_off_by_two_are_found_on_other_images(
+    factor: float, int8: ModelBundle, tmp_path: Path
+) -> None:
+    others = precise.write_pixels(tmp_path / "others.npz", seed=1)
+    assert verify(int8.path, VerifyOptions(npz=others)).passed
+    path = precise.copy_of(int8, tmp_path / "model")
+    assert int8.manifest.quantisation is not None
+    for tensor in int8.manifest.quantisation.tensors:
+        precise.change_graphs(path, precise.times_scale(tensor, factor))
+        precise.change_quantisation(path, precise.times_scale_said(tensor, factor))
+    found = verify(path, VerifyOptions(npz=others))
+    failed(found, RANGES, "in the median of all tensors")
+    failed(found, READS, "'images'")
+
+
+def test_calibration_with_another_normalisation(pixels: Path, tmp_path: Path) -> None:
+    model = precise.export_precision(tmp_path / "model", pixels, preprocessing=CIFAR)
+    noise = verify(model.path, VerifyOptions(samples=2))
+    failed(noise, READS, "another normalisation")
+    failed(checked(model.path, pixels), SAME, "another normalisation")
+
+
+def test_a_layer_that_is_kept_and_quantised_all_the_same(
+    int8: ModelBundle, pixels: Path, tmp_path: Path
+) -> None:
+    path = precise.copy_of(int8, tmp_path / "model")
+    precise.change_quantisation(path, lambda found: replace(found, kept=("stem2", "stem3")))
+    failed(checked(path, pixels), "stem3 computes in int8", "fp32 was asked for")
+
+
+def test_a_stage_that_is_quantised_otherwise_than_the_whole_graph(
+    int8: ModelBundle, pixels: Path, tmp_path: Path
+) -> None:
+    path = precise.copy_of(int8, tmp_path / "model")
+    change = precise.times_scale("stream2_block1", 2)
+    precise.change_graphs(path, change, "stages/stream2.onnx")
+    faults.reseal_model(path)
+    found = checked(path, pixels)
+    failed(found, "onnx-stages", "'stream2_block1' is quantised otherwise in stages/stream2.onnx")
+    assert found.rungs[3].verdict == "passed"
+    assert found.rungs[4].verdict == "failed", "whole and stages round at the same places"
+
+
+def test_fp32_sold_as_fp16(fp16: ModelBundle, pixels: Path, tmp_path: Path) -> None:
+    assert verify(fp16.path, VerifyOptions(samples=4)).passed
+    path = precise.copy_of(fp16, tmp_path / "model")
+    precise.change_graphs(path, precise.float32_everywhere)
+    faults.reseal_model(path)
+    found = verify(path, VerifyOptions(samples=4))
+    failed(found, "onnx-whole", "stem1 computes in fp32 in model.onnx, and fp16 was asked for")
+
+
+def test_an_engine_that_was_asked_for_fp16_and_runs_fp32(fp16: ModelBundle, tmp_path: Path) -> None:
+    """On a CPU that is said; a target that could have run it has failed."""
+    engine = faults.build(fp16, tmp_path / "engine", split=False)
+    found = verify(engine.path, VerifyOptions(samples=4))
+    assert found.passed, found.failures
+    said = [check.detail for check in found.checks if "computed in fp32" in check.detail]
+    assert said
+    assert "has no kernels in fp16" in said[0]
+    stages = tuple(replace(stage, device="cuda:0") for stage in engine.manifest.stages)
+    faults.reseal_engine(engine.path, stages=stages)
+    failed(verify(engine.path, VerifyOptions(samples=4)), "could have computed in fp16")
+
+
+def test_an_engine_that_was_asked_for_int8_and_was_built_in_fp32(
+    int8: ModelBundle, pixels: Path, tmp_path: Path
+) -> None:
+    other = precise.export_precision(tmp_path / "other", pixels, kept=("stem2", "last"))
+    wrong = faults.build(other, tmp_path / "engine", split=True)
+    faults.claim(wrong.path, int8)
+    options = VerifyOptions(samples=4, calibrate=str(pixels))
+    failed(verify(wrong.path, options), "otherwise than its model: quantisation")
+    faults.reseal_engine(wrong.path, quantisation=int8.manifest.quantisation)
+    failed(verify(wrong.path, options), "last was built in fp32, and int8 was asked for")
+
+
+def test_a_wrong_kernel_of_an_engine_is_found_block_by_block(
+    int8: ModelBundle, pixels: Path, tmp_path: Path
+) -> None:
+    copy = precise.copy_of(int8, tmp_path / "model")
+    precise.change_graphs(copy, precise.kernel_scale("stream2_block2", 1.25))
+    wrong = faults.build(faults.reseal_model(copy), tmp_path / "engine", split=True)
+    faults.claim(wrong.path, int8)
+    found = verify(wrong.path, VerifyOptions(samples=4, calibrate=str(pixels)))
+    failed(found, "split-engine", "stream2_block2 in stage stream2 differs by", "steps")
+
+
+def test_noise_does_not_judge_what_was_calibrated_on_images(
+    int8: ModelBundle, pixels: Path
+) -> None:
+    found = verify(int8.path, VerifyOptions(samples=2))
+    assert found.passed, found.failures
+    assert [rung.verdict for rung in found.rungs[3:5]] == ["not verified"] * 2
+    assert found.rungs[3].reason is not None
+    assert "--calibrate" in found.rungs[3].reason
+
+
+def test_only_what_was_calibrated_has_calibration_images(fp16: ModelBundle, pixels: Path) -> None:
+    with pytest.raises(UsageError, match="was calibrated on nothing"):
+        verify(fp16.path, VerifyOptions(calibrate=str(pixels)))
+
+
+def test_other_images_than_those_of_the_manifest_are_named(
+    int8: ModelBundle, tmp_path: Path
+) -> None:
+    others = precise.write_pixels(tmp_path / "others.npz", seed=1)
+    failed(verify(int8.path, VerifyOptions(samples=2, calibrate=str(others))), SAME, "sha256")
+
+
+def test_inspect_shows_how_a_bundle_is_quantised(
+    int8: ModelBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["inspect", str(int8.path), "--layers"]) == 0
+    shown = capsys.readouterr().out
+    assert int8.manifest.quantisation is not None
+    digest = int8.manifest.quantisation.calibration.sha256[:12]
+    for text in ("int8", "minmax on 32 images", digest, "What layers compute in"):
+        assert text in shown
+    rows = [line.split() for line in shown.splitlines() if line.startswith(("stem2 ", "kept "))]
+    assert ["kept", "stem2"] in rows
+    assert ["stem2", *["fp32"] * 4] in rows
+
+
+def test_verify_says_on_the_command_line_what_failed(
+    int8: ModelBundle, pixels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--calibrate", str(pixels), "--samples", "2")
+    assert main.run(["verify", str(int8.path), "--output", str(tmp_path / "out"), *arguments]) == 0
+    shown = capsys.readouterr().out
+    for text in ("Allowed: int8", "images keep their class"):
+        assert text in shown
+    page = (tmp_path / "out" / "verify.html").read_text()
+    assert "What every layer computes in" in page
+    path = precise.copy_of(int8, tmp_path / "model")
+    precise.change_graphs(path, precise.times_scale("merge1", 2))
+    faults.reseal_model(path)
+    assert main.run(["verify", str(path), *arguments]) == 1
+    assert "'merge1' has the scale" in capsys.readouterr().out
