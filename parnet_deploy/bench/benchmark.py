@@ -9,7 +9,7 @@ from pathlib import Path
 from parnet_deploy.bench.conditions import conditions, look
 from parnet_deploy.bench.contest.holding import hold_contest
 from parnet_deploy.bench.contestant import Contestant
-from parnet_deploy.bench.entries.images import images_for, write_images
+from parnet_deploy.bench.entries.images import images_for, read_images, write_images, write_labelled
 from parnet_deploy.bench.entries.preparing import prepare_in_process, reference_in_process
 from parnet_deploy.bench.entries.reference import Question
 from parnet_deploy.bench.entries.schedules import (
@@ -27,12 +27,31 @@ from parnet_deploy.bench.peers.base import Precision as PeerPrecision
 from parnet_deploy.bench.report.wording import sentences
 from parnet_deploy.bench.result import Absence, BenchResult, Conditions, Outcome, Settings
 from parnet_deploy.bench.tolerances import Graph
-from parnet_deploy.bundle import EngineBundle, ModelBundle, open_model, resolve_model
+from parnet_deploy.bundle import CHECKPOINT, EngineBundle, ModelBundle, open_model, resolve_model
+from parnet_deploy.data import Split, match_labels
 from parnet_deploy.errors import BuildError, BundleError, RunnerError, UsageError
 from parnet_deploy.roofline import PRECISIONS
 from parnet_deploy.runtime.machine import cuda_driver
 
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Labelled:
+    """Images that contestants are judged by.
+
+    Attributes:
+        split: the data set.
+        count: how many of its images at most, evenly spread over it.
+    """
+
+    split: Split
+    count: int
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return min(self.count, len(self.split.samples))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +69,7 @@ class Programme:
         gpus: GPUs that split engines may use; empty means all there are.
         schedules: whether each engine's model takes part in its backend's other schedules, too.
         floor: whether the physical floor is computed.
+        labelled: images with labels that everybody answers, or None: noise.
         settings: how is measured.
     """
 
@@ -63,6 +83,7 @@ class Programme:
     gpus: tuple[int, ...] = ()
     schedules: bool = True
     floor: bool = False
+    labelled: Labelled | None = None
     settings: Settings
 
 
@@ -113,8 +134,13 @@ def run_benchmark(
         conditions=_with_weights(conditions(before, look()), programme.engines),
         outcomes=found,
         absent=(*programme.absent, *entries.absent, *contest.absent, *measured.absent),
+        images=_images_in_words(programme.labelled),
     )
     return replace(result, verdict=sentences(result))
+
+
+def _images_in_words(labelled: Labelled | None) -> str:
+    return "noise" if labelled is None else f"the test images of {labelled.split.name}"
 
 
 def _with_weights(found: Conditions, engines: Sequence[EngineBundle]) -> Conditions:
@@ -145,9 +171,14 @@ def check_engines(programme: Programme) -> None:
     """Refuse what cannot be measured, before anything is built.
 
     Raises:
-        UsageError: an engine is named twice, or does not take the batch.
+        UsageError: an engine is named twice, or does not take the batch, or there are fewer
+            images than a run takes.
     """
     size = programme.settings.batch
+    if programme.labelled is not None and programme.labelled.images < size:
+        raise UsageError(
+            f"a run takes {size} images, and there are {programme.labelled.images} with labels"
+        )
     seen: set[Path] = set()
     for engine in programme.engines:
         if engine.path.resolve() in seen:
@@ -296,28 +327,39 @@ class _Entries:
     def _images_of(self, engine: EngineBundle) -> Path:
         path = self._folder(engine) / "images.npz"
         if not path.exists():
-            settings = self._programme.settings
-            count = images_for(settings.batch)
-            write_images(path, engine.manifest.preprocessing, count=count, seed=settings.seed)
+            settings, labelled = self._programme.settings, self._programme.labelled
+            preprocessing = engine.manifest.preprocessing
+            if labelled is None:
+                count = images_for(settings.batch)
+                write_images(path, preprocessing, count=count, seed=settings.seed)
+            else:
+                labels = engine.labels
+                logits = match_labels(labelled.split.labels, labels).logits
+                write_labelled(path, preprocessing, labelled.split, logits, count=labelled.count)
         return path
 
     def _answers_of(self, engine: EngineBundle) -> Path | None:
-        """What is right, or None where it cannot be known."""
-        key = engine.manifest.model.manifest_sha256
-        if key not in self._answers:
-            self._answers[key] = self._ask(engine)
-        return self._answers[key]
+        """What is right, or None where it cannot be known.
 
-    def _ask(self, engine: EngineBundle) -> Path | None:
+        Models of several precisions have one checkpoint, and are asked once.
+        """
         model = _model_of(engine)
         if isinstance(model, str):
             self._progress(f"no parity: {model}")
             return None
+        weights = model.manifest.files.get(CHECKPOINT)
+        digest = weights.sha256 if weights else model.manifest_sha256
+        key = f"{digest} {model.manifest.preprocessing}"
+        if key not in self._answers:
+            self._answers[key] = self._ask(engine, model)
+        return self._answers[key]
+
+    def _ask(self, engine: EngineBundle, model: ModelBundle) -> Path | None:
         self._progress(f"reference: {engine.manifest.spec.name} in training form, float64")
         question = Question(
             model=str(model.path),
             images=str(self._images_of(engine)),
-            count=images_for(self._programme.settings.batch),
+            count=len(read_images(self._images_of(engine), "uint8")),
             answers=str(self._folder(engine) / "reference.npy"),
         )
         try:

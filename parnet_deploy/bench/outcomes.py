@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from parnet_deploy.bench.contest.holding import Record
+from parnet_deploy.bench.entries.images import read_labels
 from parnet_deploy.bench.entries.reference import compare_answers, read_answers
 from parnet_deploy.bench.result import Absence, Outcome, Parity
 from parnet_deploy.bench.statistics import compare, describe
@@ -102,7 +103,8 @@ def _parity(record: Record, reference: Path | None) -> Parity | None:
     if right is None or record.opened is None:
         return None
     softmax = record.opened.output == PROBABILITIES
-    return compare_answers(read_answers(record.answers), right, softmax=softmax)
+    labels = read_labels(Path(record.contestant.images))
+    return compare_answers(read_answers(record.answers), right, softmax=softmax, labels=labels)
 
 
 def _answers(parity: Parity | None) -> bool:

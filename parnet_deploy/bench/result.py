@@ -64,12 +64,26 @@ class Parity:
         max_rel: that over the greatest magnitude in the reference's outputs.
         same_top1: images with the same top-1 class.
         images: how many images were compared.
+        right: images whose label is its top-1 class; None where they have no labels.
+        reference_right: images whose label is the training form's, likewise.
     """
 
     max_abs: float
     max_rel: float
     same_top1: int
     images: int
+    right: int | None = None
+    reference_right: int | None = None
+
+    @property
+    def agreement(self) -> float:
+        """Share of images with the training form's top-1 class."""
+        return self.same_top1 / self.images
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of images whose label is the top-1 class, where they have labels."""
+        return None if self.right is None else self.right / self.images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,13 +151,25 @@ class Outcome:
     def right(self) -> bool:
         """Whether its answers are the training form's, as far as its precision allows.
 
-        That is: every image has the same top-1 class, and no output is further off than the
-        tolerance. Where it cannot be known, nothing is held against it.
+        That is: no output is further off than the tolerance, and in float32 every image has the
+        same top-1 class. What a lower precision loses of these is its price, and is told beside
+        its latency. Where it cannot be known, nothing is held against it.
         """
         parity = self.parity
-        return parity is None or (
-            parity.same_top1 == parity.images and parity.max_rel <= self.tolerance
-        )
+        if parity is None:
+            return True
+        same = parity.same_top1 == parity.images or self.lowered
+        return same and parity.max_rel <= self.tolerance
+
+    @property
+    def lowered(self) -> bool:
+        """Whether it computes in less than float32, or its graph is in less."""
+        return self.precision != "fp32" or self.graph not in ("", "fp32")
+
+    @property
+    def graph(self) -> str:
+        """The precision of the graph that it was built from; empty where that is not known."""
+        return str(self.contestant.settings.get("precision", ""))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,6 +213,7 @@ class BenchResult:
         conditions: on what.
         outcomes: of every contestant, network by network, the fastest first.
         absent: who was asked for and did not take part.
+        images: what the answers were compared on, in words.
         verdict: sentences: which schedule won, by how much, and where splitting loses.
         date: when it ended, UTC, ISO 8601.
     """
@@ -197,6 +224,7 @@ class BenchResult:
     conditions: Conditions
     outcomes: tuple[Outcome, ...]
     absent: tuple[Absence, ...] = ()
+    images: str = ""
     verdict: tuple[str, ...] = ()
     date: str = field(default_factory=_now)
 

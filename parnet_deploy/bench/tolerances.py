@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from parnet_deploy.spec import ParNetSpec
 from parnet_deploy.spec.counts import depth
-from parnet_deploy.spec.precision import ROUNDINGS
-from parnet_deploy.verify.tolerances import FLOAT32
+from parnet_deploy.spec.precision import ROUNDINGS, arithmetic
+from parnet_deploy.verify.tolerances import FLOAT32, QUANTISED
 
 _ROUNDOFF = {"tf32": 2**-11, "fp16": 2**-11, "bf16": 2**-8}
 """Greatest relative error of one rounding, of what is below float32."""
@@ -34,12 +35,21 @@ def tolerance(graph: Graph, computes: str) -> float:
 
     In float32 what verification allows it; below, what one rounding after the other may make
     (`spec.precision.rounding_tolerance`, and TF32's factors have as many bits as float16). What is
-    computed in float32 with weights in float16 was rounded, too.
+    computed in float32 with weights in float16 was rounded, too. What is quantised is allowed what
+    verification allows it.
 
     Args:
         graph: what the contestant was made of.
         computes: the precision that it computes in. One that is not known is held to float32's.
     """
     layers = UNKNOWN_DEPTH if graph.spec is None else depth(graph.spec)
-    roundoff = max(_ROUNDOFF.get(name, 0.0) for name in (graph.precision, computes))
-    return max(FLOAT32, ROUNDINGS * layers * roundoff)
+    names = (graph.precision, computes)
+    roundoff = max(_ROUNDOFF.get(name, 0.0) for name in names)
+    return max(FLOAT32, ROUNDINGS * layers * roundoff, *(_quantised(n, layers) for n in names))
+
+
+def _quantised(precision: str, layers: int) -> float:
+    """What verification allows a quantised network; 0 where nothing is quantised."""
+    if precision not in QUANTISED:
+        return 0.0
+    return QUANTISED[precision] * arithmetic(precision).roundoff * math.sqrt(ROUNDINGS * layers)

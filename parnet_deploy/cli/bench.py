@@ -55,6 +55,25 @@ Schedules = Annotated[
         help="Build and measure each engine's other schedules, too: whole and split.",
     ),
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="Images with labels that everybody answers, for the accuracy beside the latency: "
+        "imagefolder:PATH, digits, ... as 'evaluate' has it. Without it: noise.",
+    ),
+]
+DataImages = Annotated[
+    int, typer.Option(help="With --data: images at most, evenly spread over its test split.", min=1)
+]
+HoldOut = Annotated[
+    float | None,
+    typer.Option(help="With --data: part of every class that is the test split."),
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(help="Images that variants in int8 and fp8 are quantised on, as for 'export'."),
+]
 WithFloor = Annotated[
     bool, typer.Option("--floor", help="Say how near each is to what the device allows.")
 ]
@@ -117,6 +136,10 @@ def command(
     seconds: Seconds = _DEFAULT.seconds,
     seed: Seed = _DEFAULT.seed,
     schedules: Schedules = True,
+    data: Data = None,
+    data_images: DataImages = 256,
+    hold_out: HoldOut = None,
+    calibrate: Calibrate = None,
     floor: WithFloor = False,
     paper: WithPaper = False,
     plan: Plans = False,
@@ -144,6 +167,8 @@ def command(
         refuse_given(context, others, "--plan runs nothing")
     else:
         refuse_given(context, OF_PLANS, "without --plan nothing is counted")
+    if data is None:
+        refuse_given(context, {"data_images", "hold_out"}, "without --data everybody answers noise")
     asked = Asked(
         subjects=tuple(engines or ()),
         variants=parse_names(variants),
@@ -153,6 +178,10 @@ def command(
         paper=paper,
         gpus=parse_numbers("--devices")(devices) if devices is not None else (),
         schedules=schedules,
+        data=data,
+        data_images=data_images,
+        hold_out=hold_out,
+        calibrate=calibrate,
         floor=floor,
     )
     if plan:

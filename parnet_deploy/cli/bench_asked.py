@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import get_args
 
+from parnet_deploy.bench.benchmark import Labelled
 from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.entries.networks import model_engines, variant_engines
 from parnet_deploy.bench.entries.preparing import timm_in_process
@@ -26,6 +27,7 @@ from parnet_deploy.bundle import (
 from parnet_deploy.cli.build_engine import ENGINES
 from parnet_deploy.cli.console import progress
 from parnet_deploy.cli.options import parse_choice
+from parnet_deploy.data import open_samples
 from parnet_deploy.engine import BuildOptions, choose_backend, make_builder
 from parnet_deploy.errors import BuildError, EngineError, UsageError
 from parnet_deploy.spec import Backend, variant
@@ -48,6 +50,10 @@ class Asked:
         paper: lay the figures out like the paper's.
         gpus: that split engines may use; none: all.
         schedules: measure other schedules of each engine, too.
+        data: images with labels that everybody answers; None: noise.
+        data_images: how many of them at most.
+        hold_out: part of them that is the test split, where they are not split.
+        calibrate: images that variants are quantised on.
         floor: say what the device allows.
     """
 
@@ -59,6 +65,10 @@ class Asked:
     paper: bool = False
     gpus: tuple[int, ...] = ()
     schedules: bool = True
+    data: str | None = None
+    data_images: int = 256
+    hold_out: float | None = None
+    calibrate: str | None = None
     floor: bool = False
 
     @property
@@ -83,10 +93,16 @@ def find(asked: Asked) -> tuple[Path, ...]:
     """The bundles that were named, each of which is one, or those under ``engines/``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or nothing to quantise variants on.
     """
     for name in asked.networks:
         variant(name)
+    quantised = [name for name in asked.precisions if name in ("int8", "fp8")]
+    if quantised and asked.networks and asked.calibrate is None:
+        raise UsageError(
+            f"variants in {', '.join(quantised)} are quantised on images: name some with "
+            "--calibrate, such as a folder"
+        )
     paths = asked.subjects or (() if asked.networks else tuple(find_bundles(ENGINES)))
     if not paths and not asked.networks:
         raise UsageError(
@@ -137,10 +153,24 @@ def build_engines(
             folder / precision,
             batch=settings.batch,
             precision=precision,
+            calibrate=asked.calibrate,
             progress=progress,
         )
         build(name, backend, make)
     return tuple(given), tuple(absent)
+
+
+def open_labelled(asked: Asked) -> Labelled | None:
+    """The images with labels that were named.
+
+    Raises:
+        UsageError: there is no such data set.
+        DataError: it cannot be used.
+    """
+    if asked.data is None:
+        return None
+    split = open_samples(asked.data, "test", hold_out=asked.hold_out)
+    return Labelled(split=split, count=asked.data_images)
 
 
 def prepare_timm(

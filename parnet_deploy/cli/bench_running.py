@@ -13,7 +13,14 @@ from parnet_deploy.bench.report.paper import sheets as paper_sheets
 from parnet_deploy.bench.report.saving import contents, targets
 from parnet_deploy.bench.report.table import sheets
 from parnet_deploy.bench.result import BenchResult, Settings
-from parnet_deploy.cli.bench_asked import Asked, build_engines, find, prepare_timm, title_of
+from parnet_deploy.cli.bench_asked import (
+    Asked,
+    build_engines,
+    find,
+    open_labelled,
+    prepare_timm,
+    title_of,
+)
 from parnet_deploy.cli.bench_space import check_space
 from parnet_deploy.cli.console import print_json, print_sheet, progress, say, tell
 from parnet_deploy.cli.output import refuse_files, write_files
@@ -54,6 +61,7 @@ def _measure(asked: Asked, paths: Sequence[Path], title: str, settings: Settings
     with tempfile.TemporaryDirectory(prefix="parnet-deploy-bench-") as name:
         folder = Path(name)
         check_space(asked, paths, folder)
+        labelled = open_labelled(asked)
         engines, unbuilt = build_engines(asked, paths, folder, settings)
         if not engines:
             reasons = "; ".join(f"{absence.name}: {absence.reason}" for absence in unbuilt)
@@ -70,6 +78,7 @@ def _measure(asked: Asked, paths: Sequence[Path], title: str, settings: Settings
             gpus=asked.gpus,
             schedules=asked.schedules,
             floor=asked.floor,
+            labelled=labelled,
             settings=settings,
         )
         return run_benchmark(programme, folder, progress)

@@ -14,6 +14,7 @@ from parnet_deploy.bundle import EngineBundle, ModelBundle, open_model
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.errors import BuildError
 from parnet_deploy.spec import Backend
+from parnet_deploy.verify.tolerances import QUANTISED
 
 Progress = Callable[[str], None]
 
@@ -25,6 +26,7 @@ def variant_engines(
     *,
     batch: int = 1,
     precision: str = "fp32",
+    calibrate: str | None = None,
     progress: Progress = lambda step: None,
 ) -> tuple[EngineBundle, ...]:
     """Export variants, each in the form that serves a backend best, and build their engines.
@@ -37,6 +39,7 @@ def variant_engines(
         folder: where models and engines are made.
         batch: images per run, fixed.
         precision: that of the graphs.
+        calibrate: images to quantise on, for a precision that takes some.
         progress: called with a line at each step.
 
     Raises:
@@ -47,7 +50,8 @@ def variant_engines(
     for name in names:
         for backend in backends:
             progress(f"export: {name} for {backend}")
-            model = _export(name, backend, folder, batch, precision)
+            images = calibrate if precision in QUANTISED else None
+            model = _export(name, backend, folder, batch, precision, images)
             engines += model_engines(model, (backend,), folder, progress=progress)
     return tuple(engines)
 
@@ -74,12 +78,15 @@ def model_engines(
     return tuple(engines)
 
 
-def _export(name: str, backend: Backend, folder: Path, batch: int, precision: str) -> ModelBundle:
+def _export(
+    name: str, backend: Backend, folder: Path, batch: int, precision: str, calibrate: str | None
+) -> ModelBundle:
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{name}-for-{backend}"
     command = [sys.executable, "-m", "parnet_deploy", "export", "--variant", name]
     command += ["--for", backend, "--batch", str(batch), "--output", str(final), "--force"]
     command += ["--precision", precision] * (precision != "fp32")
+    command += ["--calibrate", calibrate] if calibrate is not None else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,9 @@ def read_answers(path: Path) -> Array | None:
     return answers
 
 
-def compare_answers(answer: Array | None, reference: Array, *, softmax: bool = False) -> Parity:
+def compare_answers(
+    answer: Array | None, reference: Array, *, softmax: bool = False, labels: Array | None = None
+) -> Parity:
     """How near an answer is to what is right.
 
     An answer that is missing, of another shape or not finite is infinitely far from it.
@@ -85,6 +87,7 @@ def compare_answers(answer: Array | None, reference: Array, *, softmax: bool = F
         answer: logits, or probabilities, (N, classes); None where there is none.
         reference: logits in float64 (N, classes).
         softmax: the answer is probabilities.
+        labels: the images' classes (N,), where they are known.
     """
     wanted = softmax_rows(reference) if softmax else reference
     images = len(wanted)
@@ -92,8 +95,13 @@ def compare_answers(answer: Array | None, reference: Array, *, softmax: bool = F
         return Parity(max_abs=math.inf, max_rel=math.inf, same_top1=0, images=images)
     given = answer.astype(np.float64)
     finite = np.isfinite(given).all(axis=1)
-    same = finite & (np.where(np.isfinite(given), given, 0).argmax(1) == wanted.argmax(1))
+    top1 = np.where(np.isfinite(given), given, 0).argmax(1)
+    same = finite & (top1 == wanted.argmax(1))
     worst = float(np.abs(given - wanted).max()) if finite.all() else math.inf
     greatest = float(np.abs(wanted).max())
     relative = worst / greatest if greatest else (math.inf if worst else 0.0)
-    return Parity(max_abs=worst, max_rel=relative, same_top1=int(same.sum()), images=images)
+    found = Parity(max_abs=worst, max_rel=relative, same_top1=int(same.sum()), images=images)
+    if labels is None:
+        return found
+    right, most = int((finite & (top1 == labels)).sum()), int((wanted.argmax(1) == labels).sum())
+    return replace(found, right=right, reference_right=most)

@@ -157,7 +157,11 @@ def describe_engine(engine: EngineBundle, schedule: Schedule, images: Path) -> C
         path=str(engine.path.resolve()),
         images=str(images),
         devices=schedule.devices,
-        settings={"schedule": schedule.name, "backend": manifest.backend},
+        settings={
+            "schedule": schedule.name,
+            "backend": manifest.backend,
+            "precision": manifest.precision,
+        },
     )
 
 

@@ -53,6 +53,11 @@ def error(value: float) -> str:
     return "0" if value == 0.0 else f"{value:.1e}"
 
 
+def accuracy(share: float | None) -> str:
+    """A share of images in percent, without the unit: ``97.3``."""
+    return NONE if share is None else f"{100 * share:.1f}"
+
+
 def evidence(found: Duel) -> str:
     """What a claim rests on: the quartiles, and in how many rounds it was so."""
     ahead = "ahead " if found.verdict == "undecided" else ""

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from parnet_deploy.bench.report import figures, plots, table
 from parnet_deploy.bench.report.plots_parity import parity
+from parnet_deploy.bench.report.plots_precision import precisions
 from parnet_deploy.bench.report.plots_timeline import timelines
 from parnet_deploy.bench.result import BenchResult, Settings
 from parnet_deploy.pages import frame
@@ -24,6 +25,11 @@ LATENCIES = (
 PARITY = (
     "Greatest difference of an output from the training form in float64, relative to the greatest "
     "output. A cross: not all images have the same top-1 class."
+)
+PRECISIONS = (
+    "What is right of {images}, beside the median latency; a shape for each precision, a hollow "
+    "one where the answers are further off than it allows. Orange: ours; blue: peers. Dotted: the "
+    "training form, where the images have labels."
 )
 TIMELINE = "One run of each contestant that can tell its stages apart, a lane for each stage."
 ROUNDS = (
@@ -90,6 +96,9 @@ def _network(result: BenchResult, name: str) -> Network:
 def _plots(result: BenchResult, network: str) -> Iterator[Plot]:
     outcomes, reference = result.of(network), result.reference(network)
     drawn = [("Latency", LATENCIES, plots.latencies(network, outcomes))]
+    if (drawing := precisions(network, outcomes)) is not None:
+        caption = PRECISIONS.format(images=result.images or "the images")
+        drawn.insert(0, ("Precisions", caption, drawing))
     if (drawing := parity(network, outcomes)) is not None:
         drawn.append(("Parity beside latency", PARITY, drawing))
     if (drawing := timelines(network, outcomes)) is not None:

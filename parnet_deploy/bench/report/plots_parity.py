@@ -42,7 +42,8 @@ def parity(network: str, outcomes: Sequence[Outcome]) -> str | None:
         for colour, whose in ((OURS, "ours"), (PEER, "peers")):
             axes.plot([], [], "o", color=colour, markersize=5, label=whose)
         figure.legend(loc="outside upper right", ncols=2)
-        _label(figure, axes, known)
+        points = [(o.latency.p50, max(SMALLEST, found.max_rel)) for o, found in known]
+        label_points(figure, axes, points, [shorten(o.contestant.name, 32) for o, _ in known])
         return svg(figure, f"{network}: parity beside latency")
 
 
@@ -74,35 +75,31 @@ def _set_limits(axes: Axes, known: Sequence[tuple[Outcome, Parity]]) -> None:
     axes.set_ylim(min(errors) / 30, max(errors) * 30)
 
 
-def _label(figure: Figure, axes: Axes, known: Sequence[tuple[Outcome, Parity]]) -> None:
-    """Names beside the points, joined to them where they could not stand next to them."""
+def label_points(
+    figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]
+) -> None:
+    """Names beside points, joined to them where they could not stand next to them.
+
+    Args:
+        figure: with all its other parts.
+        axes: with their limits.
+        points: in the axes' units.
+        names: one for each point.
+    """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    texts = [
-        axes.text(
-            0,
-            0,
-            shorten(outcome.contestant.name, 32),
-            fontsize=7.5,
-            va="bottom",
-            parse_math=False,
-        )
-        for outcome, _ in known
-    ]
+    texts = [axes.text(0, 0, name, fontsize=7.5, va="bottom", parse_math=False) for name in names]
     extents = [text.get_window_extent() for text in texts]
-    points = [
-        tuple(axes.transData.transform((outcome.latency.p50, max(SMALLEST, found.max_rel))))
-        for outcome, found in known
-    ]
+    places = [tuple(axes.transData.transform(point)) for point in points]
     area = axes.get_window_extent()
     boxes = place(
-        points,
+        places,
         [(extent.width + _GAP, extent.height) for extent in extents],
         Box(area.x0 + 2, area.y0 + 2, area.x1 - 2, area.y1 - 2),
         gap=_GAP,
     )
     back = axes.transData.inverted()
-    for text, point, box in zip(texts, points, boxes, strict=True):
+    for text, point, box in zip(texts, places, boxes, strict=True):
         if box is None:
             text.remove()
             continue

@@ -29,6 +29,14 @@ def sentences(outcomes: Sequence[Outcome]) -> Iterator[str]:
         outcomes: one network's whose answers are right, the fastest first.
     """
     engines = by_engine(outcomes)
+    alone = {
+        schedule_name(outcome, ())
+        for schedules in engines.values()
+        for outcome in schedules.values()
+    }
+    if len(engines) > 1 and len(alone) == 1:
+        yield f"of the schedules only '{alone.pop()}' is known, of every engine."
+        return
     for engine, schedules in engines.items():
         where = f"{engine}, " if len(engines) > 1 else ""
         if len(schedules) == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from parnet_deploy.bench.report import figures, wording
+from parnet_deploy.bench.report import figures, precision_words, wording
 from parnet_deploy.bench.result import BenchResult, Outcome
 from parnet_deploy.pages.sheet import NONE, Column, Sheet
 
@@ -16,7 +16,7 @@ NAME = Column(head="contestant", numeric=False)
 LATENCY: tuple[tuple[Column, Cell], ...] = (
     (NAME, lambda o: o.contestant.name),
     (Column(head="whose", numeric=False), lambda o: o.contestant.group),
-    (Column(head="preci-\nsion", numeric=False), lambda o: o.precision),
+    (Column(head="preci-\nsion", numeric=False), precision_words.name_of),
     (Column(head="p50\nms"), lambda o: figures.milliseconds(o.latency.p50)),
     (Column(head="p90\nms"), lambda o: figures.milliseconds(o.latency.p90)),
     (Column(head="p95\nms"), lambda o: figures.milliseconds(o.latency.p95)),
@@ -46,6 +46,10 @@ COST: tuple[tuple[Column, Cell], ...] = (
     (
         Column(head="same\ntop-1"),
         lambda o: NONE if o.parity is None else f"{o.parity.same_top1} of {o.parity.images}",
+    ),
+    (
+        Column(head="accu-\nracy %"),
+        lambda o: NONE if o.parity is None else figures.accuracy(o.parity.accuracy),
     ),
 )
 

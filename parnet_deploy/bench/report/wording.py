@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from parnet_deploy.bench.report import figures, schedule_words
+from parnet_deploy.bench.report import figures, precision_words, schedule_words
 from parnet_deploy.bench.report.duel import duel
 from parnet_deploy.bench.result import BenchResult, Outcome, Parity
 from parnet_deploy.bench.statistics import Latency
@@ -57,9 +57,10 @@ def network_sentences(outcomes: Sequence[Outcome], network: str) -> list[str]:
     """
     right = [outcome for outcome in outcomes if outcome.right]
     pairs = list(peer_pairs(right))
-    told = [*pairs, *schedule_words.pairs(right)]
+    told = [*pairs, *schedule_words.pairs(right), *precision_words.pairs(right)]
     said = (
         _fastest(right, told),
+        *precision_words.sentences(right),
         *schedule_words.sentences(right),
         *(_against(best, peer) for best, peer in pairs),
         *floor_sentences(right, floor_basis(outcomes)),
