@@ -82,9 +82,10 @@ def rounding_tolerance(precision: str, spec: ParNetSpec) -> float:
     errors are taken as independent, and add up as the root of how many there are:
     ``ROUNDINGS * sqrt(depth) * roundoff``, times `CREST` for int8, whose roundoff is one of the
     range; at most 1, which an answer of noughts is off by. On noise, networks of the tests' sizes
-    were found at up to 0.70 of it, at 0.11 in the median untrained, 0.03 scrambled; never trained and without a squeeze is the
-    worst. It tells garbage from answers, and no more: scales, zero points and kernels are compared
-    one by one (`lowering.quantisation_faults`), and what is lost is judged by top-1 agreement.
+    were found at up to 0.70 of it, at 0.11 in the median untrained, 0.03 scrambled; never trained
+    and without a squeeze is the worst. It tells garbage from answers, and no more: scales, zero
+    points and kernels are compared one by one (`lowering.quantisation_faults`), and what is lost is
+    judged by top-1 agreement.
 
     Args:
         precision: its name.
