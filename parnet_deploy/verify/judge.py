@@ -85,22 +85,13 @@ def judge(
     if unlike is not None:  # what is not finite, or has another shape, is wrong on anything
         from_first = _broken(first)
         from_before = from_before if both else _broken(before)
-    if wrong := [error for error in alone if too_far(error)]:
-        return RungResult(
-            name=name,
-            what=what,
-            verdict="failed",
-            tolerance=first.comparison.tolerance,
-            reason=_by_itself(wrong),
-            before=before,
-            first=first,
-            parted_at=None,
-            alone=alone,
-        )
     own = bool(from_before) and trusted
-    failed = own or bool(from_first)
+    wrong = [error for error in alone if too_far(error)]
+    failed = own or bool(from_first) or bool(wrong)
     reason = None
-    if own:
+    if wrong:
+        reason = _by_itself(wrong)
+    elif own:
         reason = f"against {before.rung}: {'; '.join(from_before)}"
     elif from_first and not from_before:
         how = "drifts too far" if trusted else "carries on what failed there"
@@ -118,7 +109,7 @@ def judge(
         reason=reason or unlike,
         before=before,
         first=first,
-        parted_at=_parting(before if own else first, blocks) if failed else None,
+        parted_at=_parting(before if own else first, blocks) if failed and not wrong else None,
         alone=alone,
     )
 
