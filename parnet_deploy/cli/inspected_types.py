@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from parnet_deploy.bundle import EngineBundle, ModelBundle, ModelManifest
+from parnet_deploy.bundle import Bundle, EngineBundle, ModelBundle, ModelManifest
 from parnet_deploy.errors import EngineError, MissingDependencyError, VerificationError
 
 
@@ -26,7 +26,7 @@ def computes(bundle: ModelBundle | EngineBundle, name: str, file: str) -> Mappin
     try:
         if isinstance(bundle.manifest, ModelManifest):
             return graph_types(bundle.path / file)
-        engine = EngineBundle(
+        engine: EngineBundle = Bundle(
             path=bundle.path, manifest=bundle.manifest, manifest_sha256=bundle.manifest_sha256
         )
         stage = next(one for one in bundle.manifest.stages if one.name == name)
