@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quantised import graph_of, network, quantised, scenes, tiny, weight
+from quantised import INT8, SYMMETRIC, graph_of, network, quantised, scenes, tiny, weight
 from strategies import FORMS, SHAPES, small_size
 
 from parnet_deploy.errors import ExportError
+from parnet_deploy.lowering import layers
 from parnet_deploy.quantise import equalise as equalising
 from parnet_deploy.quantise import scaling
+from parnet_deploy.quantise.effect import Effect
 from parnet_deploy.quantise.equalise import OCTAVES, balanced, column_ranges, equalise, spread
 from parnet_deploy.quantise.trial import Trial, make_trial, run
 from parnet_deploy.spec import DeployForm
+from parnet_deploy.spec.quantisation import Scheme
 
 
 def made(shape: str, form: DeployForm) -> Trial:
@@ -28,7 +31,7 @@ def made(shape: str, form: DeployForm) -> Trial:
 @pytest.mark.parametrize("shape", ["xl", "m-relu"])
 def test_every_form_stays_the_same_to_the_bit(shape: str, form: DeployForm) -> None:
     trial = made(shape, form)
-    found = equalise(trial, trial.images)
+    found = equalise(trial, trial.images, INT8)
     assert found.moved == 0.0
     names = {each.tensor for each in found.scaled}
     assert {name for name in names if name.startswith("merge")} >= {"merge2.join", "merge3.join"}
@@ -43,12 +46,12 @@ def test_every_form_stays_the_same_to_the_bit(shape: str, form: DeployForm) -> N
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_network_stays_the_same_to_the_bit(shape: str) -> None:
     trial = made(shape, DeployForm(squeeze="gemm"))
-    assert equalise(trial, trial.images).moved == 0.0
+    assert equalise(trial, trial.images, INT8).moved == 0.0
 
 
 def test_the_graph_it_was_made_from_is_left_as_it_is() -> None:
     trial = tiny("relu")
-    found = equalise(trial, trial.images)
+    found = equalise(trial, trial.images, INT8)
     assert any((each.factors != 1).any() for each in found.scaled)
     again = run(trial.graph, ("logits",), trial.images)["logits"]
     assert (again == trial.expected).all()
@@ -67,7 +70,7 @@ def test_ranges_that_were_stretched_are_brought_back() -> None:
     factors = np.exp2(np.arange(48) % 8 - 3.0).astype(np.float32)
     plain = tiny()
     trial = _stretched(plain, factors)
-    found = equalise(trial, trial.images)
+    found = equalise(trial, trial.images, INT8)
     (joined,) = (each for each in found.scaled if each.tensor == "merge3.join")
     assert joined.spread_before > 8
     assert joined.spread_after < 5
@@ -79,6 +82,38 @@ def test_ranges_that_were_stretched_are_brought_back() -> None:
     assert after.snr > before.snr + 3
 
 
+def test_what_a_naive_run_loses_is_brought_back() -> None:
+    """The same function to the bit, its channels' ranges up to 64 times apart."""
+    plain = tiny("relu")
+    graph, rng = plain.graph.copy(), np.random.default_rng(0)
+    for name in dict.fromkeys(layer.input for layer in layers(graph)):
+        if found := scaling.find_scaling(graph, name):
+            kernel = found.kernel.inputs[1].values
+            channels = kernel.shape[1] * found.kernel.attrs["group"]
+            found.apply(np.exp2(rng.integers(-3, 4, channels)).astype(np.float32))
+    trial = make_trial(graph, plain.images)
+    assert (trial.expected == plain.expected).all()
+    for scheme in (INT8, SYMMETRIC):
+        before, naive, after = (
+            found.snr
+            for found in (
+                plain.effect(quantised(plain, scheme)),
+                trial.effect(replace(quantised(trial, scheme), per_channel=False)),
+                _equalised_effect(trial, scheme),
+            )
+        )
+        assert before is not None
+        assert naive is not None
+        assert after is not None
+        assert naive < 5
+        assert after > before - 6
+
+
+def _equalised_effect(trial: Trial, scheme: Scheme) -> Effect:
+    even = replace(trial, graph=equalise(trial, trial.images, scheme).graph)
+    return even.effect(quantised(even, scheme))
+
+
 @pytest.mark.parametrize("change", ["_over", "_times", "_columns_over"])
 def test_a_reader_that_is_forgotten_is_noticed(
     change: str, monkeypatch: pytest.MonkeyPatch
@@ -86,7 +121,7 @@ def test_a_reader_that_is_forgotten_is_noticed(
     trial = tiny("relu")
     monkeypatch.setattr(scaling, change, lambda axis: lambda old, factors: old)
     with pytest.raises(ExportError, match="equalising ranges moved the answers by"):
-        equalise(trial, trial.images)
+        equalise(trial, trial.images, INT8)
 
 
 def test_factors_of_the_wrong_channels_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +129,7 @@ def test_factors_of_the_wrong_channels_are_noticed(monkeypatch: pytest.MonkeyPat
     right = scaling._places
     monkeypatch.setattr(scaling, "_places", lambda *args: [np.roll(own, 1) for own in right(*args)])
     with pytest.raises(ExportError, match="equalising ranges moved the answers by"):
-        equalise(trial, trial.images)
+        equalise(trial, trial.images, INT8)
 
 
 def test_a_weight_that_two_read_is_not_scaled() -> None:

@@ -142,7 +142,7 @@ def quantise_graph(
         return _examined(graph, options, options.images, first, kernels(), progress)
     trial = make_trial(graph, options.images, first=first)
     if options.equalise:
-        trial = replace(trial, graph=equalise(trial, options.images).graph)
+        trial = replace(trial, graph=equalise(trial, options.images, options.scheme).graph)
     quantisation = _calibrated(trial, options, options.images, progress)
     result = trial.graph
     if options.correct_bias:

@@ -31,6 +31,7 @@ from parnet_deploy.quantise.images import CalibrationImages
 from parnet_deploy.quantise.scaling import find_scaling
 from parnet_deploy.quantise.trial import Trial, run, run_reduced
 from parnet_deploy.spec import Array
+from parnet_deploy.spec.quantisation import Scheme
 
 TOLERANCE = 1e-5
 """How far the answers may move, relative to the greatest of them: none at all is expected."""
@@ -73,12 +74,14 @@ class Equalisation:
     verdict: str
 
 
-def equalise(trial: Trial, images: CalibrationImages) -> Equalisation:
+def equalise(trial: Trial, images: CalibrationImages, scheme: Scheme) -> Equalisation:
     """Even out the ranges of the channels that a quantised convolution reads, where it is exact.
 
     Args:
         trial: the network; the answers to its images must not change.
         images: what ranges are found on.
+        scheme: what is quantised: where convolutions' outputs are, too, their channels are scaled
+            with those of the blocks' values, and count as much.
 
     Raises:
         ExportError: the answers changed.
@@ -87,12 +90,18 @@ def equalise(trial: Trial, images: CalibrationImages) -> Equalisation:
     graph = trial.graph.copy()
     names = tuple(dict.fromkeys(layer.input for layer in layers(graph)))
     scalings = {name: scaling for name in names if (scaling := find_scaling(graph, name))}
-    ranges = channel_ranges(trial.graph, tuple(scalings), images)
+    # What a block's convolution gives is scaled with what the block gives.
+    made = {layer.block: layer.output for layer in layers(graph)} if scheme.outputs else {}
+    wanted = {*scalings, *(made[name] for name in scalings if name in made)}
+    ranges = channel_ranges(trial.graph, sorted(wanted), images)
     scaled = []
     for name, scaling in scalings.items():
         kernel = scaling.kernel
         columns = column_ranges(kernel.inputs[1].values, kernel.attrs.get("group", 1))
-        factors = balanced(ranges[name], columns)
+        widest = relative(ranges[name])
+        if name in made:
+            widest = np.maximum(widest, relative(ranges[made[name]]))
+        factors = balanced(widest, columns)
         scaling.apply(factors)
         before, after = spread(ranges[name]), spread(ranges[name] * factors)
         scaled.append(
@@ -126,6 +135,11 @@ def balanced(activations: Array, columns: Array) -> Array:
     powers = np.clip(np.rint(octaves), -OCTAVES, OCTAVES)
     factors: Array = np.exp2(powers).astype(np.float32)
     return factors
+
+
+def relative(ranges: Array) -> Array:
+    """Ranges as parts of the widest, (C,); 0 where all are."""
+    return ranges / max(float(ranges.max()), 1e-30)
 
 
 def column_ranges(kernel: Array, groups: int) -> Array:

@@ -123,7 +123,7 @@ def examine(
     quantisation = keeping(graph, quantisation, choices.keep)
     options: list[OptionEffect] = []
     if choices.equalise:
-        equalised = equalise(trial, calibrating)
+        equalised = equalise(trial, calibrating, scheme)
         before = trial.effect(quantisation)
         trial = replace(trial, graph=equalised.graph)
         seen = _observe(trial.graph, scheme, calibrating, progress)
