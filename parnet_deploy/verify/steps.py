@@ -5,7 +5,8 @@ Runtime's fused kernels among others. That is one step in a few values of a thou
 measured so: the root mean square over a channel. A channel that is wrong is so in most values.
 
 What was measured of ONNX Runtime's engines (the tests' network on noise and images, one trained
-digits network on images): 0 to 0.13 steps, and 0.3 where its kernel for uint8 with int8 saturates, as it may on a CPU without VNNI.
+digits network on images): 0 to 0.13 steps, and 0.3 where its kernel for uint8 with int8 saturates,
+as it may on a CPU without VNNI.
 """
 
 from __future__ import annotations

@@ -28,13 +28,15 @@ _ID = "parnet_id"
 _LINES = 10_000
 """Lines that wait to be written; beyond them, lines are dropped and counted."""
 
+_TOGETHER = 64
+"""Lines that are written in one piece."""
+
 _PATIENCE = 1.0
 """Seconds for the last lines to be written."""
 
-_PAUSE = 0.2
+_PAUSE = 0.02
 """Seconds after which the thread that writes looks for more lines by itself. To wake it for each
-would take longer than all else that a line costs the request it is about; and the more often it
-wakes by itself, the more requests it takes Python's lock from."""
+would take longer than all else that a line costs the request it is about."""
 
 
 def log_facts(
@@ -93,21 +95,21 @@ class JsonFormatter(logging.Formatter):
 
 
 class _Lines:
-    """Records on their way to the thread that writes them; one thread takes, any may put."""
+    """Lines on their way to the thread that writes them; one thread takes, any may put."""
 
     def __init__(self) -> None:
-        self._waiting: deque[logging.LogRecord] = deque()
+        self._waiting: deque[str] = deque()
         self._idle = False
         self._filled = threading.Event()
         self._ended = threading.Event()
         self.dropped = 0
 
-    def put(self, record: logging.LogRecord) -> None:
+    def put(self, line: str) -> None:
         """Put one in, or drop it where thousands wait; who sleeps for long is woken."""
         if len(self._waiting) >= _LINES:
             self.dropped += 1
             return
-        self._waiting.append(record)
+        self._waiting.append(line)
         if self._idle:
             self._filled.set()
 
@@ -116,13 +118,13 @@ class _Lines:
         self._ended.set()
         self._filled.set()
 
-    def take(self) -> Iterator[logging.LogRecord]:
-        """All that are put in, as they come, until the end."""
+    def take(self) -> Iterator[list[str]]:
+        """All that are put in, some at a time, until the end."""
         ended = False
         while not ended:
             ended = self._ended.wait(_PAUSE)
             while self._waiting:
-                yield self._waiting.popleft()
+                yield [self._waiting.popleft() for _ in range(min(_TOGETHER, len(self._waiting)))]
             self._idle = True
             if not self._waiting and not ended:  # whoever puts one in now sees that it is idle
                 self._filled.wait()
@@ -134,7 +136,11 @@ class _Lines:
 
 
 class _Sender(logging.Handler):
-    """Hands records over as they are, with the id of the request that they belong to."""
+    """Makes lines, with the id of the request that they belong to, and hands them over.
+
+    They are made here, where nobody has to wait for Python's lock, and not by the thread that
+    writes them: that would take it from the next requests.
+    """
 
     def __init__(self, lines: _Lines) -> None:
         super().__init__()
@@ -143,14 +149,12 @@ class _Sender(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand one over."""
         setattr(record, _ID, REQUEST_ID.get())
-        self._lines.put(record)
-
-
-class _Writer(logging.StreamHandler[TextIO]):
-    """Writes lines; where nobody reads them any more, there is nobody to tell of that either."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Go on."""
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - as logging's own handlers: a log must not break a request
+            self.handleError(record)
+            return
+        self._lines.put(line)
 
 
 class Log:
@@ -160,9 +164,9 @@ class Log:
         """Begin."""
         self._lines = _Lines()
         self._writing = False
-        self._writer = _Writer(stream)
-        self._writer.setFormatter(formatter)
+        self._stream = stream
         self.handler = _Sender(self._lines)
+        self.handler.setFormatter(formatter)
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
@@ -187,17 +191,22 @@ class Log:
 
     def _write(self) -> None:
         told = 0
-        for record in self._lines.take():
+        for lines in self._lines.take():
             self._writing = True
-            self._writer.handle(record)
-            self._writing = False
+            self._write_lines(lines)
             dropped = self._lines.dropped
             if dropped > told and not self._lines:  # it has caught up
                 message = f"{dropped - told} lines of this log were dropped: nobody read them"
                 told = dropped
-                self._writer.handle(
-                    logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
-                )
+                record = logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
+                self._write_lines([self.handler.format(record)])
+            self._writing = False
+
+    def _write_lines(self, lines: list[str]) -> None:
+        """Where nobody reads them any more, there is nobody to tell of that either."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write("".join(f"{line}\n" for line in lines))
+            self._stream.flush()
 
 
 @contextlib.contextmanager
