@@ -20,8 +20,9 @@ _VALUES = {
     "builder_optimization_level": "optimization_level",
     "workspace_mib": "workspace_mib",
     "max_aux_streams": "aux_streams",
+    "narrow_weights": "narrow_weights",
 }
-"""Numbers that TensorRT's builders record where they were given."""
+"""What builders record where it was given: numbers of TensorRT's, a choice of ONNX Runtime's."""
 
 _FLAGS = {
     "TF32": "tf32",

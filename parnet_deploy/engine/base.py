@@ -53,6 +53,8 @@ class BuildOptions:
             same time a share of the cores (`engine.cores`).
         spin: whether ONNX Runtime's threads spin while they wait within a run, instead of
             sleeping; None: those of one engine of the whole network do, those of stages do not.
+        narrow_weights: int8 weights in 7 bits where ONNX Runtime's products of 8 bits overflow:
+            faster there, and less exact.
         compute_capabilities: GPUs that a TensorRT RTX plan is for, such as ``"8.6"``; empty means
             the backend's own default.
         tf32: allow TF32 in float32 matrix products and convolutions.
@@ -69,6 +71,7 @@ class BuildOptions:
     devices: tuple[int, ...] = ()
     threads: int = 0
     spin: bool | None = None
+    narrow_weights: bool = False
     compute_capabilities: tuple[str, ...] = ()
     tf32: bool = False
     optimization_level: int | None = None

@@ -33,7 +33,7 @@ _OF_TENSORRT = frozenset(
 )
 
 APPLICABLE: Mapping[Backend, frozenset[str]] = {
-    "onnxruntime": frozenset({"provider", "devices", "threads", "spin"}),
+    "onnxruntime": frozenset({"provider", "devices", "threads", "spin", "narrow_weights"}),
     "tensorrt": _OF_TENSORRT,
     "tensorrt-rtx": _OF_TENSORRT | {"compute_capabilities"},
     "openvino": frozenset({"threads"}),

@@ -7,12 +7,15 @@ it costs a read instead of an optimisation. Its weights lie in a file of their o
 from __future__ import annotations
 
 import platform
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from parnet_deploy.bundle import SPIN_CHOSEN, EngineStage, versions
 from parnet_deploy.engine.base import BuildOptions, BuildStage
+from parnet_deploy.engine.onnxruntime_weights import with_halved_weights
 from parnet_deploy.errors import BuildError, BundleError, EngineError, UsageError
+from parnet_deploy.runtime.cpu import int8_overflows
 from parnet_deploy.runtime.machine import provider_problem
 from parnet_deploy.runtime.onnxruntime import Provider, open_session, session_options
 from parnet_deploy.runtime.target import saved_graph_target
@@ -50,6 +53,7 @@ class OnnxRuntimeBuilder:
         self.threads = options.threads
         own = self.provider == "cpu" and not split
         self.spin = own if options.spin is None else options.spin
+        self.narrow = options.narrow_weights
         self._spin_chosen = options.spin is not None
         self.label = f"onnxruntime-{self.provider}"
         gpus = tuple(f"cuda:{device}" for device in options.devices or (0,))
@@ -66,6 +70,7 @@ class OnnxRuntimeBuilder:
             "intra_op_num_threads": self.threads,
             "intra_op_spinning": self.spin,
             **({SPIN_CHOSEN: True} if self._spin_chosen else {}),
+            **({"narrow_weights": True} if self.narrow else {}),
         }
 
     def tools(self) -> Mapping[str, str]:
@@ -92,10 +97,6 @@ class OnnxRuntimeBuilder:
         threads = self.threads or stage.threads
         options = session_options(threads=threads, optimise=True, spin=self.spin)
         options.optimized_model_filepath = str(saved)
-        if stage.precision == "int8":
-            # On CPUs whose products of uint8 with int8 overflow it makes the weights uint8, too,
-            # which is as fast there (docs/engines.md); the saved graph has them so.
-            options.add_session_config_entry("session.x64quantprecision", "1")
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{stage.name}.weights"
         )
@@ -104,7 +105,14 @@ class OnnxRuntimeBuilder:
         )
         device = _device_id(stage.device)
         try:
-            open_session(stage.graph, options, self.provider, device)
+            with tempfile.TemporaryDirectory() as scratch:
+                graph = stage.graph
+                if stage.precision == "int8" and int8_overflows():
+                    if self.narrow:
+                        graph = with_halved_weights(graph, Path(scratch))
+                    # Beyond 7 bits it makes weights uint8, too: slower, and right.
+                    options.add_session_config_entry("session.x64quantprecision", "1")
+                open_session(graph, options, self.provider, device)
             # Opened once as it will be opened later: a file cut short is noticed here.
             again = session_options(threads=threads, optimise=False, spin=self.spin)
             open_session(saved, again, self.provider, device)

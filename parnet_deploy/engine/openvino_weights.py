@@ -2,7 +2,7 @@
 
 OpenVINO multiplies uint8 with int8 there by an instruction that adds two products in 16 bits, and
 does not say when that overflows (`runtime.cpu.int8_overflows`). Weights between -64 and 64 cannot
-make it overflow. ONNX Runtime has another way (`engine.onnxruntime`).
+make it overflow. `engine.onnxruntime_weights` does the same for ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from parnet_deploy.errors import BuildError
+from parnet_deploy.runtime.cpu import SAFE_WEIGHT
 from parnet_deploy.runtime.openvino import load_openvino
-
-LIMIT = 64
-"""255 * 64, twice, is 32640, and 16 bits end at 32767."""
 
 
 def halve_weights(model: Any) -> int:
@@ -36,7 +34,7 @@ def halve_weights(model: Any) -> int:
         if node.get_type_name() != "Constant" or node.get_element_type().get_type_name() != "i8":
             continue
         values = node.data
-        if values.ndim < 2 or np.abs(values.astype(np.int16)).max(initial=0) <= LIMIT:
+        if values.ndim < 2 or np.abs(values.astype(np.int16)).max(initial=0) <= SAFE_WEIGHT:
             continue
         scale = _scale_of(node)
         if len(scale.output(0).get_target_inputs()) != 1:

@@ -27,6 +27,9 @@ _TOLD = (
 )
 """Features, by Linux's names, for which ONNX Runtime has kernels of their own."""
 
+SAFE_WEIGHT = 64
+"""Greatest int8 weight that cannot make products with uint8 overflow: 255 * 64, twice, is 32640."""
+
 _WIDE_SUMS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
 """Instructions on x86 that add products of bytes in 32 bits."""
 
