@@ -121,7 +121,7 @@ def test_every_option_is_read_back_in_a_test_here(manifest: EngineManifest) -> N
     everything = {
         "provider", "devices", "threads", "spin", "compute_capabilities", "tf32",
         "optimization_level", "workspace_mib", "aux_streams", "version_compatible",
-        "hardware_compatible", "weight_stripped",
+        "hardware_compatible", "weight_stripped", "narrow_weights",
     }  # fmt: skip
     assert set(BuildOptions.__slots__) == everything | {"timing_cache"}
 
