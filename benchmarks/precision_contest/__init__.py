@@ -1,0 +1,1 @@
+"""What `precision_accuracy.py` consists of: the networks that are exported."""
