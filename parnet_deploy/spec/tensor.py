@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from parnet_deploy.errors import RunnerError
+from parnet_deploy.errors import MissingDependencyError, RunnerError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -16,9 +16,18 @@ _NOT_NUMPYS = frozenset({"bfloat16", "float8_e4m3fn"})
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The element type of a name; numpy knows some only once ml_dtypes is imported."""
+    """The element type of a name; numpy knows some only once ml_dtypes is imported.
+
+    Raises:
+        MissingDependencyError: it is not installed, and the name is one of those.
+    """
     if name in _NOT_NUMPYS:
-        import ml_dtypes  # noqa: F401  # registers them
+        try:
+            import ml_dtypes  # noqa: F401  # registers them
+        except ImportError as exc:
+            raise MissingDependencyError(
+                f"arrays of {name} need ml-dtypes: pip install ml-dtypes"
+            ) from exc
     return np.dtype(name)
 
 
