@@ -204,7 +204,8 @@ def write(outcomes: Sequence[Outcome], networks: str) -> None:
         + ". Naive: one scale for a whole kernel, and the whole range of each tensor.",
         "",
     ]
-    stem = RESULTS / f"{today}-precision-accuracy"
+    some = "" if networks == ",".join(NETWORKS) else f"-{networks.replace(',', '-')}"
+    stem = RESULTS / f"{today}-precision-accuracy{some}"
     stem.with_suffix(".md").write_text("\n".join(text), encoding="utf-8")
     content = {"date": today, "hardware": hardware, "outcomes": [asdict(o) for o in outcomes]}
     stem.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -215,7 +216,8 @@ def _conditions(today: str, hardware: str) -> str:
     return (
         f"{today}, {hardware}. Graphs as `export` writes them (int8 and fp8 with `--auto-keep "
         f"{BUDGET}`), run in ONNX Runtime as they stand. Agreement, accuracy and points lost are "
-        "of images that neither training nor calibration has seen, the last three figures "
+        "of images that neither training nor calibration has seen (of the photographs other "
+        "crops of the same ones), the last three figures "
         "of the calibration images."
     )
 

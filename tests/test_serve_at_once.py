@@ -127,6 +127,39 @@ def test_none_is_where_that_is_turned_off() -> None:
     run(main(), engine.clock)
 
 
+def test_a_larger_batch_is_expected_to_take_longer() -> None:
+    """What single images take tells nothing of several."""
+    engine = Engine()
+
+    async def main() -> None:
+        with serving(engine.opener, clock=engine.clock) as model:
+            for _ in range(2):
+                await ask(model, 1, lone=True)
+            assert engine.is_on_the_loop()
+            with model.admit() as ticket:
+                await model.run(ticket, images(1, 2, 3), lone=True)
+            assert not engine.is_on_the_loop()
+
+    run(main(), engine.clock)
+
+
+def test_a_request_that_is_late_already_is_never_run() -> None:
+    engine = Engine()
+
+    async def main() -> None:
+        with serving(engine.opener, clock=engine.clock) as model:
+            await ask(model, 1, lone=True)
+            runs = len(engine.threads)
+            with model.admit() as ticket:
+                engine.clock.now += SETTINGS.timeout
+                with pytest.raises(RequestError) as caught:
+                    await model.run(ticket, images(1), lone=True)
+            refused(caught.value, 504)
+            assert len(engine.threads) == runs
+
+    run(main(), engine.clock)
+
+
 def test_who_is_to_wait_for_others_waits() -> None:
     engine = Engine()
     settings = replace(SETTINGS, max_batch=2, max_delay=0.001, timeout=60)

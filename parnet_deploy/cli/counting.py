@@ -42,6 +42,10 @@ def counting(title: str) -> Iterator[Count]:
         )
 
 
+def nothing(what: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
 def _lines(title: str) -> Count:
     last = time.monotonic()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ from parnet_deploy.cli.console import (
     say,
     warn,
 )
-from parnet_deploy.cli.counting import counting
+from parnet_deploy.cli.counting import counting, nothing
 from parnet_deploy.cli.options import parse_batch, parse_size, refuse_given
 from parnet_deploy.cli.packages import need
 from parnet_deploy.errors import UsageError, os_reason
@@ -210,14 +211,15 @@ def command(
         opset=opset,
     )
     told = named or network.labels or None
-    with counting("quantise") as count:
+    quantise = None if asked is None else _read_images(asked, options, network, told)
+    with counting("quantise") if asked else nullcontext(nothing) as count:
         bundle = export_model(
             network.model,
             network.source,
             folder,
             options,
             told,
-            quantise=None if asked is None else _read_images(asked, options, network, told),
+            quantise=quantise,
             quantised=partial(quantising.show_quantised, folder=quantisation_report),
             counted=count,
             force=force,

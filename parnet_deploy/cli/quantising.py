@@ -131,6 +131,10 @@ class Asked:
             raise UsageError(f"--calibration-images is not negative, not {self.limit}")
         if self.budget is not None and not 0 <= self.budget <= 100:
             raise UsageError(f"--auto-keep takes points, 0 to 100, not {self.budget}")
+        if self.per_tensor and (self.report is not None or self.budget is not None):
+            raise UsageError(
+                "--quantisation-report and --auto-keep measure --per-tensor anyway; leave it out"
+            )
         if self.report is not None:
             _make_folder(self.report)
         if self.calibrate is not None:

@@ -15,7 +15,7 @@ from parnet_deploy.bundle import SPIN_CHOSEN, EngineStage, versions
 from parnet_deploy.engine.base import BuildOptions, BuildStage
 from parnet_deploy.engine.onnxruntime_weights import with_halved_weights
 from parnet_deploy.errors import BuildError, BundleError, EngineError, UsageError
-from parnet_deploy.runtime.cpu import int8_overflows
+from parnet_deploy.runtime.cpu import int8_overflows, int8_target
 from parnet_deploy.runtime.machine import provider_problem
 from parnet_deploy.runtime.onnxruntime import Provider, open_session, session_options
 from parnet_deploy.runtime.target import saved_graph_target
@@ -51,6 +51,7 @@ class OnnxRuntimeBuilder:
         """
         self.provider = _provider(options)
         self.threads = options.threads
+        self._int8: dict[str, str] = {}
         own = self.provider == "cpu" and not split
         self.spin = own if options.spin is None else options.spin
         self.narrow = options.narrow_weights
@@ -61,7 +62,7 @@ class OnnxRuntimeBuilder:
 
     def target(self) -> Mapping[str, str]:
         """Version, provider and CPU: what a saved graph depends on."""
-        return saved_graph_target(self.provider)
+        return saved_graph_target(self.provider) | self._int8
 
     def options(self) -> Mapping[str, int | str]:
         """Session options that are set again where the engine is opened."""
@@ -107,6 +108,8 @@ class OnnxRuntimeBuilder:
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 graph = stage.graph
+                if stage.precision == "int8":
+                    self._int8 = int8_target()
                 if stage.precision == "int8" and int8_overflows():
                     if self.narrow:
                         graph = with_halved_weights(graph, Path(scratch))

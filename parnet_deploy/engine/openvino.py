@@ -13,7 +13,7 @@ from parnet_deploy.bundle import EngineStage, versions
 from parnet_deploy.engine.base import BuildOptions, BuildStage
 from parnet_deploy.engine.openvino_weights import halve_weights
 from parnet_deploy.errors import BuildError, BundleError, EngineError
-from parnet_deploy.runtime.cpu import int8_overflows
+from parnet_deploy.runtime.cpu import int8_overflows, int8_target
 from parnet_deploy.runtime.openvino import (
     PROPERTIES,
     OpenVinoRunner,
@@ -45,11 +45,12 @@ class OpenVinoBuilder:
         """
         self._openvino = load_openvino()
         self.threads = options.threads
+        self._int8: dict[str, str] = {}
         self.pin = False if split else None
 
     def target(self) -> Mapping[str, str]:
-        """The version that writes the files; later ones read them, on any CPU."""
-        return openvino_target()
+        """The version that writes the files; later ones read them, on any CPU but for int8."""
+        return openvino_target() | self._int8
 
     def options(self) -> Mapping[str, str | int | bool]:
         """Properties that are set again where the engine is opened."""
@@ -85,8 +86,10 @@ class OpenVinoBuilder:
             model = read_model(stage.graph)
         except EngineError as exc:
             raise BuildError(f"'{stage.name}' could not be read: {exc}") from exc
-        if stage.precision == "int8" and int8_overflows():
-            halve_weights(model)
+        if stage.precision == "int8":
+            self._int8 = int8_target()
+            if int8_overflows():
+                halve_weights(model)
         try:
             self._openvino.save_model(model, saved, compress_to_fp16=False)
         except RuntimeError as exc:

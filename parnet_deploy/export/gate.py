@@ -52,7 +52,8 @@ def prove(
     Below float32 the graphs are run as `emulate` writes them, so that they round where they say,
     and on a CPU: whole and stages then differ by nothing. Of a quantised network, what is beyond
     its ranges is cut off: it is compared with the network on `images` alone where there are any,
-    since noise may lie outside of what it was calibrated for.
+    since noise may lie outside of what it was calibrated for; and with none where ranges were
+    learned in training.
 
     Args:
         folder: where the graphs lie.
@@ -67,7 +68,9 @@ def prove(
     """
     noise = [(f"noise (seed {seed})", trial(manifest, seed)) for seed in range(TRIALS)]
     given = [(f"image {index}", array) for index, array in enumerate(images)]
-    judged = given if given and manifest.quantisation is not None else [*noise, *given]
+    quantisation = manifest.quantisation
+    learned = quantisation is not None and quantisation.calibration.method == "qat"
+    judged = given if quantisation is not None and (given or learned) else [*noise, *given]
     errors = []
     with _open_whole(folder, manifest) as whole, _open_stages(folder, manifest) as joined:
         compare = _relative_of_probabilities if manifest.softmax else _relative

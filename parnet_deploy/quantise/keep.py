@@ -163,7 +163,9 @@ class _Search:
             self.known[key] = self.trial.effect_of_kept(self.quantisation, in_order)
             self.runs += 1
             loss = loss_of(self.known[key], self.trial.accuracy)
-            self.progress(f"{len(in_order)} layers kept: {loss:.2f} points lost", self.runs, 0)
+            self.progress(
+                f"{len(in_order)} layers kept: {loss:.2f} points lost", self.runs, self.runs
+            )
         return self.known[key]
 
     def _verdict(self, blocks: Sequence[str], loss: float, *, nothing: bool) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from parnet_deploy.errors import TargetError
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -32,6 +35,10 @@ SAFE_WEIGHT = 64
 
 _WIDE_SUMS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
 """Instructions on x86 that add products of bytes in 32 bits."""
+
+
+INT8, WIDE = "int8", "sums in 32 bits"
+"""Entry of a target: an engine in int8 that needs a CPU with VNNI."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +94,28 @@ def int8_overflows(cpuinfo: Path = CPUINFO) -> bool:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     return _WIDE_SUMS.isdisjoint(cpu_flags(cpuinfo) or ())
+
+
+def int8_target() -> dict[str, str]:
+    """What an engine in int8 that is built here depends on, for its manifest's target."""
+    return {} if int8_overflows() else {INT8: WIDE}
+
+
+def check_int8(recorded: Mapping[str, object], cpuinfo: Path = CPUINFO) -> None:
+    """Refuse an engine whose sums would overflow here, and say nothing of it.
+
+    Args:
+        recorded: the engine's target.
+        cpuinfo: where Linux describes its CPUs.
+
+    Raises:
+        TargetError: it was built for a CPU with VNNI, and this one has none.
+    """
+    if recorded.get(INT8) == WIDE and int8_overflows(cpuinfo):
+        raise TargetError(
+            "it is in int8 for CPUs with VNNI, and on this one, which has none, its sums would "
+            "overflow"
+        )
 
 
 def _fields(cpuinfo: Path) -> dict[str, str]:

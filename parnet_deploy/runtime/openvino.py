@@ -15,6 +15,7 @@ import numpy as np
 
 from parnet_deploy.errors import EngineError, MissingDependencyError, RunnerError, TargetError
 from parnet_deploy.runtime.base import ClosingRunner
+from parnet_deploy.runtime.cpu import check_int8
 from parnet_deploy.spec import Array, TensorSpec, check_feeds
 
 DEVICE = "CPU"
@@ -213,6 +214,7 @@ def check_openvino_target(recorded: Mapping[str, object]) -> None:
         TargetError: an older one is installed than it was written by.
         MissingDependencyError: OpenVINO cannot be imported.
     """
+    check_int8(recorded)
     wrote, here = str(recorded.get("openvino", "unknown")), openvino_version()
     if not wrote[:1].isdigit() or _numbers(here) < _numbers(wrote):
         raise TargetError(

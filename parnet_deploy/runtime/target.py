@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from parnet_deploy.errors import TargetError
-from parnet_deploy.runtime.cpu import CPUINFO, cpu_flags
+from parnet_deploy.runtime.cpu import CPUINFO, check_int8, cpu_flags
 from parnet_deploy.runtime.onnxruntime import Provider, load_onnxruntime
 
 _VECTORS: Mapping[str, frozenset[str]] = {  # widest first
@@ -51,6 +51,7 @@ def check_target(recorded: Mapping[str, object], provider: Provider) -> None:
     Raises:
         TargetError: they differ; the message says in what.
     """
+    check_int8(recorded)
     here = saved_graph_target(provider)
     if found := [
         f"{_WORDS[key]} {recorded.get(key, 'unknown')} (here: {value})"

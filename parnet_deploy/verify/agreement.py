@@ -1,9 +1,9 @@
 """Whether images keep their class.
 
 A network's answer is the class of its greatest logit. Where the reference's best two lie further
-apart than a rung's tolerance, what is allowed cannot turn them: it would take two errors that are
-of opposite sign and together beyond what one may be. Such images are decided, and all of them must
-keep their class. Of the others it is only shown how many do.
+apart than twice a rung's tolerance, what is allowed cannot turn them: the one may lose as much as
+the other gains. Such images are decided, and all of them must keep their class. Of the others it is
+only shown how many do.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def agreement_of(
         decided = np.zeros(len(want), bool)
     else:
         second, best = np.partition(want.astype(np.float64), -2, axis=1)[:, -2:].T
-        decided = best - second > tolerance * float(np.abs(want).max())
+        decided = best - second > 2 * tolerance * float(np.abs(want).max())
     return Agreement(
         images=len(want),
         alike=int(alike.sum()),

@@ -173,11 +173,19 @@ def _examine(
         subjects,
         fused,
         None if fed is None else batches(fed, manifest.preprocessing, size),
-        same=calibration is not None,
+        same=_is_that(manifest, calibration),
     )
     if calibration is None or manifest.quantisation is None:
         return found
     return replace(found, checks=(*found.checks, same_images(manifest.quantisation, calibration)))
+
+
+def _is_that(manifest: ModelManifest, calibration: CalibrationImages | None) -> bool:
+    """Whether these are the images that ranges were found on, and found by looking once."""
+    if calibration is None or manifest.quantisation is None:
+        return False
+    recorded = manifest.quantisation.calibration
+    return recorded.method != "qat" and recorded.sha256 == calibration.sha256
 
 
 def _inputs(

@@ -120,7 +120,7 @@ def _over_all(outcomes: Sequence[Outcome], kinds: dict[str, Precisions]) -> Iter
         beaten = [o for o in higher if duel(lower, o).verdict != "faster"]
         for outcome in beaten:
             found = duel(outcome, lower)
-            how = "is as fast as" if found.verdict == "undecided" else "beats"
+            how = "cannot be told from" if found.verdict == "undecided" else "beats"
             yield (
                 f"the fastest in {outcome.precision}, '{outcome.contestant.name}', {how} the "
                 f"fastest in {name}, '{lower.contestant.name}': "

@@ -60,12 +60,11 @@ class Inference:
         self._batch = batch
         self._recorder = recorder
         self._clock = clock
-        self._expected = math.inf
+        self._expected: dict[int, float] = {}
 
-    @property
-    def expected(self) -> float:
-        """Seconds that the next run may be expected to take; infinity before the first."""
-        return self._expected
+    def expected(self, rows: int) -> float:
+        """Seconds that a run of so many images may take; infinity before the first such run."""
+        return self._expected.get(max(rows, self._batch.min), math.inf)
 
     def __call__(self, jobs: list[Job[Task, Answer]]) -> None:
         """Run jobs as one batch, and answer or refuse each of them."""
@@ -93,9 +92,10 @@ class Inference:
         outputs, infer, spans = self._engine.use(
             partial(self._run, feeds=feeds, trace=tasks[0].trace)
         )
-        before = self._expected if self._expected < math.inf else infer
-        self._expected = before + _NEWEST * (infer - before)
-        self._recorder.ran(rows_of(feeds), infer)
+        rows = rows_of(feeds)
+        before = self._expected.get(rows, infer)
+        self._expected[rows] = before + _NEWEST * (infer - before)
+        self._recorder.ran(rows, infer)
         parts = split(outputs, [rows_of(task.feeds) for task in tasks])
         return [
             Answer(

@@ -249,7 +249,7 @@ class ServedModel:
         now = self._clock()
         task = Task(feeds=feeds, prepare=now - ticket.began, trace=trace)
         self._prepared(ticket)  # from here on the queue's length counts it
-        if lone and not trace and self._runs_at_once:
+        if lone and not trace and self._runs_at_once(rows):
             return self._at_once(ticket, task, now)
         return await self._queue.result(
             Job(task, queued=now, deadline=ticket.deadline, rows=rows, alone=trace)
@@ -286,11 +286,10 @@ class ServedModel:
         )
         return all(ended)
 
-    @property
-    def _runs_at_once(self) -> bool:
-        """Whether a lone request is run sooner than a thread could be woken for it."""
+    def _runs_at_once(self, rows: int) -> bool:
+        """Whether a lone request of so many images is run sooner than a thread could be woken."""
         is_alone = self._open == 1 and self._engine.is_idle
-        is_short = self._inference.expected < self.settings.inline_below
+        is_short = self._inference.expected(rows) < self.settings.inline_below
         return is_alone and is_short and not self.settings.max_delay
 
     def _at_once(self, ticket: Ticket, task: Task, queued: float) -> Answer:
@@ -298,6 +297,8 @@ class ServedModel:
 
         To wake another, and to be woken by it, takes longer than all else that is done here.
         """
+        if self._clock() >= ticket.deadline:
+            raise timed_out()
         self._held_since = self._clock()
         try:
             (answer,) = self._inference.run([task], [queued])

@@ -37,8 +37,10 @@ def watching(
     over = threading.Event()
 
     def watch() -> None:
+        looks = 0
         while not over.wait(min(1.0, stall / 4)):
-            if holding_for() > stall:
+            looks = looks + 1 if holding_for() > stall else 0
+            if looks > 1:  # not at once: the whole process may have been stopped for a while
                 _log.error("the engine does not answer, and nothing else can; the process ends")
                 flush()
                 end(HELD)

@@ -99,6 +99,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._waiting: deque[str] = deque()
+        self._taken = 0
         self._idle = False
         self._filled = threading.Event()
         self._ended = threading.Event()
@@ -124,7 +125,9 @@ class _Lines:
         while not ended:
             ended = self._ended.wait(_PAUSE)
             while self._waiting:
-                yield [self._waiting.popleft() for _ in range(min(_TOGETHER, len(self._waiting)))]
+                self._taken = min(_TOGETHER, len(self._waiting))  # they count until written
+                yield [self._waiting.popleft() for _ in range(self._taken)]
+                self._taken = 0
             self._idle = True
             if not self._waiting and not ended:  # whoever puts one in now sees that it is idle
                 self._filled.wait()
@@ -132,7 +135,13 @@ class _Lines:
             self._filled.clear()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        """How many are not written yet, those among them that are being written."""
+        return len(self._waiting) + self._taken
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more wait than are being written."""
+        return bool(self._waiting)
 
 
 class _Sender(logging.Handler):
@@ -151,9 +160,8 @@ class _Sender(logging.Handler):
         setattr(record, _ID, REQUEST_ID.get())
         try:
             line = self.format(record)
-        except Exception:  # noqa: BLE001 - as logging's own handlers: a log must not break a request
-            self.handleError(record)
-            return
+        except Exception:  # noqa: BLE001 - a log must not break a request
+            line = f"a line that cannot be formatted: {record.msg!r}"
         self._lines.put(line)
 
 
@@ -163,7 +171,6 @@ class Log:
     def __init__(self, stream: TextIO, formatter: logging.Formatter) -> None:
         """Begin."""
         self._lines = _Lines()
-        self._writing = False
         self._stream = stream
         self.handler = _Sender(self._lines)
         self.handler.setFormatter(formatter)
@@ -181,7 +188,7 @@ class Log:
         For signal handlers: no lock is taken, which the code that was interrupted might hold.
         """
         end = time.monotonic() + _PATIENCE
-        while (self._lines or self._writing) and time.monotonic() < end:
+        while self._lines and time.monotonic() < end:
             time.sleep(0.005)
 
     def close(self) -> None:
@@ -192,20 +199,22 @@ class Log:
     def _write(self) -> None:
         told = 0
         for lines in self._lines.take():
-            self._writing = True
             self._write_lines(lines)
             dropped = self._lines.dropped
-            if dropped > told and not self._lines:  # it has caught up
+            if dropped > told and not self._lines.is_behind:  # it has caught up
                 message = f"{dropped - told} lines of this log were dropped: nobody read them"
                 told = dropped
                 record = logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
                 self._write_lines([self.handler.format(record)])
-            self._writing = False
 
     def _write_lines(self, lines: list[str]) -> None:
         """Where nobody reads them any more, there is nobody to tell of that either."""
         with contextlib.suppress(OSError, ValueError):
-            self._stream.write("".join(f"{line}\n" for line in lines))
+            text = "".join(f"{line}\n" for line in lines)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                self._stream.write(text.encode("ascii", "backslashreplace").decode("ascii"))
             self._stream.flush()
 
 
