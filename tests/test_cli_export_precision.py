@@ -192,3 +192,35 @@ def test_options_that_cannot_be(
     result = call(capsys, "export", *TINY, *arguments)
     one_sentence(result, 2, words)
     assert not OUTPUT.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "backend"), [("tensorrt", "onnxruntime"), ("onnxruntime", "tensorrt-rtx")]
+)
+def test_graphs_that_are_quantised_for_another_backend_are_not_built(
+    capsys: Capture, images: Path, target: str, backend: str
+) -> None:
+    """They would be computed in float32 between conversions, or not be read at all."""
+    assert call(capsys, "export", *TINY, *INT8, "--for", target).status == 0
+    result = call(capsys, "build-engine", OUTPUT, "--backend", backend, "--output", "engine")
+    one_sentence(result, 1, f"--precision int8 --for {backend}")
+    assert not Path("engine").exists()
+
+
+def test_images_that_are_far_too_dark_are_warned_of(capsys: Capture, images: Path) -> None:
+    dark = Path("dark")
+    dark.mkdir()
+    for path in images.iterdir():
+        with Image.open(path) as image:
+            image.point(lambda value: value // 16).save(dark / path.name)
+    result = call(capsys, "export", *TINY, "--precision", "int8", "--calibrate", dark)
+    assert "0 to 15 of 255" in result.err
+    assert any("of 255" in said for said in open_model(OUTPUT).manifest.warnings)
+    assert "6 calibration images are few" in result.err
+
+
+def test_a_report_is_not_replaced_unasked(capsys: Capture, images: Path) -> None:
+    asked = (*INT8, "--quantisation-report", "why")
+    assert call(capsys, "export", *TINY, *asked).status == 0
+    one_sentence(call(capsys, "export", *TINY, *asked, "--output", "other"), 1, "why", "--force")
+    assert not Path("other").exists()

@@ -186,12 +186,13 @@ def command(
             limit=calibration_images,
             method=calibration_method,
             percentile=percentile,
-            keep=tuple(keep or ()),
+            keep=quantising.names_of(keep or ()),
             budget=auto_keep,
             equalise=equalise,
             correct_bias=correct_bias,
             per_tensor=per_tensor,
             report=quantisation_report,
+            force=force,
         )
     named = _read_labels(labels) if labels else None
     base = find_spec(variant) if variant is not None else None
@@ -232,6 +233,8 @@ def _read_images(
     asked: quantising.Asked, options: ExportOptions, network: Network, labels: Sequence[str] | None
 ) -> QuantiseOptions:
     spec = network.model.spec
+    blocks = [block.name for block in network.model.layout if block.kind != "head"]
+    quantising.check_kept(asked.keep, blocks)
     return asked.read(spec.name, options.preprocessing, labels or (), spec.classes, network.ranges)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from parnet_deploy.cli.console import Justify, new_table, print_table, say, tell
+from parnet_deploy.bundle import refuse_existing
+from parnet_deploy.cli.console import Justify, new_table, print_table, say, tell, warn
 from parnet_deploy.cli.counting import counting
-from parnet_deploy.errors import UsageError, os_reason
+from parnet_deploy.errors import UsageError
 from parnet_deploy.spec import Preprocessing
 from parnet_deploy.spec.precision import Precision
 from parnet_deploy.spec.quantisation import CalibrationMethod, Scheme
@@ -21,6 +23,7 @@ from parnet_deploy.spec.quantisation import CalibrationMethod, Scheme
 if TYPE_CHECKING:
     from parnet_deploy.export.quantising import Quantised, QuantiseOptions
     from parnet_deploy.quantise.effect import Effect
+    from parnet_deploy.quantise.result import QuantisationReport
     from parnet_deploy.spec.learned import LearnedRanges
 
 Calibrate = Annotated[
@@ -42,7 +45,7 @@ Percentile = Annotated[
 ]
 Keep = Annotated[
     list[str] | None,
-    typer.Option("--keep", help="Block that is not quantised; may be given several times."),
+    typer.Option("--keep", help="Blocks that are not quantised, with commas or option by option."),
 ]
 AutoKeep = Annotated[
     float | None,
@@ -72,6 +75,11 @@ Report = Annotated[
 
 LIMIT = 512
 """Calibration images, unless told otherwise: ranges hardly change with more."""
+
+JSON_FILE, PAGE_FILE = "quantisation.json", "quantisation.html"
+
+FEW = 16
+"""On fewer calibration images ranges are a matter of luck."""
 
 APPLIES = (
     "calibrate",
@@ -105,6 +113,7 @@ class Asked:
         correct_bias: take off what quantising shifts on average.
         per_tensor: one scale for a whole kernel.
         report: folder for what each layer costs, or None.
+        force: replace a report that stands there.
     """
 
     precision: Precision
@@ -119,6 +128,7 @@ class Asked:
     correct_bias: bool
     per_tensor: bool
     report: Path | None
+    force: bool
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything is read.
@@ -136,7 +146,7 @@ class Asked:
                 "--quantisation-report and --auto-keep measure --per-tensor anyway; leave it out"
             )
         if self.report is not None:
-            _make_folder(self.report)
+            _check_folder(self.report, force=self.force)
         if self.calibrate is not None:
             from parnet_deploy.quantise.ranges import check_method
 
@@ -193,15 +203,29 @@ class Asked:
         )
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as exc:
-        raise UsageError(
-            f"cannot write a report to --quantisation-report {folder}: {os_reason(exc)}"
-        ) from exc
+def _check_folder(folder: Path, *, force: bool) -> None:
+    """Refuse what could not be written; nothing is made yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write a report to --quantisation-report {folder}: see {there}")
+    for name in (JSON_FILE, PAGE_FILE):
+        refuse_existing(folder / name, force=force)
+
+
+def names_of(keep: Sequence[str]) -> tuple[str, ...]:
+    """Names of blocks: one or, with commas between, several in each text; none twice."""
+    return tuple(dict.fromkeys(name.strip() for text in keep for name in text.split(",")))
+
+
+def check_kept(keep: Sequence[str], blocks: Sequence[str]) -> None:
+    """Refuse names of blocks that have no convolution, before anything is computed.
+
+    Raises:
+        UsageError: there is no such block.
+    """
+    for name in keep:
+        if name not in blocks:
+            raise UsageError(f"there is no layer '{name}' to keep; there are {', '.join(blocks)}")
 
 
 def show_quantised(found: Quantised, folder: Path | None) -> None:
@@ -223,6 +247,9 @@ def show_quantised(found: Quantised, folder: Path | None) -> None:
 def _print_quantised(found: Quantised) -> None:
     calibration = found.quantisation.calibration
     say(f"calibrated ({calibration.method}) on {calibration.images} images: {calibration.source}")
+    warn(found.warnings)
+    if calibration.images < FEW:
+        warn((f"{calibration.images} calibration images are few: give {FEW} or more",))
     rows = _rows(found)
     if rows:
         labelled = found.accuracy is not None
@@ -230,21 +257,28 @@ def _print_quantised(found: Quantised) -> None:
         columns["logits' error"] = columns["SNR"] = "right"
         if labelled:
             columns["accuracy"] = "right"
-        table = new_table(None, columns)
+        table = new_table("on the calibration images", columns)
         if labelled:
             table.add_row("fp32", "", "", "", f"{found.accuracy:.2%}")
         for what, effect in rows:
             table.add_row(escape(what), *_figures(effect, labelled=labelled))
         print_table(table)
-    if (report := found.report) is not None:
-        if report.blamed:
-            listed = ", ".join(f"{one.block} ({one.share:.0%})" for one in report.blamed)
-            say(f"half of the noise that layers make alone comes from {listed}")
-        if report.kept is not None:
-            say(report.kept.verdict)
+    if found.report is not None:
+        _print_report(found.report)
     if found.quantisation.kept:
         base = found.quantisation.scheme.base
         say(f"kept in {base}: {', '.join(found.quantisation.kept)}")
+
+
+def _print_report(report: QuantisationReport) -> None:
+    """Print what did not pay, who is to blame, and what was kept."""
+    for sentence in _regrets(report):
+        say(sentence)
+    if report.blamed:
+        listed = ", ".join(f"{one.block} ({one.share:.0%})" for one in report.blamed)
+        say(f"half of the noise that layers make alone comes from {listed}")
+    if report.kept is not None:
+        say(report.kept.verdict)
 
 
 def _rows(found: Quantised) -> list[tuple[str, Effect]]:
@@ -252,9 +286,24 @@ def _rows(found: Quantised) -> list[tuple[str, Effect]]:
     if (report := found.report) is None:
         return [] if found.effect is None else [("as exported", found.effect)]
     rows = [("naive: a scale for a whole kernel, whole ranges", report.naive)]
-    rows.append(("every layer quantised", report.whole))
-    rows += [(f"--{option.option}", option.after) for option in report.options]
+    equalised = [option for option in report.options if option.option == "equalise"]
+    rows += [("without --equalise", option.before) for option in equalised]
+    rows.append(("as asked, nothing kept by --auto-keep", report.whole))
+    rows += [(f"--{o.option}", o.after) for o in report.options if o not in equalised]
     return rows if report.final is None else [*rows, ("as exported", report.final)]
+
+
+def _regrets(report: QuantisationReport) -> Iterator[str]:
+    """What did not pay."""
+    for option in report.options:
+        if _decibels(option.after) < _decibels(option.before):
+            yield f"--{option.option} makes it worse here: leave it out"
+    if report.final is not None and _decibels(report.naive) > _decibels(report.final):
+        yield "naive does better here: try --calibration-method minmax"
+
+
+def _decibels(effect: Effect) -> float:
+    return math.inf if effect.snr is None else effect.snr
 
 
 def _figures(effect: Effect, *, labelled: bool) -> list[str]:

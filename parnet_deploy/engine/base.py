@@ -32,9 +32,11 @@ from parnet_deploy.bundle import (
 )
 from parnet_deploy.engine.cores import divide_cores
 from parnet_deploy.engine.placement import check_placement, place
-from parnet_deploy.errors import BundleError, UsageError
+from parnet_deploy.errors import BundleError, EngineError, UsageError
 from parnet_deploy.runtime.cpu import usable_cores
 from parnet_deploy.spec import Backend, TensorSpec, count_block, layout
+from parnet_deploy.spec.precision import PRECISIONS
+from parnet_deploy.spec.quantisation import scheme_of
 
 WHOLE = "whole"
 
@@ -223,6 +225,7 @@ def build_engine(
             does not build for.
     """
     builder.computes(model.manifest.precision)
+    _check_scheme(model, builder.backend)
     with staged(final, force=force) as work:
         progress(f"check: every file of {model.path} against its manifest")
         _check(model)
@@ -289,6 +292,23 @@ def flag(field: str) -> str:
     """The command line's name of a field of `BuildOptions`."""
     named = {"compute_capabilities": "--compute-capability", "workspace_mib": "--workspace"}
     return named.get(field, "--" + field.replace("_", "-"))
+
+
+def _check_scheme(model: ModelBundle, backend: Backend) -> None:
+    """Refuse graphs that are quantised as another backend takes them.
+
+    They would be computed in float32 between conversions, or not be read at all.
+    """
+    quantisation, precision = model.manifest.quantisation, model.manifest.precision
+    known = next((name for name in PRECISIONS if name == precision), None)
+    if quantisation is None or known is None:
+        return
+    if scheme_of(known, backend) == quantisation.scheme:
+        return
+    raise EngineError(
+        f"{model.path} is in {precision} as another backend takes it; export it with "
+        f"--precision {precision} --for {backend}"
+    )
 
 
 def _check(model: ModelBundle) -> None:

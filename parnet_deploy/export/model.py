@@ -49,6 +49,7 @@ from parnet_deploy.export.weights import externalise, large_weights, write_weigh
 from parnet_deploy.lowering import layers
 from parnet_deploy.net import DeployParNet, ParNet, TrainingFacts, fuse, save_checkpoint
 from parnet_deploy.quantise.images import CalibrationImages
+from parnet_deploy.quantise.plausible import check_ranges, check_span
 from parnet_deploy.spec import IMAGES, LOGITS, Array, ParNetSpec, stages
 
 IR_VERSION = 10  # read by ONNX Runtime 1.19 and later, and by TensorRT 10 and later
@@ -112,6 +113,7 @@ def export_model(
             progress("prove: the same graph in fp32 against the network, before it is rounded")
             _prove_in_float32(work, fused, model, source, options)
         graph = float_graph(fused, options)
+        warnings: tuple[str, ...] = ()
         if quantise is not None:
             progress(f"quantise: what {options.precision} makes of it")
             found = quantise_graph(
@@ -121,10 +123,15 @@ def export_model(
                 kernels=partial(block_kernels, model, options.form),
                 progress=counted,
             )
+            span = None if quantise.images is None else check_span(quantise.images.values)
+            odd = span or check_ranges(found.quantisation.tensors, options.preprocessing)
+            found = replace(found, warnings=(odd,) if odd else ())
             quantised(found)
+            warnings = found.warnings
             graph, options = found.graph, replace(options, quantisation=found.quantisation)
             images = images or _some_of(quantise.images, options.batch)
         manifest = describe(model.spec, source, options)
+        manifest = replace(manifest, warnings=(*manifest.warnings, *warnings))
         whole = lower_graph(graph, options)
         if options.base != "fp32":
             noise = [normalised(trial(manifest, n), options.preprocessing) for n in range(TRIALS)]

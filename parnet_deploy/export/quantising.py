@@ -100,6 +100,7 @@ class Quantised:
         accuracy: the float32 network's on the images, 0 to 1; None where there are no labels.
         effect: its answers beside float32; None where there were no images.
         report: what each layer costs, where that was measured.
+        warnings: what is odd about its ranges.
     """
 
     graph: gs.Graph
@@ -107,6 +108,7 @@ class Quantised:
     accuracy: float | None = None
     effect: Effect | None = None
     report: QuantisationReport | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def quantise_graph(

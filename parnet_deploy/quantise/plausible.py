@@ -67,6 +67,27 @@ def check_values(values: Array, preprocessing: Preprocessing, name: str) -> None
         )
 
 
+def check_span(pixels: Array) -> str | None:
+    """Look whether images use what lies between black and white.
+
+    Args:
+        pixels: (N, 3, H, W) uint8; of other types nothing is said (`check_values`).
+
+    Returns:
+        What is odd, in a sentence; None where nothing is. It may be right: of some cameras.
+    """
+    if pixels.dtype != np.uint8:
+        return None
+    least, greatest = int(pixels.min()), int(pixels.max())
+    span = (greatest - least) / 255
+    if span >= LEAST_SPAN:
+        return None
+    return (
+        f"the calibration images are {least} to {greatest} of 255, {100 * span:.0f} % of the way "
+        "from black to white: what is brighter or darker will be cut off"
+    )
+
+
 def check_ranges(tensors: Mapping[str, Quantiser], preprocessing: Preprocessing) -> str | None:
     """Compare the recorded range of what a network reads with what its preprocessing gives.
 
