@@ -194,6 +194,7 @@ def test_the_guide_names_only_options_that_there_are() -> None:
         "--logdir",
         "--ten-crop",
         "--checkpoint",
+        "--calibrate",
     }
     assert named - others - set(options_of_train()) == set()
     assert others <= named, "an exception that is no longer needed"

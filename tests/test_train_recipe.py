@@ -28,7 +28,7 @@ def figures(recipe: Recipe, *names: str) -> dict[str, Any]:
 
 
 def test_recipes_are_filed_under_their_names() -> None:
-    assert list(RECIPES) == ["quick", "cifar-400", "imagenet-120", "imagenet-200"]
+    assert list(RECIPES) == ["quick", "qat", "cifar-400", "imagenet-120", "imagenet-200"]
     assert all(recipe.name == name for name, recipe in RECIPES.items())
 
 

@@ -106,6 +106,7 @@ def export_model(
     """
     listed = _listed(labels, model.spec.classes)
     check_weights(model)
+    stages(model.spec, options.stem)  # what cannot be cut so is refused before anything is written
     with staged(final, force=force) as work:
         progress("fuse: every block becomes one 3x3 convolution")
         fused = fuse(model, options.form)
