@@ -22,11 +22,19 @@ from torch.nn import functional
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import SpecError
 from parnet_deploy.export import ExportOptions
-from parnet_deploy.export.graph import PREPROCESSED, float_graph
+from parnet_deploy.export.graph import float_graph
 from parnet_deploy.export.model import export_onnx
 from parnet_deploy.lowering import emulate, lower, observed
 from parnet_deploy.net import ParNet, folds, fuse, initialise
-from parnet_deploy.spec import IMAGES, LOGITS, Array, DeployForm, ParNetSpec, Preprocessing
+from parnet_deploy.spec import (
+    IMAGES,
+    LOGITS,
+    PREPROCESSED,
+    Array,
+    DeployForm,
+    ParNetSpec,
+    Preprocessing,
+)
 from parnet_deploy.spec.learned import quantisable_tensors, quantisation_of
 from parnet_deploy.spec.quantisation import Calibration, QuantisedType, Scheme, scheme_of
 from parnet_deploy.train.qat import network as qat_network

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from parnet_deploy.spec import ParNetSpec
 from parnet_deploy.spec.counts import depth
-from parnet_deploy.spec.precision import ROUNDINGS, arithmetic
-from parnet_deploy.verify.tolerances import FLOAT32, QUANTISED
+from parnet_deploy.spec.precision import ROUNDINGS
+from parnet_deploy.verify.tolerances import FLOAT32, QUANTISED, quantised_tolerance
 
 _ROUNDOFF = {"tf32": 2**-11, "fp16": 2**-11, "bf16": 2**-8}
 """Greatest relative error of one rounding, of what is below float32."""
@@ -45,11 +44,5 @@ def tolerance(graph: Graph, computes: str) -> float:
     layers = UNKNOWN_DEPTH if graph.spec is None else depth(graph.spec)
     names = (graph.precision, computes)
     roundoff = max(_ROUNDOFF.get(name, 0.0) for name in names)
-    return max(FLOAT32, ROUNDINGS * layers * roundoff, *(_quantised(n, layers) for n in names))
-
-
-def _quantised(precision: str, layers: int) -> float:
-    """What verification allows a quantised network; 0 where nothing is quantised."""
-    if precision not in QUANTISED:
-        return 0.0
-    return QUANTISED[precision] * arithmetic(precision).roundoff * math.sqrt(ROUNDINGS * layers)
+    quantised = (quantised_tolerance(name, layers) for name in names if name in QUANTISED)
+    return max(FLOAT32, ROUNDINGS * layers * roundoff, *quantised)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
@@ -28,6 +29,13 @@ def counting(title: str) -> Iterator[Count]:
     if not errors.is_terminal:
         yield _lines(title)
         return
+    with bar(title, errors) as count:
+        yield count
+
+
+@contextmanager
+def bar(title: str, console: Console) -> Iterator[Count]:
+    """A bar on a terminal, which is gone when the block ends."""
     columns = (
         TextColumn(f"  {title}"),
         BarColumn(),
@@ -35,9 +43,9 @@ def counting(title: str) -> Iterator[Count]:
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
     )
-    with ProgressBar(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(
+    with ProgressBar(*columns, console=console, transient=True) as shown:
+        task = shown.add_task("", total=None)
+        yield lambda what, done, total: shown.update(
             task, description=what, completed=done, total=total
         )
 

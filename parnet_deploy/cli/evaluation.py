@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from parnet_deploy.cli.console import Justify, console, errors, new_table, print_table, say, tell
+from parnet_deploy.cli.counting import EVERY, bar
 
 if TYPE_CHECKING:
     from parnet_deploy.evaluate import Evaluation, Progress
@@ -27,9 +26,6 @@ WORST = 5
 PROBLEMS = 5
 """So many images that were left out are named."""
 
-EVERY = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
-
 
 @contextmanager
 def reporting() -> Iterator[Callable[[Progress], None]]:
@@ -37,18 +33,8 @@ def reporting() -> Iterator[Callable[[Progress], None]]:
     if not errors.is_terminal:
         yield _lines()
         return
-    columns = (
-        TextColumn("  evaluating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-    )
-    with ProgressBar(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda at: bar.update(
-            task, total=at.total, completed=at.done, description=_describe(at)
-        )
+    with bar("evaluating", errors) as count:
+        yield lambda at: count(_describe(at), at.done, at.total)
 
 
 def _lines() -> Callable[[Progress], None]:

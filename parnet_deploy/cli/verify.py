@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,7 @@ from parnet_deploy.cli.console import (
 from parnet_deploy.cli.packages import need
 
 if TYPE_CHECKING:
-    from parnet_deploy.verify.result import Verification
+    from parnet_deploy.verify.result import CheckResult, ProbeResult, Verification
 
 Engine = Annotated[
     Path,
@@ -151,9 +152,9 @@ def _print(found: Verification) -> None:
         if rung.parted_at:
             _say(f"  they part company at {escape(rung.parted_at)}")
     console.print()
-    print_table(_checks(found))
+    print_table(_judged("looked into", "what must hold", found.checks))
     console.print()
-    print_table(_probes(found))
+    print_table(_judged("probed", "property", found.probes))
     console.print()
     for failure in found.failures:
         _say(f"[bold red]FAILED[/] {escape(failure)}")
@@ -193,29 +194,12 @@ def _ladder(found: Verification) -> Table:
     return table
 
 
-def _checks(found: Verification) -> Table:
-    columns: dict[str, Justify] = {
-        "looked into": "left",
-        "what must hold": "left",
-        "found": "left",
-        "verdict": "left",
-    }
+def _judged(what: str, how: str, results: Iterable[CheckResult | ProbeResult]) -> Table:
+    """A row for each result, its verdict last; `what` and `how` head its rung and its name."""
+    columns: dict[str, Justify] = {what: "left", how: "left", "found": "left", "verdict": "left"}
     table = new_table(None, columns)
-    for check in found.checks:
-        table.add_row(check.rung, check.name, escape(check.detail), _styled(check.verdict))
-    return table
-
-
-def _probes(found: Verification) -> Table:
-    columns: dict[str, Justify] = {
-        "probed": "left",
-        "property": "left",
-        "found": "left",
-        "verdict": "left",
-    }
-    table = new_table(None, columns)
-    for probe in found.probes:
-        table.add_row(probe.rung, probe.name, escape(probe.detail), _styled(probe.verdict))
+    for one in results:
+        table.add_row(one.rung, one.name, escape(one.detail), _styled(one.verdict))
     return table
 
 

@@ -22,6 +22,7 @@ from parnet_deploy.net import BlockGraph
 from parnet_deploy.spec import (
     IMAGES,
     LOGITS,
+    PREPROCESSED,
     BlockSpec,
     DeployForm,
     ParNetSpec,
@@ -33,8 +34,6 @@ from parnet_deploy.spec.precision import Precision, arithmetic
 from parnet_deploy.spec.quantisation import Quantisation
 
 PROBABILITIES = "probabilities"
-PREPROCESSED = "preprocess"
-"""What the graph makes of uint8 images, where it does."""
 
 MIN_OPSET, MAX_OPSET = 18, 21
 

@@ -124,9 +124,7 @@ def export_model(
                 kernels=partial(block_kernels, model, options.form),
                 progress=counted,
             )
-            span = None if quantise.images is None else check_span(quantise.images.values)
-            odd = span or check_ranges(found.quantisation.tensors, options.preprocessing)
-            found = replace(found, warnings=(odd,) if odd else ())
+            found = replace(found, warnings=_odd(found, quantise, options))
             quantised(found)
             warnings = found.warnings
             graph, options = found.graph, replace(options, quantisation=found.quantisation)
@@ -157,6 +155,13 @@ def _kernels(graph: gs.Graph) -> dict[str, Array]:
     """The float32 kernels of a graph's convolutions, by their names."""
     tensors = graph.tensors()
     return {layer.weight: tensors[layer.weight].values for layer in layers(graph)}
+
+
+def _odd(found: Quantised, quantise: QuantiseOptions, options: ExportOptions) -> tuple[str, ...]:
+    """What is odd about the images or the ranges that were found on them."""
+    span = None if quantise.images is None else check_span(quantise.images.values)
+    odd = span or check_ranges(found.quantisation.tensors, options.preprocessing)
+    return (odd,) if odd else ()
 
 
 def _some_of(images: CalibrationImages | None, batch: BatchRange) -> list[Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -37,10 +37,11 @@ def quantisation_faults(
     )
 
 
-def in_words(faults: tuple[str, ...]) -> str:
-    """The first few of them, and how many more there are."""
-    more = len(faults) - _SHOWN
-    return "; ".join(faults[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+def in_words(faults: Iterable[str]) -> str:
+    """The first few of them in one line, and how many more there are."""
+    every = list(faults)
+    more = len(every) - _SHOWN
+    return "; ".join(every[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _activation_faults(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from parnet_deploy.quantise.histogram import Histogram
 from parnet_deploy.quantise.images import CalibrationImages
 from parnet_deploy.quantise.observe import Model, Progress, observe
 from parnet_deploy.quantise.ranges import PERCENTILE, check_method, quantisers
@@ -50,6 +51,25 @@ def calibrate(
     """
     check_method(method, percentile)
     seen = observe(graph, tensors, images, threads=threads, progress=progress)
+    return quantisation_of(seen, scheme, images, method, percentile)
+
+
+def quantisation_of(
+    seen: Mapping[str, Histogram],
+    scheme: Scheme,
+    images: CalibrationImages,
+    method: CalibrationMethod,
+    percentile: float | None = None,
+) -> Quantisation:
+    """How tensors are quantised whose values have been seen, with nothing kept.
+
+    Args:
+        seen: their values, by the tensors' names.
+        scheme: what is quantised, and into what.
+        images: what was run.
+        method: how ranges are found.
+        percentile: for ``percentile``.
+    """
     return Quantisation(
         scheme=scheme,
         calibration=record(images, method, percentile),

@@ -15,7 +15,7 @@ from parnet_deploy.errors import UsageError
 from parnet_deploy.lowering import keeping, layers, observed
 from parnet_deploy.lowering.layers import check_kept
 from parnet_deploy.quantise.bias import correct_bias
-from parnet_deploy.quantise.calibrate import record
+from parnet_deploy.quantise.calibrate import quantisation_of
 from parnet_deploy.quantise.effect import Effect
 from parnet_deploy.quantise.equalise import equalise
 from parnet_deploy.quantise.histogram import Histogram
@@ -23,7 +23,7 @@ from parnet_deploy.quantise.images import CalibrationImages
 from parnet_deploy.quantise.keep import Kept, auto_keep, check_budget
 from parnet_deploy.quantise.kernels import LEAST, BlockKernels, BlockNoise, block_noise
 from parnet_deploy.quantise.observe import observe
-from parnet_deploy.quantise.ranges import check_method, quantisers, squared_error
+from parnet_deploy.quantise.ranges import check_method, squared_error
 from parnet_deploy.quantise.result import (
     Activation,
     Blamed,
@@ -119,7 +119,9 @@ def examine(
     trial = make_trial(graph, judging or calibrating, first=first, last=last)
     seen = _observe(trial.graph, scheme, calibrating, progress)
     naive = _naive(trial, scheme, calibrating, seen)
-    quantisation = learned or _quantised(scheme, calibrating, choices, seen)
+    quantisation = learned or quantisation_of(
+        seen, scheme, calibrating, choices.method, choices.percentile
+    )
     quantisation = keeping(graph, quantisation, choices.keep)
     options: list[OptionEffect] = []
     if choices.equalise:
@@ -127,7 +129,9 @@ def examine(
         before = trial.effect(quantisation)
         trial = replace(trial, graph=equalised.graph)
         seen = _observe(trial.graph, scheme, calibrating, progress)
-        quantisation = _quantised(scheme, calibrating, choices, seen)
+        quantisation = quantisation_of(
+            seen, scheme, calibrating, choices.method, choices.percentile
+        )
         quantisation = replace(keeping(trial.graph, quantisation, choices.keep), equalised=True)
         options.append(
             OptionEffect(
@@ -192,21 +196,11 @@ def _observe(
     return observe(graph, names, images, progress=partial(progress, "calibration images"))
 
 
-def _quantised(
-    scheme: Scheme, images: CalibrationImages, choices: Choices, seen: Mapping[str, Histogram]
-) -> Quantisation:
-    return Quantisation(
-        scheme=scheme,
-        calibration=record(images, choices.method, choices.percentile),
-        tensors=quantisers(seen, scheme.activation, choices.method, choices.percentile),
-    )
-
-
 def _naive(
     trial: Trial, scheme: Scheme, images: CalibrationImages, seen: Mapping[str, Histogram]
 ) -> Effect:
     """Whole ranges, and one scale for all output channels of a kernel."""
-    whole = _quantised(scheme, images, Choices(method="minmax"), seen)
+    whole = quantisation_of(seen, scheme, images, "minmax")
     return trial.effect(replace(whole, per_channel=False))
 
 

@@ -13,11 +13,8 @@ import numpy as np
 
 from parnet_deploy.errors import UsageError
 from parnet_deploy.quantise.ranges import reach
-from parnet_deploy.spec import IMAGES, Array, Preprocessing
+from parnet_deploy.spec import IMAGES, PREPROCESSED, Array, Preprocessing
 from parnet_deploy.spec.quantisation import Quantiser
-
-PREPROCESSED = "preprocess"
-"""What the graph makes of uint8 images, where it does (`export.graph`)."""
 
 SLACK = 0.05
 """How far beyond black and white values may go, in parts of the way between them."""

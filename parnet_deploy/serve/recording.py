@@ -145,8 +145,8 @@ class Recorder:
         """A request of so many images was answered."""
         self._answers.append((timing, images, time.time_ns()))
         if len(self._answers) > _KEPT:
-            with self.counted():
-                pass
+            with self._lock:
+                self._count_notes()
 
     def refused(self, reason: Reason, seconds: float) -> None:
         """A request got an error, after so many seconds."""
@@ -163,19 +163,23 @@ class Recorder:
         """The engine ran a batch."""
         self._runs.append((batch, seconds))
         if len(self._runs) > _KEPT:
-            with self.counted():
-                pass
+            with self._lock:
+                self._count_notes()
 
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Inside the block everything that has happened is counted, and nothing changes."""
         with self._lock:
-            while self._answers:
-                self._count(*self._answers.popleft())
-            while self._runs:
-                batch, seconds = self._runs.popleft()
-                self.runs.setdefault(batch, Tally()).add(seconds)
+            self._count_notes()
             yield
+
+    def _count_notes(self) -> None:
+        """Count what was only noted; the lock is held."""
+        while self._answers:
+            self._count(*self._answers.popleft())
+        while self._runs:
+            batch, seconds = self._runs.popleft()
+            self.runs.setdefault(batch, Tally()).add(seconds)
 
     def _count(self, timing: Timing, images: int, when: int) -> None:
         self.prepare.add(timing.prepare)

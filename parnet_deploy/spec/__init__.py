@@ -21,6 +21,7 @@ from parnet_deploy.spec.images import Preprocessing, default_crop_ratio
 from parnet_deploy.spec.layout import (
     IMAGES,
     LOGITS,
+    PREPROCESSED,
     BlockSpec,
     Cut,
     StageSpec,
@@ -36,6 +37,7 @@ from parnet_deploy.spec.variants import VARIANTS, Variant, variant
 __all__ = [
     "IMAGES",
     "LOGITS",
+    "PREPROCESSED",
     "VARIANTS",
     "Activation",
     "Array",

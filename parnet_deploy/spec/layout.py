@@ -18,6 +18,8 @@ BlockKind = Literal["skip", "plain", "fusion", "pointwise", "head"]
 StemMode = Literal["replicate", "share"]
 
 IMAGES = "images"
+PREPROCESSED = "preprocess"
+"""What a graph makes of uint8 images, where it does."""
 LOGITS = "logits"
 
 

@@ -15,7 +15,8 @@ import onnx
 
 from parnet_deploy.bundle import MODEL_GRAPH, GraphStage, ModelBundle, ModelManifest
 from parnet_deploy.lowering import layer_types
-from parnet_deploy.spec import IMAGES, Array, ParNetSpec, layout
+from parnet_deploy.lowering.faults import in_words
+from parnet_deploy.spec import IMAGES, PREPROCESSED, Array, ParNetSpec, layout
 from parnet_deploy.spec.precision import arithmetic
 from parnet_deploy.spec.quantisation import Quantisation
 from parnet_deploy.verify.kernels import FoldedKernel, kernel_problems
@@ -24,8 +25,6 @@ from parnet_deploy.verify.tolerances import RungName
 from parnet_deploy.verify.written import Written, WrittenQuantiser, load_graph, read_written
 
 HEAD = "head"
-PREPROCESSED = "preprocess"
-"""What a graph makes of uint8 images, where it does."""
 
 TYPES = "each layer's type is what was asked for"
 QUANTISERS = "activations are quantised as the manifest says"
@@ -100,8 +99,8 @@ def check_model(
     asked = asked_types(manifest.spec, manifest.precision, manifest.quantisation)
     whole, *stages = facts
     results = [
-        _result("onnx-whole", TYPES, type_problems([whole], asked), _in_words(whole.types)),
-        _result("onnx-stages", TYPES, type_problems(stages, asked), _in_words(_joined(stages))),
+        _result("onnx-whole", TYPES, type_problems([whole], asked), _counted(whole.types)),
+        _result("onnx-stages", TYPES, type_problems(stages, asked), _counted(_joined(stages))),
     ]
     quantisation = manifest.quantisation
     if quantisation is None:
@@ -171,13 +170,6 @@ def type_problems(graphs: Iterable[GraphFacts], asked: Mapping[str, str]) -> Ite
                 yield f"{name} computes in {found} in {graph.file}, and {want} was asked for"
 
 
-def listed(problems: Iterable[str]) -> str:
-    """Problems in one line: the first few, and how many more there are."""
-    every = list(problems)
-    more = f"; and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
-    return "; ".join(every[:_SHOWN]) + more
-
-
 def _facts(model: ModelBundle, stage: GraphStage) -> GraphFacts:
     quantised = model.manifest.quantisation is not None
     graph: onnx.ModelProto = load_graph(model.file(stage.file), weights=quantised)
@@ -191,7 +183,7 @@ def _facts(model: ModelBundle, stage: GraphStage) -> GraphFacts:
 
 
 def _result(rung: RungName, name: str, problems: Iterable[str], good: str) -> CheckResult:
-    bad = listed(problems)
+    bad = in_words(problems)
     return CheckResult(
         rung=rung, name=name, verdict="failed" if bad else "passed", detail=bad or good
     )
@@ -304,7 +296,7 @@ def _joined(stages: Iterable[GraphFacts]) -> dict[str, str]:
     return {name: " and ".join(kinds) for name, kinds in found.items()}
 
 
-def _in_words(types: Mapping[str, str]) -> str:
+def _counted(types: Mapping[str, str]) -> str:
     """``14 layers in int8, 2 in fp16 (stem1, head)``: those of a rarer type by name."""
     counted = Counter(types.values()).most_common()
     words: list[str] = []

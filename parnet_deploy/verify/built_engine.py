@@ -17,10 +17,11 @@ import onnx
 
 from parnet_deploy.bundle import EngineBundle, EngineManifest, EngineStage, ModelManifest
 from parnet_deploy.errors import MissingDependencyError
+from parnet_deploy.lowering.faults import in_words
 from parnet_deploy.runtime.openvino import compile_model
 from parnet_deploy.runtime.plan_types import built_types
 from parnet_deploy.runtime.tensorrt_api import TensorRTBackend
-from parnet_deploy.verify.built import asked_types, listed
+from parnet_deploy.verify.built import asked_types
 from parnet_deploy.verify.result import CheckResult, ProbeVerdict
 from parnet_deploy.verify.tolerances import RungName
 from parnet_deploy.verify.written import load_graph
@@ -120,7 +121,7 @@ def check_engine(
         built = CheckResult(rung=rung, name=BUILT, verdict="not verified", detail=found.silent)
         return computes, built
     expected = expected_types(engine, model)
-    bad = listed(_problems(expected, found.types))
+    bad = in_words(_problems(expected, found.types))
     kinds = dict.fromkeys(kind for kind in found.types.values())
     counts = (f"{sum(k == kind for k in found.types.values())} in {kind}" for kind in kinds)
     verdict: ProbeVerdict = "failed" if bad else "passed"

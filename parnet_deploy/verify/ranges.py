@@ -25,19 +25,18 @@ from torch import Tensor, nn
 
 from parnet_deploy.bundle import ModelManifest
 from parnet_deploy.errors import UsageError
+from parnet_deploy.lowering.faults import in_words
 from parnet_deploy.net import DeployParNet
 from parnet_deploy.quantise.histogram import Histogram
 from parnet_deploy.quantise.images import CalibrationImages
 from parnet_deploy.quantise.plausible import check_ranges
-from parnet_deploy.quantise.ranges import quantiser
-from parnet_deploy.spec import IMAGES, LOGITS
+from parnet_deploy.quantise.ranges import quantiser, reach
+from parnet_deploy.spec import IMAGES, LOGITS, PREPROCESSED
 from parnet_deploy.spec.quantisation import (
-    LIMITS,
     CalibrationMethod,
     Quantisation,
     Quantiser,
 )
-from parnet_deploy.verify.built import PREPROCESSED, listed
 from parnet_deploy.verify.inputs import Batch
 from parnet_deploy.verify.result import CheckResult, ProbeVerdict, TensorRange
 from parnet_deploy.verify.tolerances import RungName
@@ -107,9 +106,8 @@ def observe_ranges(
 
 def _beyond(values: Tensor, how: Quantiser) -> int:
     """How many values a quantiser cuts off: half a step beyond its last number is rounded to it."""
-    low, high = reach_of(how)
-    half = how.scale / 2
-    return int(((values < low - half) | (values > high + half)).sum())
+    ends, half = reach(how), how.scale / 2
+    return int(((values < ends.low - half) | (values > ends.high + half)).sum())
 
 
 def _range(
@@ -118,28 +116,21 @@ def _range(
     how, calibration = quantisation.tensors[name], quantisation.calibration
     # What was learned in training followed the greatest values there.
     method: CalibrationMethod = "minmax" if calibration.method == "qat" else calibration.method
-    low, high = reach_of(how)
+    ends = reach(how)
     try:
         own = quantiser(seen, how.dtype, method, calibration.percentile).scale
     except UsageError:  # all values are nearly zero
         own = 0.0
     return TensorRange(
         tensor=name,
-        low=low,
-        high=high,
+        low=ends.low,
+        high=ends.high,
         least=seen.low,
         greatest=seen.high,
         saturated=beyond / seen.total,
         ratio=own / how.scale,
         images=images,
     )
-
-
-def reach_of(quantiser: Quantiser) -> tuple[float, float]:
-    """The least and the greatest number that a quantiser has."""
-    least, greatest = LIMITS[quantiser.dtype]
-    zero = quantiser.zero_point
-    return (least - zero) * quantiser.scale, (greatest - zero) * quantiser.scale
 
 
 def _is_scaled(tensor: str, manifest: ModelManifest) -> bool:
@@ -235,12 +226,13 @@ def _reads(manifest: ModelManifest) -> CheckResult:
     if name not in tensors:
         detail = f"'{name}' is not quantised"
         return CheckResult(rung=RUNG, name=READS, verdict="not applicable", detail=detail)
-    low, high = reach_of(tensors[name])
-    return _result(READS, (problem,) if problem else (), f"'{name}' is {low:.3g} to {high:.3g}")
+    ends = reach(tensors[name])
+    good = f"'{name}' is {ends.low:.3g} to {ends.high:.3g}"
+    return _result(READS, (problem,) if problem else (), good)
 
 
 def _result(name: str, problems: Iterable[str], good: str) -> CheckResult:
-    bad = listed(problems)
+    bad = in_words(problems)
     verdict: ProbeVerdict = "failed" if bad else "passed"
     return CheckResult(rung=RUNG, name=name, verdict=verdict, detail=bad or good)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from parnet_deploy.bundle import EngineManifest
 from parnet_deploy.spec import IMAGES, LOGITS, Array, BlockSpec
+from parnet_deploy.spec.learned import convolved
 from parnet_deploy.spec.precision import ROUNDINGS, arithmetic
 from parnet_deploy.verify.compare import find_problem
 from parnet_deploy.verify.result import StepError
@@ -28,8 +29,6 @@ from parnet_deploy.verify.values import base_of, step_of
 STEP = 1.0
 """Root mean square, in steps, that a channel may differ by; for every block that was computed
 since values were last the engine's own."""
-
-CONV = ".conv"
 
 
 @dataclass(slots=True, eq=False)
@@ -118,7 +117,7 @@ def _unit(block: str, manifest: EngineManifest, scale: float) -> float:
     Where neither is quantised, what floats are allowed: the base's roundings in a block.
     """
     name = LOGITS if block == HEAD else block
-    steps = [step_of(name, manifest), step_of(f"{name}{CONV}", manifest)]
+    steps = [step_of(name, manifest), step_of(convolved(name), manifest)]
     known = [step for step in steps if step is not None]
     if known:
         return max(known)

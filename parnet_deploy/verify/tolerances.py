@@ -137,8 +137,12 @@ def precision_tolerance(precision: str, spec: ParNetSpec) -> float:
     """
     if precision not in QUANTISED:
         return max(FLOAT32, rounding_tolerance(precision, spec))
-    roundings = ROUNDINGS * depth(spec)
-    return QUANTISED[precision] * arithmetic(precision).roundoff * math.sqrt(roundings)
+    return quantised_tolerance(precision, depth(spec))
+
+
+def quantised_tolerance(precision: str, layers: int) -> float:
+    """How far the answers of so many layers may part that compute in one of `QUANTISED`."""
+    return QUANTISED[precision] * arithmetic(precision).roundoff * math.sqrt(ROUNDINGS * layers)
 
 
 def near_of(model: ModelManifest, given: Mapping[RungName, float]) -> dict[RungName, float]:

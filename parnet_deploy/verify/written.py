@@ -15,9 +15,9 @@ from onnx import numpy_helper
 
 from parnet_deploy.errors import VerificationError
 from parnet_deploy.lowering import layer_types
+from parnet_deploy.lowering.layers import CONV
 from parnet_deploy.spec import Array
 
-CONV = ".conv"
 QUANTISED = ".quantised"
 """What the network reads keeps its name, and bears this behind it where it is quantised."""
 
