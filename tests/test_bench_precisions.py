@@ -113,10 +113,54 @@ def test_a_higher_precision_of_another_backend_that_is_as_fast_is_named() -> Non
 
 def test_float32_sold_as_less_is_no_lower_precision() -> None:
     text = said(engine("fp32", 10.0), engine("fp32", 11.0, graph="bf16"))
-    assert "'openvino bf16 whole' computes in fp32: this device has no kernels for less." in text
+    assert "'openvino bf16 whole' computes its bf16 graph in fp32 ('parnet-deploy verify'" in text
+    assert "and IS SLOWER: it takes 1.10 times as long as fp32 (" in text
     assert "bf16 is" not in text
     result = made.result(engine("fp32", 10.0), engine("fp32", 11.0, graph="bf16"))
     assert [row[2] for row in table.latency_sheet(result, "l").rows] == ["fp32", "bf16 as fp32"]
+
+
+def test_what_is_said_of_float32_in_place_of_less_is_not_said_of_what_stands_beside_it() -> None:
+    text = said(
+        engine("fp32", 10.0, backend="onnxruntime", graph="fp16"),
+        engine("int8", 12.0, backend="onnxruntime", same=990),
+    )
+    assert "no kernels" not in text
+    assert text.count("computes its fp16 graph in fp32") == 1
+    assert (
+        "of onnxruntime on a CPU, int8 IS SLOWER: it takes 1.20 times as long as fp16 computed in "
+        "fp32 (" in text
+    )
+    assert "and has another top-1 class for 1 % (10 of 1000 images)" in text
+
+
+def test_engines_of_different_backends_are_compared_across_precisions() -> None:
+    text = said(engine("fp32", 10.0, backend="onnxruntime"), engine("int8", 12.0, right=960))
+    assert (
+        "of openvino on a CPU, int8 IS SLOWER: it takes 1.20 times as long as fp32 of onnxruntime "
+        "on a CPU (" in text
+    )
+    assert "loses 1.0 points of accuracy" in text
+    text = said(engine("fp32", 10.0, backend="onnxruntime"), engine("int8", 5.0))
+    assert "int8 is 2.00 times as fast as fp32 of onnxruntime on a CPU" in text
+    assert "as fast as the next" not in text, "said once"
+
+
+def test_slower_than_a_precision_between_is_said_beside_faster_than_the_highest() -> None:
+    text = said(engine("fp32", 10.0), engine("bf16", 5.0), engine("int8", 6.0))
+    assert "int8 is 1.67 times as fast as fp32 (" in text
+    assert "; beside bf16 it IS SLOWER: it takes 1.20 times as long as bf16 (" in text
+
+
+def test_what_answers_otherwise_is_still_said_to_be_slower_and_how_it_is_judged() -> None:
+    far = engine("int8", 12.0)
+    assert far.parity is not None
+    far = replace(far, parity=replace(far.parity, max_rel=6.7))
+    text = said(engine("fp32", 10.0), far)
+    assert "is compared with nobody" in text
+    assert "'openvino int8 whole' IS SLOWER, too: it takes 1.20 times as long as fp32 (" in text
+    assert "without --data everybody answers noise" in text
+    assert "IS SLOWER" not in said(engine("fp32", 20.0), far)
 
 
 def test_classes_lost_are_a_price_below_float32_and_a_fault_in_it() -> None:

@@ -65,6 +65,7 @@ def network_sentences(outcomes: Sequence[Outcome], network: str) -> list[str]:
         *(_against(best, peer) for best, peer in pairs),
         *floor_sentences(right, floor_basis(outcomes)),
         *_not_right(outcomes),
+        *precision_words.wrong(outcomes),
     )
     return [f"{network}: {sentence}" for sentence in said]
 
