@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -11,14 +12,16 @@ import evaluated
 import numpy as np
 import pytest
 
-from parnet_deploy.bundle import BatchRange, ModelBundle, Source
+from parnet_deploy.bundle import BatchRange, ModelBundle, Source, open_model
+from parnet_deploy.cli.main import run as main
 from parnet_deploy.data import ArraySamples, Split
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
-from parnet_deploy.errors import DataError
+from parnet_deploy.errors import DataError, MissingDependencyError
 from parnet_deploy.evaluate import Evaluation, Options, Subject, evaluate, open_subject
 from parnet_deploy.export import ExportOptions, export_model
 from parnet_deploy.net import TorchRunner
-from parnet_deploy.spec import Preprocessing
+from parnet_deploy.spec import Array, Preprocessing
+from parnet_deploy.verify.opening import open_whole
 
 CPU = BuildOptions(provider="cpu", threads=1)
 
@@ -142,6 +145,56 @@ def test_every_form_says_what_it_is(form: Subject) -> None:
     assert found.warnings == ()
     assert len(found.sha256) == 64
     assert "onnxruntime" in found.runs_on.lower().replace(" ", "")
+
+
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models below float32 which ONNX Runtime's CPU provider cannot run, or not as they stand."""
+    room = tmp_path_factory.mktemp("lowered")
+    checkpoint = evaluated.write_checkpoint(room / "checkpoint.safetensors")
+    images = evaluated.write_images(room / "images")
+    found = {}
+    for precision, backend in (("bf16", "openvino"), ("fp8", "tensorrt-rtx")):
+        found[precision] = room / precision
+        command = ["export", "--checkpoint", str(checkpoint), "--for", backend]
+        command += ["--precision", precision, "--output", str(found[precision])]
+        command += ["--calibrate", str(images)] * (precision == "fp8")
+        assert main(command) == 0
+    return found
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_a_model_in_what_no_cpu_computes_is_evaluated_with_its_roundings_and_says_so(
+    precision: str, lowered: dict[str, Path], truth: Evaluation, tmp_path: Path
+) -> None:
+    subject = open_subject(lowered[precision])
+    with closing(subject.runner):
+        found = run(subject)
+    assert found.precision == precision
+    assert f"{precision} emulated: computed in float32, every rounding made" in found.runs_on
+    assert found.measures.loss != pytest.approx(truth.measures.loss, abs=1e-5), "it was rounded"
+    assert abs(found.measures.top1.right - truth.measures.top1.right) <= 4
+    # The same numbers as the rung of `verify`.
+    rung = open_whole(open_model(lowered[precision]), tmp_path)
+    with closing(rung):
+        image = evaluated.pixels(evaluated.samples(1, seed=2))[:1]
+        np.testing.assert_array_equal(
+            subject_answer(lowered[precision], image), rung.runner.run({"images": image})["logits"]
+        )
+
+
+def subject_answer(path: Path, image: Array) -> Array:
+    subject = open_subject(path)
+    with closing(subject.runner):
+        return subject.runner.run({"images": image})["logits"]
+
+
+def test_without_onnx_a_model_below_float32_says_what_it_takes(
+    lowered: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingDependencyError, match=r"a graph in bf16 .* with onnx, which is not"):
+        open_subject(lowered["bf16"])
 
 
 # --- faults -------------------------------------------------------------------------------------

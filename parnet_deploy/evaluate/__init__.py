@@ -1,6 +1,7 @@
 """Evaluation: what a network gets right of a labelled data set, whatever form it is in.
 
 subject     a network in any form: what runs it, and what it says of itself
+graphs      a model's graph, run as it stands
 loading     images made ready in threads
 running     images through a network
 measures    what is counted, over arrays

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeGuard
+from typing import Literal, TypeGuard, cast
 
 from parnet_deploy.bundle import (
-    MODEL_GRAPH,
     BatchRange,
     EngineBundle,
     EngineManifest,
     ModelBundle,
     open_bundle,
 )
-from parnet_deploy.runtime import OnnxRuntimeRunner, Runner, open_runner
+from parnet_deploy.evaluate.graphs import open_graph
+from parnet_deploy.runtime import Runner, open_runner
 from parnet_deploy.spec import ParNetSpec, Preprocessing
 
 Kind = Literal["checkpoint", "model", "engine"]
@@ -61,7 +61,8 @@ class Subject:
 def open_subject(path: Path) -> Subject:
     """A model or engine bundle, opened; close its runner after use.
 
-    A model's graph is run by ONNX Runtime on the CPU operator by operator, as `verify` does.
+    A model's graph is run by ONNX Runtime on the CPU operator by operator, as `verify` does, below
+    float32 with every rounding made.
 
     Raises:
         BundleError: there is no bundle, or it is damaged.
@@ -89,11 +90,7 @@ def open_subject(path: Path) -> Subject:
 def _open(bundle: ModelBundle | EngineBundle) -> tuple[Kind, str, Runner]:
     if _is_engine(bundle):
         return "engine", _engine_words(bundle.manifest), open_runner(bundle)
-    manifest = bundle.manifest
-    runner = OnnxRuntimeRunner(
-        bundle.file(MODEL_GRAPH), inputs=manifest.inputs, outputs=manifest.outputs, optimise=False
-    )
-    return "model", "its whole graph in ONNX Runtime, on cpu", runner
+    return "model", *open_graph(cast("ModelBundle", bundle))
 
 
 def _is_engine(bundle: ModelBundle | EngineBundle) -> TypeGuard[EngineBundle]:

@@ -1,0 +1,69 @@
+"""A model's graph in ONNX Runtime on the CPU, as it stands, whatever it computes in."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from parnet_deploy.bundle import MODEL_GRAPH, ModelBundle, ModelManifest
+from parnet_deploy.errors import EngineError, MissingDependencyError
+from parnet_deploy.runtime import OnnxRuntimeRunner, Runner
+from parnet_deploy.spec import TensorSpec
+
+Specs = tuple[TensorSpec, ...]
+
+
+def open_graph(bundle: ModelBundle) -> tuple[str, Runner]:
+    """The whole graph, run operator by operator, without rewrites.
+
+    Below float32 every value is computed in float32 and rounded to its type (`lowering.emulate`),
+    as `verify` does: ONNX Runtime's CPU provider has no convolutions in bfloat16 and float8, and in
+    float16 it leaves out roundings as it likes.
+
+    Returns:
+        What it runs on, in words, and the runner; its arrays have the bundle's types, but for
+        inputs and outputs in a lower precision, which are float32.
+
+    Raises:
+        EngineError: the graph does not load.
+        MissingDependencyError: the precision takes packages that are not installed.
+    """
+    manifest, path = bundle.manifest, bundle.file(MODEL_GRAPH)
+    where = "its whole graph in ONNX Runtime, on cpu"
+    inputs, outputs = manifest.inputs, manifest.outputs
+    if _base(manifest) == "fp32":
+        return where, OnnxRuntimeRunner(path, inputs=inputs, outputs=outputs, optimise=False)
+    where += f", {manifest.precision} emulated: computed in float32, every rounding made"
+    return where, _emulated(path, manifest.precision, inputs, outputs)
+
+
+def _emulated(path: Path, precision: str, inputs: Specs, outputs: Specs) -> Runner:
+    try:
+        import onnx
+
+        from parnet_deploy.lowering import EXACTLY, emulate, emulated_spec
+    except ImportError as exc:
+        raise MissingDependencyError(
+            f"a graph in {precision} is evaluated with {exc.name}, which is not installed: "
+            "pip install 'parnet-deploy[export]'; an engine needs neither"
+        ) from exc
+    try:
+        model = emulate(onnx.load(path), EXACTLY)
+    except Exception as exc:  # of its parser, its checker and its reader: they share no base class
+        said = str(exc).strip().splitlines() or [type(exc).__name__]
+        raise EngineError(f"cannot read {path} as an ONNX graph: {said[-1]}") from exc
+    with tempfile.TemporaryDirectory(prefix="parnet-deploy-") as folder:
+        copy = Path(folder) / path.name
+        onnx.save(model, copy)
+        return OnnxRuntimeRunner(  # it has read the file when it is open
+            copy,
+            inputs=tuple(emulated_spec(spec, EXACTLY) for spec in inputs),
+            outputs=tuple(emulated_spec(spec, EXACTLY) for spec in outputs),
+            optimise=False,
+        )
+
+
+def _base(manifest: ModelManifest) -> str:
+    """The precision of what is not quantised."""
+    quantisation = manifest.quantisation
+    return manifest.precision if quantisation is None else quantisation.scheme.base
