@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import parnet_deploy.runtime.open as module
-from parnet_deploy.bundle import EngineBundle, ModelBundle, open_engine_bundle
+from parnet_deploy.bundle import EngineBundle, ModelBundle, open_engine_bundle, resolve_model
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.errors import BundleError, EngineError, RunnerError, TargetError
 from parnet_deploy.runtime import (
@@ -22,7 +22,7 @@ from parnet_deploy.runtime import (
     open_runner,
     rebuild_command,
 )
-from parnet_deploy.runtime.machine import CudaDriver, provider_problem
+from parnet_deploy.runtime.machine import CudaDriver, Gpu, provider_problem
 
 
 def build(model: ModelBundle, final: Path, *, split: bool) -> EngineBundle:
@@ -216,6 +216,71 @@ def test_the_command_that_rebuilds_keeps_what_decides_the_numbers(
     assert "--backend tensorrt-rtx --tf32 --output" in rebuild_command(plan)
     strict = changed(plan, options={"builder_flags": []})
     assert "--tf32" not in rebuild_command(strict)
+
+
+def quantised_plan(bundle: EngineBundle, precision: str) -> EngineBundle:
+    stages = tuple(replace(stage, device="cuda:0") for stage in bundle.manifest.stages)
+    return changed(
+        bundle,
+        backend="tensorrt-rtx",
+        precision=precision,
+        stages=stages,
+        target={"compute_capabilities": ["8.9"]},
+        options={},
+    )
+
+
+def gpu(capability: str) -> Gpu:
+    return Gpu(index=0, name="a GPU", compute_capability=capability, memory=0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "here", "needs"),
+    [
+        ("fp8", (), "of compute capability 8.9 or later"),
+        ("fp8", ("8.6",), "of compute capability 8.9 or later"),
+        ("int8", (), "without a GPU: run it where there is one"),
+    ],
+)
+def test_where_building_again_does_not_help_it_is_said_what_does(
+    engines: dict[str, EngineBundle],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    here: tuple[str, ...],
+    needs: str,
+) -> None:
+    driver = CudaDriver(gpus=tuple(map(gpu, here)), problem=None if here else "no driver")
+    monkeypatch.setattr(module, "cuda_driver", lambda: driver)
+    plan = quantised_plan(engines["whole"], precision)
+    said = module.way_out(plan)
+    assert "build it again" not in said
+    assert needs in said
+    model = resolve_model(plan.manifest.model, plan.path)
+    assert f"'parnet-deploy evaluate {model} --data SOURCE'" in said
+    assert "--precision int8 --for onnxruntime --calibrate DATA'" in said
+    assert str(model / "checkpoint.safetensors") in said
+    monkeypatch.setattr(module, "_open_on_gpus", refuses)
+    with pytest.raises(EngineError, match="cannot run here: it needs an NVIDIA GPU; no build"):
+        open_runner(plan)
+
+
+def refuses(bundle: EngineBundle, contexts: int) -> None:
+    raise TargetError("it needs an NVIDIA GPU")
+
+
+def test_a_plan_in_fp8_is_built_again_for_a_gpu_that_computes_in_it(
+    engines: dict[str, EngineBundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself TensorRT RTX builds for compute capability 8.0, too, which has no fp8."""
+    plan = quantised_plan(engines["whole"], "fp8")
+    monkeypatch.setattr(module, "cuda_driver", lambda: CudaDriver(gpus=(gpu("9.0"),)))
+    assert "build it again: parnet-deploy build-engine" in module.way_out(plan)
+    assert "--backend tensorrt-rtx --compute-capability 9.0 --output" in module.way_out(plan)
+    monkeypatch.setattr(module, "cuda_driver", lambda: CudaDriver(problem="no driver"))
+    command = rebuild_command(plan)  # which takes no GPU
+    assert "--backend tensorrt-rtx --compute-capability 8.9 --output" in command
+    other = rebuild_command(quantised_plan(engines["whole"], "int8"))
+    assert "--backend tensorrt-rtx --output" in other
 
 
 @pytest.fixture

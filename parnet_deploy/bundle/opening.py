@@ -93,25 +93,36 @@ def resolve_model(reference: ModelReference, engine: Path) -> Path:
     return Path(os.path.normpath(engine.resolve() / reference.path))
 
 
-def build_command(path: Path, manifest: EngineManifest, *, same: bool = True) -> str:
+def build_command(
+    path: Path, manifest: EngineManifest, *, same: bool = True, capability: str | None = None
+) -> str:
     """The command that builds an engine from its model.
 
     Args:
         path: the engine's folder.
         manifest: what it is.
         same: of the same backend and in its place; otherwise of the fastest backend, beside it.
+        capability: compute capability of the GPU that a TensorRT RTX plan in fp8 is to be for; None
+            for those that it was built for. In other precisions one plan runs on many.
     """
     words = ["parnet-deploy", "build-engine", str(resolve_model(manifest.model, path))]
     words += ["--split-streams"] * manifest.split
     if same:
-        words += ["--backend", manifest.backend, *_build_flags(manifest)]
+        words += ["--backend", manifest.backend, *_build_flags(manifest, capability)]
         words += ["--output", str(path), "--force"]
     return shlex.join(words)
 
 
-def _build_flags(manifest: EngineManifest) -> list[str]:
-    """What was chosen of how an engine computes; for which GPUs is left to where it is built."""
+def _build_flags(manifest: EngineManifest, capability: str | None) -> list[str]:
+    """What was chosen of how an engine computes; for which GPUs is left to where it is built.
+
+    But in fp8, which TensorRT RTX does not build for all that it builds for by itself.
+    """
     flags: list[str] = []
+    if manifest.precision == "fp8" and manifest.backend == "tensorrt-rtx":
+        named = recorded_fields(manifest).get("compute_capabilities", ())
+        if gpus := capability or ",".join(named):
+            flags += ["--compute-capability", gpus]
     for field, value in recorded_fields(manifest).items():
         if field in _OF_A_PLACE:
             continue

@@ -113,9 +113,10 @@ def _choose_on_cpu(precision: str) -> Choice:
     taken = next((kind for kind, problem in problems.items() if problem is None), None)
     if taken is None:
         why = "; ".join(f"{kind.backend}: {problem}" for kind, problem in problems.items())
+        gpus = " --compute-capability 8.9" if precision == "fp8" else ""  # not all of its own
         raise EngineError(
             f"nothing that works here runs graphs in {precision} ({why}); build it for a GPU with "
-            "--backend tensorrt-rtx, which takes none, or export it with --precision fp32"
+            f"--backend tensorrt-rtx{gpus}, which takes none, or export it with --precision fp32"
         )
     before = f"{taken.backend} on cpu comes before it"
     others = (

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parnet_deploy.bundle import (
+    CHECKPOINT,
     MODEL_GRAPH,
     EngineBundle,
+    EngineManifest,
     EngineStage,
     build_command,
     open_model,
@@ -17,15 +20,19 @@ from parnet_deploy.bundle import (
 )
 from parnet_deploy.errors import BundleError, EngineError
 from parnet_deploy.runtime.base import Runner
-from parnet_deploy.runtime.machine import cuda_driver
+from parnet_deploy.runtime.machine import Gpu, cuda_driver
 from parnet_deploy.runtime.onnxruntime import PROVIDERS, OnnxRuntimeRunner, Provider
 from parnet_deploy.runtime.split import SplitRunner, StageRunner
 from parnet_deploy.runtime.target import check_target
+from parnet_deploy.runtime.tensorrt_target import LEAST_CAPABILITY
 
 if TYPE_CHECKING:
     from parnet_deploy.runtime.cuda.stage import CudaStage
 
 _TENSORRT = ("tensorrt", "tensorrt-rtx")
+
+_QUANTISED = ("int8", "fp8")
+"""Precisions whose graphs are another backend's where they are for GPUs."""
 
 
 def open_runner(bundle: EngineBundle, *, contexts: int = 1) -> Runner:
@@ -42,7 +49,7 @@ def open_runner(bundle: EngineBundle, *, contexts: int = 1) -> Runner:
     Raises:
         TargetError: it was built for another machine, GPU or version.
         EngineError: a file of it does not load; like the one above, it says what was found, what
-            is needed and how to build it again.
+            is needed and what to do.
         MissingDependencyError: what runs it is not installed.
     """
     manifest = bundle.manifest
@@ -67,11 +74,49 @@ def rebuild_command(bundle: EngineBundle) -> str:
     """The command that builds an engine again, for the machine it is given on.
 
     It takes the place of the old one, but for a GPU's engine where there is no GPU: there the
-    fastest backend that works is built beside it.
+    fastest backend that works is built beside it. That is none for what is quantised, whose graphs
+    no backend on a CPU takes: see `way_out`.
     """
-    of_gpu = any(stage.device.startswith("cuda") for stage in bundle.manifest.stages)
-    lacks_gpu = of_gpu and cuda_driver().problem is not None
-    return build_command(bundle.path, bundle.manifest, same=not lacks_gpu)
+    manifest = bundle.manifest
+    if _of_gpus(manifest) and manifest.precision in _QUANTISED:
+        fit = _fit_gpus(manifest.precision)
+        capability = fit[0].compute_capability if fit else None
+        return build_command(bundle.path, manifest, capability=capability)
+    lacks_gpu = _of_gpus(manifest) and cuda_driver().problem is not None
+    return build_command(bundle.path, manifest, same=not lacks_gpu)
+
+
+def way_out(bundle: EngineBundle) -> str:
+    """What to do about an engine that does not run here, as the end of a sentence."""
+    manifest = bundle.manifest
+    precision = manifest.precision
+    if not _of_gpus(manifest) or precision not in _QUANTISED or _fit_gpus(precision):
+        return f"build it again: {rebuild_command(bundle)}"
+    model = resolve_model(manifest.model, bundle.path)
+    least = LEAST_CAPABILITY.get(precision)
+    which = "" if least is None else f" of compute capability {least[0]}.{least[1]} or later"
+    evaluate = shlex.join(["parnet-deploy", "evaluate", str(model)])
+    words = ["parnet-deploy", "export", "--checkpoint", str(model / CHECKPOINT)]
+    export = shlex.join([*words, "--precision", "int8", "--for", "onnxruntime"])
+    return (
+        f"no build of its {precision} graphs runs without a GPU{which}: run it where there is one; "
+        f"here, '{evaluate} --data SOURCE' tells what its model gets right, and '{export} "
+        "--calibrate DATA' makes one for the CPU"
+    )
+
+
+def _of_gpus(manifest: EngineManifest) -> bool:
+    return any(stage.device.startswith("cuda") for stage in manifest.stages)
+
+
+def _fit_gpus(precision: str) -> list[Gpu]:
+    """GPUs here that compute in a precision."""
+    least = LEAST_CAPABILITY.get(precision, (0, 0))
+    return [gpu for gpu in cuda_driver().gpus if _numbers(gpu.compute_capability) >= least]
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split(".") if part.isdigit())
 
 
 def _check_stages(bundle: EngineBundle) -> None:
@@ -97,13 +142,11 @@ def _open_stage(bundle: EngineBundle, stage: EngineStage) -> Runner:
 
 @contextlib.contextmanager
 def _way_out(bundle: EngineBundle) -> Iterator[None]:
-    """Errors of an engine say which it is, and how to build it again."""
+    """Errors of an engine say which it is, and what to do."""
     try:
         yield
     except EngineError as exc:
-        raise type(exc)(
-            f"{bundle.path} cannot run here: {exc}; build it again: {rebuild_command(bundle)}"
-        ) from exc
+        raise type(exc)(f"{bundle.path} cannot run here: {exc}; {way_out(bundle)}") from exc
 
 
 def _open_onnxruntime(bundle: EngineBundle, stage: EngineStage) -> Runner:

@@ -13,6 +13,11 @@ from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend
 AND_LATER = "+"
 AMPERE_AND_LATER = f"8.0{AND_LATER}"
 
+LEAST_CAPABILITY = {"bf16": (8, 0), "fp8": (8, 9)}
+"""The first compute capability whose tensor cores compute in a precision; others need none of those
+that TensorRT 10 and later build for. Reference:
+https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/support-matrix.html"""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanTarget:

@@ -8,7 +8,7 @@ from typing import Any
 from parnet_deploy.engine.base import BuildOptions, flag
 from parnet_deploy.errors import EngineError, UsageError
 from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend
-from parnet_deploy.runtime.tensorrt_target import AND_LATER, PlanTarget
+from parnet_deploy.runtime.tensorrt_target import AND_LATER, LEAST_CAPABILITY, PlanTarget
 
 MAX_OPTIMIZATION_LEVEL = 5
 
@@ -74,12 +74,6 @@ def check_options(backend: TensorRTBackend, api: Any, options: BuildOptions) -> 
         _check_capability(version, api, capability)
 
 
-_LEAST_CAPABILITY = {"bf16": (8, 0), "fp8": (8, 9)}
-"""The first compute capability whose tensor cores compute in a precision; others need none of those
-that TensorRT 10 and later build for. Reference:
-https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/support-matrix.html"""
-
-
 def check_precision(precision: str, target: PlanTarget) -> None:
     """Refuse a precision that a GPU which plans are for does not compute in.
 
@@ -90,7 +84,7 @@ def check_precision(precision: str, target: PlanTarget) -> None:
     Raises:
         EngineError: the message names the first GPU that cannot, and what can be done.
     """
-    least = _LEAST_CAPABILITY.get(precision)
+    least = LEAST_CAPABILITY.get(precision)
     if least is None:
         return
     for capability in target.compute_capabilities:
