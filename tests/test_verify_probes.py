@@ -11,7 +11,7 @@ from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import RunnerError
 from parnet_deploy.runtime import FunctionRunner
 from parnet_deploy.spec import IMAGES, LOGITS, TensorSpec
-from parnet_deploy.verify.probes import PROBES, Subject, not_probed, probe
+from parnet_deploy.verify.probes import PROBES, UNOPENED, Subject, not_probed, probe
 
 DYNAMIC = BatchRange(min=1, opt=2, max=4)
 FIXED_ONE = BatchRange()
@@ -198,6 +198,6 @@ def test_a_run_that_fails_is_a_probe_that_failed() -> None:
 
 
 def test_an_engine_that_cannot_run_is_not_verified() -> None:
-    results = not_probed("engine", "no GPU")
+    results = not_probed("engine")
     assert [found.name for found in results] == list(PROBES)
-    assert {(found.verdict, found.detail) for found in results} == {("not verified", "no GPU")}
+    assert {(found.verdict, found.detail) for found in results} == {("not verified", UNOPENED)}

@@ -146,15 +146,16 @@ def _print(found: Verification) -> None:
             for line in filter(None, map(text, found.rungs)):
                 _say(escape(line))
     for rung in found.rungs:
-        if rung.reason:
+        # What ends in a failure is said there, once.
+        if rung.reason and not any(rung.reason in failure for failure in found.failures):
             style = _STYLES[rung.verdict]
             _say(f"[{style}]{rung.name} {rung.verdict}:[/] {escape(rung.reason)}")
         if rung.parted_at:
-            _say(f"  they part company at {escape(rung.parted_at)}")
+            _say(f"{rung.name}: they part company at {escape(rung.parted_at)}")
     console.print()
     print_table(_judged("looked into", "what must hold", found.checks))
     console.print()
-    print_table(_judged("probed", "property", found.probes))
+    print_table(_judged("probed", "property", wording.probes(found)))
     console.print()
     for failure in found.failures:
         _say(f"[bold red]FAILED[/] {escape(failure)}")

@@ -6,7 +6,6 @@ it costs a read instead of an optimisation. Its weights lie in a file of their o
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,12 @@ from parnet_deploy.engine.onnxruntime_weights import with_halved_weights
 from parnet_deploy.errors import BuildError, BundleError, EngineError, UsageError
 from parnet_deploy.runtime.cpu import int8_overflows, int8_target
 from parnet_deploy.runtime.machine import provider_problem
-from parnet_deploy.runtime.onnxruntime import Provider, open_session, session_options
+from parnet_deploy.runtime.onnxruntime import (
+    Provider,
+    has_half_kernels,
+    open_session,
+    session_options,
+)
 from parnet_deploy.runtime.target import saved_graph_target
 from parnet_deploy.spec import Backend
 
@@ -88,7 +92,7 @@ class OnnxRuntimeBuilder:
         """
         if precision not in _CONVOLVES[self.provider]:
             raise EngineError(_no_kernels(self.provider, precision))
-        if precision == "fp16" and self.provider == "cpu" and not _has_half_kernels():
+        if precision == "fp16" and self.provider == "cpu" and not has_half_kernels():
             return "fp32"
         return precision
 
@@ -162,14 +166,6 @@ def _no_kernels(provider: Provider, precision: str) -> str:
     }
     way = ways.get(precision, "export it with --precision fp32")
     return f"ONNX Runtime has no convolutions in {precision} {where}: {way}"
-
-
-def _has_half_kernels() -> bool:
-    """Whether ONNX Runtime has kernels in float16 for this kind of CPU.
-
-    Source: ``MLAS_F16VEC_INTRINSICS_SUPPORTED`` in its ``core/mlas/inc/mlas.h``.
-    """
-    return platform.machine().lower() in ("aarch64", "arm64")
 
 
 def _device_id(device: str) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import io
 import os
+import platform
 import re
 import time
 from collections.abc import Mapping
@@ -141,6 +142,17 @@ def load_onnxruntime() -> Any:
         ) from exc
     onnxruntime.disable_telemetry_events()
     return onnxruntime
+
+
+def has_half_kernels(architecture: str | None = None) -> bool:
+    """Whether ONNX Runtime has kernels in float16 for a kind of CPU.
+
+    Source: ``MLAS_F16VEC_INTRINSICS_SUPPORTED`` in its ``core/mlas/inc/mlas.h``.
+
+    Args:
+        architecture: by the system's name, such as ``x86_64``; None for this machine's.
+    """
+    return (architecture or platform.machine()).lower() in ("aarch64", "arm64")
 
 
 def session_options(*, threads: int, optimise: bool, spin: bool = False) -> Any:

@@ -18,7 +18,8 @@ import onnx
 from parnet_deploy.bundle import EngineBundle, EngineManifest, EngineStage, ModelManifest
 from parnet_deploy.errors import MissingDependencyError
 from parnet_deploy.lowering.faults import in_words
-from parnet_deploy.runtime.openvino import compile_model
+from parnet_deploy.runtime.onnxruntime import has_half_kernels
+from parnet_deploy.runtime.openvino import compile_model, has_bfloat16
 from parnet_deploy.runtime.plan_types import built_types
 from parnet_deploy.runtime.tensorrt_api import TensorRTBackend
 from parnet_deploy.verify.built import asked_types
@@ -114,7 +115,7 @@ def check_engine(
     computes = CheckResult(
         rung=rung,
         name=COMPUTES,
-        verdict="failed" if reason.fault else "passed",
+        verdict=reason.verdict,
         detail=f"{said}: {reason.words}" if reason.words else said,
     )
     if found.silent is not None:
@@ -134,32 +135,63 @@ class Substitution:
     """Whether an engine may compute in something else than was asked for.
 
     Attributes:
-        fault: whether it could have done what it was asked for.
+        verdict: ``failed`` where it could have done what it was asked for; ``not verified`` where
+            what knows that is not installed.
         words: why it is right or wrong, empty where it does what was asked for.
     """
 
-    fault: bool
+    verdict: ProbeVerdict
     words: str
 
 
 def substitution(engine: EngineManifest, model: ModelManifest) -> Substitution:
     """What is to be said of an engine that computes in something else than its model's precision.
 
-    A backend on a CPU has no kernels in float16 (and in bfloat16 only where the CPU has), and
-    computes such graphs in float32. Nothing else stands in for what was asked for.
+    A backend on a CPU that has no kernels in float16 or bfloat16 computes such graphs in float32:
+    the CPU is asked whether it has. Nothing else stands in for what was asked for.
     """
     asked, computes = model.precision, engine.computes
     if computes in ("", asked):
-        return Substitution(fault=False, words="")
+        return Substitution(verdict="passed", words="")
     if asked == "fp32" and computes == "tf32":
-        return Substitution(fault=False, words="TF32 was allowed when it was built")
+        return Substitution(verdict="passed", words="TF32 was allowed when it was built")
     on_cpu = all(stage.device == "cpu" for stage in engine.stages)
-    if on_cpu and asked in ("fp16", "bf16") and computes in ("fp32", "bf16"):
-        words = f"{engine.backend} has no kernels in {asked} for this CPU"
-        return Substitution(fault=False, words=words)
+    if on_cpu and asked in ("fp16", "bf16") and computes == "fp32":
+        return _in_float32(engine, asked)
     where = ", ".join(dict.fromkeys(stage.device for stage in engine.stages))
     words = f"{engine.backend} on {where} could have computed in {asked}"
-    return Substitution(fault=True, words=words)
+    return Substitution(verdict="failed", words=words)
+
+
+def _in_float32(engine: EngineManifest, asked: str) -> Substitution:
+    """What is to be said of an engine on a CPU that computes a graph in less in float32."""
+    ask = _ON_CPU.get((engine.backend, asked))
+    if ask is None:
+        words = f"{engine.backend} engines compute {asked} in fp32 on every CPU"
+        return Substitution(verdict="passed", words=words)
+    try:
+        could = ask(engine)
+    except MissingDependencyError as exc:
+        words = f"whether this CPU computes in {asked} is not known: {exc}"
+        return Substitution(verdict="not verified", words=words)
+    if could:
+        words = f"{engine.backend} could have computed in {asked} on this CPU; build it again here"
+        return Substitution(verdict="failed", words=words)
+    words = f"{engine.backend} has no kernels in {asked} for this CPU"
+    return Substitution(verdict="passed", words=words)
+
+
+def _has_half_kernels(engine: EngineManifest) -> bool:
+    architecture = engine.target.get("architecture")  # only where it is this machine's does it open
+    return has_half_kernels(None if architecture is None else str(architecture))
+
+
+_ON_CPU: Mapping[tuple[str, str], Callable[[EngineManifest], bool]] = {
+    ("onnxruntime", "fp16"): _has_half_kernels,
+    ("openvino", "bf16"): lambda engine: has_bfloat16(),
+}
+"""What knows whether a backend's engines can compute in a precision on a CPU, where that depends on
+the CPU: OpenVINO's compute float16 in float32 on all of them (`engine.openvino`)."""
 
 
 def expected_types(engine: EngineManifest, model: ModelManifest) -> Types:
@@ -172,7 +204,7 @@ def expected_types(engine: EngineManifest, model: ModelManifest) -> Types:
         if not on_cpu:
             return asked
         return {block: "fp32" if kind == base else kind for block, kind in asked.items()}
-    if engine.computes in ("", "tf32") or substitution(engine, model).fault:
+    if engine.computes in ("", "tf32") or substitution(engine, model).verdict == "failed":
         return asked
     return dict.fromkeys(asked, engine.computes)
 

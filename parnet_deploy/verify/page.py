@@ -39,6 +39,7 @@ def render(verification: Verification) -> str:
         relative=wording.RELATIVE,
         agreement=wording.agreement,
         steps=wording.steps,
+        probes=wording.probes(verification),
         columns=built_columns(verification),
         figure=wording.figure,
         block_limit=block_limit,

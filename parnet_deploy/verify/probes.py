@@ -80,10 +80,14 @@ def probe(subject: Subject, rung: RungName) -> tuple[ProbeResult, ...]:
     return tuple(results)
 
 
-def not_probed(rung: RungName, reason: str) -> tuple[ProbeResult, ...]:
-    """Every probe as not verified."""
+UNOPENED = "it does not open: its rung says why"
+
+
+def not_probed(rung: RungName) -> tuple[ProbeResult, ...]:
+    """Every probe of an engine that does not open as not verified; the rung has the reason."""
     return tuple(
-        ProbeResult(rung=rung, name=name, verdict="not verified", detail=reason) for name in PROBES
+        ProbeResult(rung=rung, name=name, verdict="not verified", detail=UNOPENED)
+        for name in PROBES
     )
 
 

@@ -305,7 +305,7 @@ def _probe(
             )
             results += probe(subject, step.name)
         else:
-            results += not_probed(step.name, step.reason or "it does not open")
+            results += not_probed(step.name)  # its rung says why it does not open
     return tuple(results)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from parnet_deploy.verify.result import Against, RungResult, Verification
+from parnet_deploy.verify.probes import UNOPENED
+from parnet_deploy.verify.result import Against, ProbeResult, RungResult, Verification
 
 NONE = "-"
 
@@ -80,6 +81,17 @@ def summary(verification: Verification) -> str:
     probes = [probe.verdict for probe in verification.probes]
     asked = sum(verdict in ("passed", "failed") for verdict in probes)
     return f"rungs: {rungs}; probes: {probes.count('passed')} of {asked} asked passed"
+
+
+def probes(verification: Verification) -> tuple[ProbeResult, ...]:
+    """The probes as they are shown: those of an engine that does not open as one."""
+    found: list[ProbeResult] = []
+    for rung in dict.fromkeys(probe.rung for probe in verification.probes):
+        own = [probe for probe in verification.probes if probe.rung == rung]
+        if all(probe.detail == UNOPENED for probe in own):
+            own = [replace(own[0], name=f"all {len(own)}")]
+        found += own
+    return tuple(found)
 
 
 def figure(value: float | None) -> str:
