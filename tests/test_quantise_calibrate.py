@@ -13,7 +13,6 @@ from parnet_deploy.errors import ExportError, UsageError
 from parnet_deploy.quantise.calibrate import calibrate, record
 from parnet_deploy.quantise.observe import observe
 from parnet_deploy.quantise.plausible import check_ranges
-from parnet_deploy.quantise.ranges import reach
 from parnet_deploy.spec import decode, encode
 from parnet_deploy.spec.form import Backend
 from parnet_deploy.spec.precision import Precision
@@ -23,6 +22,7 @@ from parnet_deploy.spec.quantisation import (
     Scheme,
     scheme_of,
 )
+from parnet_deploy.spec.ranges import reach
 
 TENSORS = ("images", "first", "second")
 

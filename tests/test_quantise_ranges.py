@@ -13,16 +13,14 @@ from hypothesis.extra import numpy as arrays
 from parnet_deploy.errors import UsageError
 from parnet_deploy.quantise.histogram import BINS, Histogram
 from parnet_deploy.quantise.ranges import (
-    Range,
     quantiser,
     quantisers,
-    reach,
     round_e4m3,
     rounded,
-    spanning,
     squared_error,
 )
 from parnet_deploy.spec.quantisation import LIMITS, CalibrationMethod, QuantisedType, Quantiser
+from parnet_deploy.spec.ranges import Range, reach, spanning
 
 TYPES: tuple[QuantisedType, ...] = get_args(QuantisedType)
 METHODS: tuple[CalibrationMethod, ...] = ("minmax", "entropy", "percentile", "mse")

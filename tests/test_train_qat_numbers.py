@@ -16,9 +16,11 @@ from onnx import helper
 
 from parnet_deploy.errors import SpecError
 from parnet_deploy.lowering import weights
+from parnet_deploy.quantise.histogram import Histogram
+from parnet_deploy.quantise.ranges import quantiser
 from parnet_deploy.spec import Array
-from parnet_deploy.spec.learned import Range, quantiser_of
 from parnet_deploy.spec.quantisation import QuantisedType, Scheme
+from parnet_deploy.spec.ranges import Range, spanning
 from parnet_deploy.train.qat import ranges as qat_ranges
 from parnet_deploy.train.qat.network import FakeQuantisedParNet
 from parnet_deploy.train.qat.rounding import fake_quantise, fake_quantise_kernel
@@ -107,7 +109,11 @@ def test_training_and_export_have_the_same_quantisers(low: float, high: float) -
         ranges = qat_ranges.TensorRanges(["x"], ["x"], scheme)
         ranges.low[0], ranges.high[0], ranges.seen[0] = low, high, 1
         scale, zero = ranges._quantiser(0)
-        expected = quantiser_of(ranges.found()["x"], scheme.activation)
+        found = ranges.found()["x"]
+        expected = spanning(found, scheme.activation)
+        if found.greatest > 1e-20:
+            seen = Histogram.of(np.array([low, high], np.float32))
+            assert quantiser(seen, scheme.activation, "minmax") == expected, "found on images"
         assert (float(scale), int(zero)) == (expected.scale, expected.zero_point)
         assert float(ranges.eval()("x", torch.zeros(1))) == 0.0  # which is exact: padding is of it
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from parnet_deploy.errors import UsageError
-from parnet_deploy.quantise.ranges import reach
 from parnet_deploy.spec import IMAGES, PREPROCESSED, Array, Preprocessing
 from parnet_deploy.spec.quantisation import Quantiser
+from parnet_deploy.spec.ranges import reach
 
 SLACK = 0.05
 """How far beyond black and white values may go, in parts of the way between them."""

@@ -11,9 +11,9 @@ from matplotlib.patches import Patch
 
 from parnet_deploy.pages.figure import INK, style, svg
 from parnet_deploy.quantise.kernels import KernelNoise
-from parnet_deploy.quantise.ranges import reach
 from parnet_deploy.quantise.result import LayerReport, QuantisationReport
 from parnet_deploy.quantise.sensitivity import noise
+from parnet_deploy.spec.ranges import reach
 
 DENSE, POINTWISE, FOLDED = "#4c8dd6", "#3aa655", "#e0663b"
 QUIET, TO_BLAME, KEPT = "#8a8a8a", "#e0663b", "#c9a227"

@@ -27,12 +27,8 @@ import numpy as np
 from parnet_deploy.errors import UsageError
 from parnet_deploy.quantise.histogram import BINS, Histogram
 from parnet_deploy.spec import Array
-from parnet_deploy.spec.quantisation import (
-    LIMITS,
-    CalibrationMethod,
-    QuantisedType,
-    Quantiser,
-)
+from parnet_deploy.spec.quantisation import LIMITS, CalibrationMethod, QuantisedType, Quantiser
+from parnet_deploy.spec.ranges import Range, spanning
 
 PERCENTILE = 99.99
 """Where none is asked for."""
@@ -56,19 +52,6 @@ _COARSE, _FINE, _TURNS = 64, 17, 4
 
 _SPAN = 32.0
 """Ranges are searched down to this part of the whole one, see `histogram.BINS`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Range:
-    """What a quantised tensor reaches from and to; zero lies within."""
-
-    low: float
-    high: float
-
-    @property
-    def greatest(self) -> float:
-        """The greatest magnitude."""
-        return max(-self.low, self.high)
 
 
 def quantiser(
@@ -143,30 +126,6 @@ def check_method(method: str, percentile: float | None) -> None:
         raise UsageError(f"a percentile belongs to the method 'percentile', not to '{method}'")
     if not 50.0 < percentile <= 100.0:  # so written, NaN is refused, too
         raise UsageError(f"a percentile is more than 50 and at most 100, not {percentile:g}")
-
-
-def spanning(wanted: Range, dtype: QuantisedType) -> Quantiser:
-    """The quantiser of a range: its scale is a float32, and zero is one of its numbers.
-
-    Args:
-        wanted: the range. int8 and float8_e4m3fn reach as far to either side as it does to one.
-        dtype: the quantised type.
-    """
-    lowest, highest = LIMITS[dtype]
-    if dtype != "uint8":
-        return Quantiser(dtype=dtype, scale=_float32(wanted.greatest / highest))
-    low, high = min(wanted.low, 0.0), max(wanted.high, 0.0)
-    scale = _float32((high - low) / (highest - lowest))
-    zero_point = min(max(round(-low / scale), int(lowest)), int(highest))
-    return Quantiser(dtype=dtype, scale=scale, zero_point=zero_point)
-
-
-def reach(how: Quantiser) -> Range:
-    """The least and the greatest value that a quantiser gives."""
-    lowest, highest = LIMITS[how.dtype]
-    return Range(
-        low=(lowest - how.zero_point) * how.scale, high=(highest - how.zero_point) * how.scale
-    )
 
 
 def rounded(values: Array, how: Quantiser) -> Array:
@@ -391,7 +350,3 @@ def _finely(best: float, whole: float) -> Iterator[float]:
     """Sizes around the best one, as far as its neighbours among the coarse ones."""
     ratio = _SPAN ** (1 / _COARSE)
     yield from np.minimum(best * ratio ** np.linspace(-1, 1, _FINE), whole)
-
-
-def _float32(value: float) -> float:
-    return float(np.float32(value))

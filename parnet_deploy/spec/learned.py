@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 from parnet_deploy.errors import SpecError
 from parnet_deploy.spec.layout import IMAGES, layout
 from parnet_deploy.spec.parnet import ParNetSpec
-from parnet_deploy.spec.quantisation import (
-    LIMITS,
-    Calibration,
-    Quantisation,
-    QuantisedType,
-    Quantiser,
-    Scheme,
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Range:
-    """Where a tensor's values lie; 0 is among them.
-
-    Attributes:
-        low: the least, 0 or less.
-        high: the greatest, 0 or more.
-    """
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        """Refuse what is no range.
-
-        Raises:
-            SpecError: an end is not finite, or on the wrong side of 0.
-        """
-        if not -math.inf < self.low <= 0.0 <= self.high < math.inf:
-            raise SpecError(f"a range is finite and 0 lies in it, not {self.low} to {self.high}")
+from parnet_deploy.spec.quantisation import Calibration, Quantisation, Scheme
+from parnet_deploy.spec.ranges import Range, spanning
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +29,9 @@ class LearnedRanges:
     ranges: Mapping[str, Range]
 
 
-def quantisable_tensors(spec: ParNetSpec, scheme: Scheme | None = None) -> tuple[str, ...]:
+def quantisable_tensors(
+    spec: ParNetSpec, scheme: Scheme | None = None, kept: Collection[str] = ()
+) -> tuple[str, ...]:
     """The activations that a scheme quantises, by their names in the float32 graph.
 
     What blocks' convolutions read, the values that a fusion joins, and where the scheme says so
@@ -69,10 +40,11 @@ def quantisable_tensors(spec: ParNetSpec, scheme: Scheme | None = None) -> tuple
     Args:
         spec: the network.
         scheme: what is quantised; None gives the tensors of all schemes.
+        kept: blocks whose convolution is not quantised: what only they read or give is left out.
     """
     names: dict[str, None] = {}
     for block in layout(spec):
-        if block.kind == "head":
+        if block.kind == "head" or block.name in kept:
             continue
         names |= dict.fromkeys(block.inputs)
         if block.kind == "fusion":
@@ -90,26 +62,6 @@ def joined(block: str) -> str:
 def convolved(block: str) -> str:
     """The name of what a block's convolution gives, in deploy form."""
     return f"{block}.conv"
-
-
-def quantiser_of(found: Range, dtype: QuantisedType) -> Quantiser:
-    """How a tensor with that range is quantised.
-
-    All in float32, as training and inference compute it: ``int8`` and ``float8_e4m3fn`` reach as
-    far to either side, ``uint8`` from the one end to the other. Where there is but 0, the scale
-    is 1.
-
-    Args:
-        found: where its values lie.
-        dtype: what it is to be.
-    """
-    low, high = np.float32(found.low), np.float32(found.high)
-    span, limit = (high - low, 255) if dtype == "uint8" else (max(-low, high), LIMITS[dtype][1])
-    scale = np.float32(span) / np.float32(limit)
-    if not scale > 0:
-        scale = np.float32(1)
-    zero = int(np.rint(-low / scale)) if dtype == "uint8" else 0
-    return Quantiser(dtype=dtype, scale=float(scale), zero_point=zero)
 
 
 def quantisation_of(
@@ -137,7 +89,5 @@ def quantisation_of(
     return Quantisation(
         scheme=scheme,
         calibration=learned.calibration,
-        tensors={
-            name: quantiser_of(learned.ranges[known[name]], scheme.activation) for name in names
-        },
+        tensors={name: spanning(learned.ranges[known[name]], scheme.activation) for name in names},
     )

@@ -30,13 +30,14 @@ from parnet_deploy.net import DeployParNet
 from parnet_deploy.quantise.histogram import Histogram
 from parnet_deploy.quantise.images import CalibrationImages
 from parnet_deploy.quantise.plausible import check_ranges
-from parnet_deploy.quantise.ranges import quantiser, reach
+from parnet_deploy.quantise.ranges import quantiser
 from parnet_deploy.spec import IMAGES, LOGITS, PREPROCESSED
 from parnet_deploy.spec.quantisation import (
     CalibrationMethod,
     Quantisation,
     Quantiser,
 )
+from parnet_deploy.spec.ranges import reach
 from parnet_deploy.verify.inputs import Batch
 from parnet_deploy.verify.result import CheckResult, ProbeVerdict, TensorRange
 from parnet_deploy.verify.tolerances import RungName

@@ -8,8 +8,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from parnet_deploy.spec.learned import Range
 from parnet_deploy.spec.quantisation import LIMITS, Scheme
+from parnet_deploy.spec.ranges import Range
 from parnet_deploy.train.qat.rounding import fake_quantise, usable_scale
 
 LEAST_PART = 0.01
@@ -84,7 +84,7 @@ class TensorRanges(nn.Module):
         self.high[number].lerp_(ends[1], part)
 
     def _quantiser(self, number: int) -> tuple[Tensor, Tensor]:
-        """Scale and zero point, () each: `spec.learned.quantiser_of`, as the graph has it."""
+        """Scale and zero point, () each: `spec.ranges.spanning`, as the graph has it."""
         low, high = self.low[number], self.high[number]
         unsigned = self.scheme.activation == "uint8"
         span = high - low if unsigned else torch.maximum(-low, high)
