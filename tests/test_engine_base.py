@@ -29,7 +29,7 @@ from parnet_deploy.engine import (
     make_builder,
 )
 from parnet_deploy.engine import choose as choose_module
-from parnet_deploy.errors import BuildError, BundleError, OutputExistsError, UsageError
+from parnet_deploy.errors import BuildError, BundleError, EngineError, OutputExistsError, UsageError
 from parnet_deploy.runtime.machine import CudaDriver, Gpu
 from parnet_deploy.spec import Backend
 
@@ -381,3 +381,5 @@ def test_a_backend_that_does_not_read_a_precision_is_passed_over(
     choice = choose_backend("fp16")
     assert choice.backend == "openvino"
     assert "ncnn: not taken, it reads no fp16 graphs" in choice.reasons
+    with pytest.raises(EngineError, match=r"--backend tensorrt-rtx --compute-capability 8\.9, w"):
+        choose_backend("fp8")  # for all that it builds for by itself it would be refused
