@@ -257,7 +257,8 @@ def test_where_building_again_does_not_help_it_is_said_what_does(
     assert needs in said
     model = resolve_model(plan.manifest.model, plan.path)
     assert f"'parnet-deploy evaluate {model} --data SOURCE'" in said
-    assert "--precision int8 --for onnxruntime --calibrate DATA'" in said
+    assert "--precision int8 --for onnxruntime --output " in said
+    assert f"{model}-for-onnxruntime --calibrate DATA'" in said, "not in the model's own place"
     assert str(model / "checkpoint.safetensors") in said
     monkeypatch.setattr(module, "_open_on_gpus", refuses)
     with pytest.raises(EngineError, match="cannot run here: it needs an NVIDIA GPU; no build"):

@@ -97,7 +97,8 @@ def way_out(bundle: EngineBundle) -> str:
     which = "" if least is None else f" of compute capability {least[0]}.{least[1]} or later"
     evaluate = shlex.join(["parnet-deploy", "evaluate", str(model)])
     words = ["parnet-deploy", "export", "--checkpoint", str(model / CHECKPOINT)]
-    export = shlex.join([*words, "--precision", "int8", "--for", "onnxruntime"])
+    words += ["--precision", "int8", "--for", "onnxruntime", "--output", f"{model}-for-onnxruntime"]
+    export = shlex.join(words)
     return (
         f"no build of its {precision} graphs runs without a GPU{which}: run it where there is one; "
         f"here, '{evaluate} --data SOURCE' tells what its model gets right, and '{export} "
