@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import TypeVar
 
 from starlette.types import Receive
@@ -97,14 +98,10 @@ class BodyReader:
         straight = 0 < size <= _STRAIGHT
         body = Buffer(size, counter, aligned) if straight else Parts(counter, aligned)
         body.add(part)
-        try:
-            if isinstance(body, Buffer):
-                exchange.hand_over(body.offer)
+        with exchange.straight(body) if isinstance(body, Buffer) else nullcontext():
             while more:
                 part, more = await _next(receive)
                 body.add(part)
-        finally:
-            exchange.hand_over(None)
         exchange.body_read = True
         return body.whole()
 

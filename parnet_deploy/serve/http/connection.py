@@ -14,12 +14,12 @@ from typing import Any
 import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.http.exchange import COMPLETE, REFUSED, STRAIGHT
+from parnet_deploy.serve.http.exchange import COMPLETE, REFUSED, STRAIGHT, Place
+from parnet_deploy.serve.http.parsing import body_parser, framing_of, new_parser
 from parnet_deploy.serve.http.refusal import raw_answer
 from parnet_deploy.serve.http.transport import AnswerTransport
 from parnet_deploy.serve.transport.logs import log_facts
@@ -122,26 +122,57 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
+    def room(self) -> memoryview | None:
+        """Where the next bytes belong; None: `data_received` wants them."""
+        place = self._place
+        return None if place is None or self._refused else place.left() or None
+
+    def body_received(self, count: int) -> None:
+        """So many bytes have been written to `room`, which the parser does not see.
+
+        It is left in the middle of the body. Should the rest not be wanted, the connection is
+        closed after the answer; else the next request gets a parser of its own.
+        """
+        place = self._place
+        if place is None:
+            return
+        if not place.filled(count):
+            self.cycle.message_event.set()
+        elif not place.left():
+            self.parser = new_parser(self)
+            self.on_message_complete()
+
+    def data_received(self, data: bytes | memoryview) -> None:
         """Read what the client sends; after a refusal nothing is read any more."""
         if self._refused or self.transport.is_closing():
             return
         self._begins = False
         self._body_bytes = 0
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # to what is not spoken here: the request is answered
-            if not self._refused:
-                self.cycle.keep_alive = False
+            self._parse(data)
         except httptools.HttpParserError:
             if not self._refused:
                 self._refuse(RequestError(400, "this is not a request of HTTP/1.1"))
         if self._in_header and not self._refused:
-            self._header_bytes += self._begun(data) if self._begins else len(data)
+            self._header_bytes += self._begun(bytes(data)) if self._begins else len(data)
             if self._header_bytes > self._limits.header:
                 self._refuse(self._too_long())
             elif self._header_deadline is None:
                 self._await_header()
+        if (newest := self._newest) is not None and newest.more_body and newest.body:
+            self.flow.pause_reading()  # until it is known where the rest belongs
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Have the parser read; an upgrade, to what is not spoken here, is passed over."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            if self._refused:
+                return
+            self.cycle.keep_alive = False
+            if framing := framing_of(self.headers):
+                self.parser = body_parser(framing, self)
+                self.parser.feed_data(data[exc.args[0] :])
 
     def pause_writing(self) -> None:
         """The client takes nothing: wait for it, but not for ever."""
@@ -208,16 +239,11 @@ class Connection(HttpToolsProtocol):
         chunks.count += 1
 
     def on_body(self, body: bytes) -> None:
-        """Keep a part of a body. The first is kept as it is: uvicorn would copy it twice."""
+        """Keep a part of a body until it is asked for; the first is kept as it is."""
         cycle = self.cycle
         self._body_bytes += len(body)
         self._chunks.bytes += len(body)
         if self._refused or cycle.response_complete:
-            return
-        offer = cycle.scope.get(STRAIGHT)
-        if offer is not None:
-            if not offer(body):  # type: ignore[operator]  # ours, see `Exchange.hand_over`
-                cycle.message_event.set()
             return
         if not cycle.body:
             cycle.body = body  # type: ignore[assignment]  # `receive` makes bytes of it
@@ -226,13 +252,11 @@ class Connection(HttpToolsProtocol):
         else:
             cycle.body = bytearray(cycle.body)
             cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
-            self.flow.pause_reading()
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """A request's last byte."""
-        if not self._refused:
+        """A request's last byte, unless the parser takes its body for something else."""
+        if not (self._refused or (self.parser.should_upgrade() and framing_of(self.headers))):
             self.cycle.scope[COMPLETE] = True  # type: ignore[literal-required]  # ours
             super().on_message_complete()
 
@@ -338,6 +362,12 @@ class Connection(HttpToolsProtocol):
         """Whether the client is in the middle of a request, or was refused in it."""
         newest = self._newest
         return self._in_header or self._refused or (newest is not None and newest.more_body)
+
+    @property
+    def _place(self) -> Place | None:
+        """Where the newest request's body is being put together."""
+        cycle = self._newest
+        return None if cycle is None else cycle.scope.get(STRAIGHT)  # type: ignore[return-value]
 
     @property
     def _newest(self) -> RequestResponseCycle | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 from starlette.types import Scope
 
@@ -20,7 +21,7 @@ REFUSED = "parnet_deploy.refused"
 """Where a connection leaves the status that it answered with in the application's place."""
 
 STRAIGHT = "parnet_deploy.straight"
-"""Where a scope says who takes parts of the body, without a task being woken for each."""
+"""Where a scope says where the rest of the body belongs: the system writes it there."""
 
 COMPLETE = "parnet_deploy.complete"
 """What a scope has as soon as all of its request has come."""
@@ -37,6 +38,18 @@ _WANTED = frozenset(
     )
 )
 _LONGEST_PATH = 256
+
+
+class Place(Protocol):
+    """Where a body is put together."""
+
+    def left(self) -> memoryview:
+        """Where the rest belongs; empty once all is there."""
+        ...
+
+    def filled(self, count: int) -> bool:
+        """Whether so many bytes, written to `left`, may be kept."""
+        ...
 
 
 class Exchange(Asked):
@@ -103,15 +116,17 @@ class Exchange(Asked):
             )
         return int(value)
 
-    def hand_over(self, offer: Callable[[bytes], bool] | None) -> None:
-        """Have the connection give parts of the body to `offer`, and wake nobody while it is True.
+    @contextmanager
+    def straight(self, place: Place) -> Iterator[None]:
+        """While the block runs, the connection has the rest of the body written to its place.
 
-        None: no longer, and nothing of the body is kept.
+        Nobody is woken before all of it is there, or cannot be kept.
         """
-        if offer is None:
-            self._scope.pop(STRAIGHT, None)
-        else:
-            self._scope[STRAIGHT] = offer
+        self._scope[STRAIGHT] = place
+        try:
+            yield
+        finally:
+            del self._scope[STRAIGHT]
 
     def facts(self) -> dict[str, Any]:
         """What a log says of it: times in milliseconds, sizes in bytes."""

@@ -60,7 +60,7 @@ class Parts:
 class Buffer:
     """A body whose size was announced: its parts go to their place as they come.
 
-    A connection hands them over by `offer`, and wakes nobody before the last one.
+    A connection writes them there itself (`left`, `filled`), and wakes nobody before the last one.
     """
 
     def __init__(self, size: int, counter: Counter, aligned: int) -> None:
@@ -71,7 +71,7 @@ class Buffer:
         self._error: RequestError | None = None
 
     def add(self, part: bytes) -> None:
-        """Keep a part, or tell what an offered one was refused for.
+        """Keep a part, or tell why what was written before it is not kept.
 
         Raises:
             RequestError: as `Counter.add`.
@@ -83,13 +83,21 @@ class Buffer:
         self._room[self._filled : end] = part
         self._filled = end
 
-    def offer(self, part: bytes) -> bool:
-        """Whether a part was kept; if not, whoever waits for the body is to be woken."""
+    def left(self) -> memoryview:
+        """Where the rest belongs; empty once all is there."""
+        return self._room[self._filled :]
+
+    def filled(self, count: int) -> bool:
+        """Whether so many bytes, written to `left`, may be kept.
+
+        If not, whoever waits for the body is to be woken: the next `add` tells what is wrong.
+        """
         try:
-            self.add(part)
+            self._counter.add(count)
         except RequestError as exc:
             self._error = exc
             return False
+        self._filled += count
         return True
 
     def whole(self) -> memoryview:

@@ -25,6 +25,7 @@ from parnet_deploy.serve.http.connection import Connection, Limits
 from parnet_deploy.serve.http.hearing_out import Server
 from parnet_deploy.serve.http.listening import Listener
 from parnet_deploy.serve.http.memory import keep_memory
+from parnet_deploy.serve.http.reading import Reading
 from parnet_deploy.serve.http.watchdog import watching
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
@@ -123,10 +124,13 @@ def configure(app: ASGIApp, settings: ServeSettings, traffic: Traffic) -> uvicor
         idle_timeout=settings.idle_timeout,
         write_timeout=settings.body_timeout,
     )
-    connection: Any = partial(Connection, limits=limits, traffic=traffic)
+
+    def connection(*args: Any, **kwargs: Any) -> Reading:
+        return Reading(Connection(*args, **kwargs, limits=limits, traffic=traffic))
+
     return uvicorn.Config(
         app,
-        http=connection,
+        http=connection,  # type: ignore[arg-type]  # makes one
         ws="none",
         lifespan="off",
         interface="asgi3",
