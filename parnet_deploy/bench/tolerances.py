@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from parnet_deploy.spec import ParNetSpec
 from parnet_deploy.spec.counts import depth
-from parnet_deploy.spec.precision import ROUNDINGS
-from parnet_deploy.verify.tolerances import FLOAT32, QUANTISED, quantised_tolerance
+from parnet_deploy.spec.precision import QUANTISED, ROUNDINGS, quantised_tolerance
+from parnet_deploy.verify.tolerances import FLOAT32
 
 _ROUNDOFF = {"tf32": 2**-11, "fp16": 2**-11, "bf16": 2**-8}
 """Greatest relative error of one rounding, of what is below float32."""
@@ -34,8 +34,8 @@ def tolerance(graph: Graph, computes: str) -> float:
 
     In float32 what verification allows it; below, what one rounding after the other may make
     (`spec.precision.rounding_tolerance`, and TF32's factors have as many bits as float16). What is
-    computed in float32 with weights in float16 was rounded, too. What is quantised is allowed what
-    verification allows it.
+    computed in float32 with weights in float16 was rounded, too. What is quantised is allowed
+    `spec.precision.quantised_tolerance`.
 
     Args:
         graph: what the contestant was made of.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -61,31 +62,25 @@ ROUNDINGS = 4
 identity or its product with the gate, the sigmoid, and the product with it."""
 
 
-CREST = 16
-"""How many times its root mean square a tensor's range may be: int8 divides the range into equal
-steps, so its error, relative to the values, is so many times half a step. Then it is as coarse as
-fp8, whose steps go with the values."""
+QUANTISED: Mapping[str, float] = {"int8": 12.0, "fp8": 2.0}
+"""Of what is quantised: times the roundoff and the root of the roundings on the longest path.
+int8's roundoff is of a tensor's greatest value, and most values are far smaller."""
+
+GREATEST = 0.9
+"""More than this is never allowed: an answer of noughts is off by 1."""
 
 
 def rounding_tolerance(precision: str, spec: ParNetSpec) -> float:
     """How far a network's answers may part because every value of it was rounded.
 
-    Relative to the greatest magnitude in the answers. In floating point (fp32, fp16, bf16): the
-    roundings one after the other on the longest path, each by as much as the precision can:
-    ``ROUNDINGS * depth * roundoff``. Errors of rounding are of either sign and mostly cancel, but a
-    layer also passes on what came before: on noise, the tests' network, digits, cifar-s and s, sane
-    and scrambled (`verify.tolerances`), were found at 0.01 to 0.41 of it, in ONNX Runtime and in
-    torch's own half arithmetic. A top-1 class can change only where the best two are nearer than
-    twice that.
-
-    For int8 and fp8 such a sum would be beyond the answers themselves, and bound nothing. Their
-    errors are taken as independent, and add up as the root of how many there are:
-    ``ROUNDINGS * sqrt(depth) * roundoff``, times `CREST` for int8, whose roundoff is one of the
-    range; at most 1, which an answer of noughts is off by. On noise, networks of the tests' sizes
-    were found at up to 0.70 of it, at 0.11 in the median untrained, 0.03 scrambled; never trained
-    and without a squeeze is the worst. It tells garbage from answers, and no more: scales, zero
-    points and kernels are compared one by one (`lowering.quantisation_faults`), and what is lost is
-    judged by top-1 agreement.
+    Relative to the greatest magnitude in the answers; the one source of it, for the export's gate,
+    `verify` and `bench`. In floating point (fp32, fp16, bf16): the roundings one after the other on
+    the longest path, each by as much as the precision can: ``ROUNDINGS * depth * roundoff``. Errors
+    of rounding are of either sign and mostly cancel, but a layer also passes on what came before:
+    on noise, the tests' network, digits, cifar-s and s, sane and scrambled (`verify.tolerances`),
+    were found at 0.01 to 0.41 of it, in ONNX Runtime and in torch's own half arithmetic. A top-1
+    class can change only where the best two are nearer than twice that. For int8 and fp8 see
+    `quantised_tolerance`.
 
     Args:
         precision: its name.
@@ -94,9 +89,25 @@ def rounding_tolerance(precision: str, spec: ParNetSpec) -> float:
     Raises:
         SpecError: there is no such precision.
     """
-    numbers = arithmetic(precision)
-    if precision == "int8":
-        return min(ROUNDINGS * math.sqrt(depth(spec)) * CREST * numbers.roundoff, 1.0)
-    if precision == "fp8":
-        return min(ROUNDINGS * math.sqrt(depth(spec)) * numbers.roundoff, 1.0)
-    return ROUNDINGS * depth(spec) * numbers.roundoff
+    if precision in QUANTISED:
+        return quantised_tolerance(precision, depth(spec))
+    return ROUNDINGS * depth(spec) * arithmetic(precision).roundoff
+
+
+def quantised_tolerance(precision: str, layers: int) -> float:
+    """How far the answers of so many layers may part that compute in one of `QUANTISED`.
+
+    As a sum, the roundings would be beyond the answers themselves, and bound nothing. Their errors
+    are taken as independent, and add up as the root of how many there are:
+    ``QUANTISED * roundoff * sqrt(ROUNDINGS * layers)``, at most `GREATEST`. `verify.tolerances` has
+    what was measured. It tells garbage from answers, and no more: an answer that is the same
+    whatever it is asked may be within it (`runtime.outputs.response` finds that), scales, zero
+    points and kernels are compared one by one (`lowering.quantisation_faults`), and what is lost is
+    judged by top-1 agreement.
+
+    Args:
+        precision: ``int8`` or ``fp8``.
+        layers: on the longest path.
+    """
+    allowed = QUANTISED[precision] * arithmetic(precision).roundoff * math.sqrt(ROUNDINGS * layers)
+    return min(allowed, GREATEST)

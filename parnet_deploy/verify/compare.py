@@ -1,7 +1,8 @@
 """Named arrays against named arrays. Numpy only.
 
 A comparison fails on a missing, extra, misshapen or non-finite output, and tells of all outputs at
-once: nothing that does not match is skipped.
+once: nothing that does not match is skipped. Where much is allowed, as to int8 and fp8, it also
+fails on an output that does not follow the images.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parnet_deploy.runtime.outputs import unresponsive
 from parnet_deploy.spec import Array
 
 
@@ -18,7 +20,8 @@ from parnet_deploy.spec import Array
 class OutputComparison:
     """One output against what was expected of it.
 
-    Figures are None where the arrays cannot be compared; `problem` then says why.
+    Figures are None where the arrays cannot be compared; `problem` then says why. Where little is
+    asked of the figures, `problem` also says that an output does not follow the images.
 
     Attributes:
         name: the output's name.
@@ -160,6 +163,7 @@ def _compare_output(
     max_abs = float(error.max())
     max_rel = relative(max_abs, float(np.abs(want).max()))
     rows = want.reshape(_rows(want), -1), got.reshape(_rows(got), -1)
+    problem = unresponsive(*rows, tolerance)
     return OutputComparison(
         name=name,
         max_abs=max_abs,
@@ -167,7 +171,8 @@ def _compare_output(
         cosine=_least_cosine(*rows),
         top1=float(np.mean(rows[0].argmax(1) == rows[1].argmax(1))),
         worst=tuple(int(index) for index in worst),
-        passed=max_rel <= tolerance,
+        problem=problem,
+        passed=max_rel <= tolerance and problem is None,
     )
 
 

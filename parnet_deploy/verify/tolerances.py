@@ -21,11 +21,12 @@ the same places and are held to float32's tolerance.
 
 Where it is quantised (int8, fp8) errors are of either sign and mostly cancel: with every rounding
 as great as it can be, fp8 would be allowed three times the answers themselves. So they are allowed
-the root of the number of roundings, `QUANTISED` times. Measured, relative to the greatest magnitude
-in the answers of 32 images, on 9 layers that were calibrated on these by their greatest values, in
-a simulation in torch (the tests' networks, digits untrained); `QUANTISED` was chosen on these very
-cases, so that their margins promise nothing of others. Real graphs of the tests' network gave 0.04
-to 0.06 in int8 and 0.09 in fp8, a trained digits network 0.05 in int8:
+the root of the number of roundings, `QUANTISED` times (`spec.precision.quantised_tolerance`).
+Measured, relative to the greatest magnitude in the answers of 32 images, on 9 layers that were
+calibrated on these by their greatest values, in a simulation in torch (the tests' networks, digits
+untrained); `QUANTISED` was chosen on these very cases, so that their margins promise nothing of
+others. Real graphs of the tests' network gave 0.04 to 0.06 in int8 and 0.09 in fp8, a trained
+digits network 0.05 in int8:
 
 | precision | sane | scrambled | allowed, 9 layers | least margin |
 |---|---|---|---|---|
@@ -57,7 +58,7 @@ from parnet_deploy.bundle import EngineManifest, ModelManifest
 from parnet_deploy.errors import UsageError
 from parnet_deploy.spec import ParNetSpec
 from parnet_deploy.spec.counts import depth
-from parnet_deploy.spec.precision import ROUNDINGS, arithmetic, rounding_tolerance
+from parnet_deploy.spec.precision import QUANTISED, ROUNDINGS, arithmetic, rounding_tolerance
 
 RungName = Literal[
     "training-f64",
@@ -91,10 +92,6 @@ DEFAULTS: Mapping[RungName, float] = {
 
 ROUNDED_RUNGS: tuple[RungName, ...] = ("onnx-whole", "onnx-stages", *ENGINE_RUNGS)
 """What computes in the model's own precision."""
-
-QUANTISED: Mapping[str, float] = {"int8": 12.0, "fp8": 2.0}
-"""Times the roundoff and the root of the roundings on the longest path. int8's roundoff is of a
-tensor's greatest value, and most values are far smaller."""
 
 TF32_ENGINE = 1e-2
 """For an engine that may use TF32, whose factors have 10 bits behind the point (2^-11 = 5e-4 each):
@@ -135,14 +132,7 @@ def precision_tolerance(precision: str, spec: ParNetSpec) -> float:
     Raises:
         SpecError: there is no such precision.
     """
-    if precision not in QUANTISED:
-        return max(FLOAT32, rounding_tolerance(precision, spec))
-    return quantised_tolerance(precision, depth(spec))
-
-
-def quantised_tolerance(precision: str, layers: int) -> float:
-    """How far the answers of so many layers may part that compute in one of `QUANTISED`."""
-    return QUANTISED[precision] * arithmetic(precision).roundoff * math.sqrt(ROUNDINGS * layers)
+    return max(FLOAT32, rounding_tolerance(precision, spec))
 
 
 def near_of(model: ModelManifest, given: Mapping[RungName, float]) -> dict[RungName, float]:

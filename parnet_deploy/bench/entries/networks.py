@@ -14,7 +14,7 @@ from parnet_deploy.bundle import EngineBundle, ModelBundle, open_model
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.errors import BuildError
 from parnet_deploy.spec import Backend
-from parnet_deploy.verify.tolerances import QUANTISED
+from parnet_deploy.spec.precision import QUANTISED
 
 Progress = Callable[[str], None]
 
