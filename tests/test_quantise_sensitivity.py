@@ -14,6 +14,7 @@ from parnet_deploy.errors import RunnerError
 from parnet_deploy.quantise.effect import Effect, effect_of
 from parnet_deploy.quantise.sensitivity import LayerCost, Sensitivity, noise, sensitivity, to_blame
 from parnet_deploy.quantise.trial import Trial, make_trial
+from parnet_deploy.spec.precision import quantised_tolerance
 from parnet_deploy.spec.quantisation import Scheme
 
 
@@ -30,6 +31,14 @@ def test_every_layer_is_quantised_alone(scheme: Scheme) -> None:
     assert all(0 < power < noise(found.whole) for power in powers)
     # Errors of different layers are nearly independent.
     assert 0.3 * noise(found.whole) < sum(powers) < 3 * noise(found.whole)
+
+
+@pytest.mark.parametrize("scheme", [INT8, SYMMETRIC, FP8])
+def test_a_relu_in_front_of_a_quantiser_is_not_left_out(scheme: Scheme) -> None:
+    """ONNX Runtime takes it for part of a float8 quantiser: what is below 0 would come through."""
+    trial = tiny("relu")
+    effect = trial.effect(quantised(trial, scheme))
+    assert effect.relative < quantised_tolerance("fp8" if scheme is FP8 else "int8", 9)
 
 
 def test_where_all_is_kept_nothing_changes() -> None:

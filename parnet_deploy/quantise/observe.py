@@ -160,13 +160,21 @@ def _want(proto: onnx.ModelProto, names: Sequence[str]) -> None:
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
 
 
+RELU_FUSION = "ReluQuantRewrite"
+"""It leaves a ReLU out in front of a QuantizeLinear, which cuts off what is below 0 where its zero
+point is its type's least number; ONNX Runtime (1.31) takes every float8 for such a type."""
+
+
 def _session(data: bytes, threads: int) -> Any:
     options = session_options(threads=threads, optimise=True)
     # Where something is quantised, it is computed as it is written: no integer kernels.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         return load_onnxruntime().InferenceSession(
-            data, options, providers=["CPUExecutionProvider"]
+            data,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=[RELU_FUSION],
         )
     except Exception as exc:  # its exceptions share no base class
         raise run_error(exc) from exc
