@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,9 @@ from parnet_deploy.errors import DataError, ImageError, UsageError
 from parnet_deploy.images import load_images
 from parnet_deploy.quantise.images import choose, open_images
 from parnet_deploy.quantise.plausible import check_ranges
-from parnet_deploy.quantise.ranges import Range, spanning
 from parnet_deploy.spec import Preprocessing
 from parnet_deploy.spec.quantisation import QuantisedType, Quantiser
+from parnet_deploy.spec.ranges import Range, spanning
 
 OUTSIDE = Preprocessing(size=(32, 40), crop_ratio=1.0)
 IN_GRAPH = replace(OUTSIDE, in_graph=True)
@@ -43,6 +44,12 @@ def saved(path: Path, **arrays: np.ndarray) -> str:
     return str(path)
 
 
+def digest(images: np.ndarray) -> str:
+    """Of a set of images, (N, 3, H, W), in whatever order."""
+    each = sorted(hashlib.sha256(image.tobytes()).digest() for image in images)
+    return hashlib.sha256(b"".join(each)).hexdigest()
+
+
 def test_a_folder_s_images_are_prepared_as_for_prediction(tmp_path: Path) -> None:
     colour_folders(tmp_path / "pictures", count=2)
     told: list[tuple[int, int]] = []
@@ -55,7 +62,7 @@ def test_a_folder_s_images_are_prepared_as_for_prediction(tmp_path: Path) -> Non
     np.testing.assert_array_equal(found.array(), expected)
     np.testing.assert_array_equal(np.concatenate([feed["images"] for feed in found]), expected)
     assert [len(feed["images"]) for feed in found.batches(4)] == [4, 2]
-    assert found.sha256 == hashlib.sha256(expected.astype("<f4").tobytes()).hexdigest()
+    assert found.sha256 == digest(expected)
     assert found.source == "6 images of the folder pictures"
     assert str(tmp_path) not in found.source
     assert found.labels is None
@@ -63,12 +70,30 @@ def test_a_folder_s_images_are_prepared_as_for_prediction(tmp_path: Path) -> Non
     assert told == [(done, 6) for done in range(1, 7)]
 
 
+def test_the_same_images_have_the_same_digest_wherever_they_lie(tmp_path: Path) -> None:
+    colour_folders(tmp_path / "one", count=2)
+    found = open_images(str(tmp_path / "one"), OUTSIDE)
+    other = tmp_path / "other"
+    for number, path in enumerate(sorted((tmp_path / "one").glob("*/*.*"), reverse=True)):
+        place = other / f"{number % 2}" / "deep" / f"{number}{path.suffix}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    moved = open_images(str(other), OUTSIDE)
+    assert not np.array_equal(moved.array(), found.array()), "in another order"
+    assert moved.sha256 == found.sha256
+    values = found.array()
+    again = open_images(saved(tmp_path / "x.npz", images=values[::-1]), OUTSIDE)
+    assert again.sha256 == found.sha256
+    twice = open_images(saved(tmp_path / "y.npz", images=values[[0, *range(5)]]), OUTSIDE)
+    assert twice.sha256 != found.sha256, "an image twice, and another not at all"
+
+
 def test_a_graph_that_normalises_is_fed_pixels(tmp_path: Path) -> None:
     colour_folders(tmp_path, count=2)
     found = open_images(str(tmp_path), IN_GRAPH)
     (first, *_) = found
     assert first["images"].dtype == np.uint8
-    assert found.sha256 == hashlib.sha256(found.array().tobytes()).hexdigest()
+    assert found.sha256 == digest(found.array())
 
 
 def test_an_npz_s_labels_are_the_network_s_outputs(tmp_path: Path) -> None:
@@ -132,7 +157,7 @@ def test_some_of_them_are_images_of_their_own(tmp_path: Path) -> None:
     assert half.labels is not None
     assert half.labels.tolist() == [0, 2, 4]
     assert half.source == "every other image of 6 images of x.npz"
-    assert half.sha256 == hashlib.sha256(half.array().tobytes()).hexdigest()
+    assert half.sha256 == digest(half.array())
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 60), st.integers(0, 9))

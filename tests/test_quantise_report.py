@@ -18,8 +18,9 @@ from parnet_deploy.export.kernels import block_kernels
 from parnet_deploy.quantise import wording
 from parnet_deploy.quantise.effect import Effect
 from parnet_deploy.quantise.examine import Choices, Examined, examine
+from parnet_deploy.quantise.names import JSON_FILE, PAGE_FILE
 from parnet_deploy.quantise.page import render
-from parnet_deploy.quantise.report import JSON_FILE, PAGE_FILE, write_report
+from parnet_deploy.quantise.report import write_report
 from parnet_deploy.quantise.result import QuantisationReport
 from parnet_deploy.spec import DeployForm, decode
 from parnet_deploy.spec.precision import Precision

@@ -16,6 +16,7 @@ from parnet_deploy.quantise.equalise import equalise
 from parnet_deploy.quantise.examine import Choices, examine
 from parnet_deploy.quantise.images import CalibrationImages
 from parnet_deploy.quantise.kernels import BlockKernels
+from parnet_deploy.quantise.names import check_per_tensor
 from parnet_deploy.quantise.result import QuantisationReport
 from parnet_deploy.quantise.trial import Trial, make_trial
 from parnet_deploy.spec.learned import LearnedRanges, quantisation_of
@@ -68,10 +69,7 @@ class QuantiseOptions:
             UsageError: no images and no learned ranges, no images for what needs some, or one scale
                 for a whole kernel where that is measured anyway.
         """
-        if not self.per_channel and (self.costs or self.budget is not None):
-            raise UsageError(
-                "--quantisation-report and --auto-keep measure --per-tensor anyway; leave it out"
-            )
+        check_per_tensor(per_channel=self.per_channel, costs=self.costs, budget=self.budget)
         if self.images is not None:
             return
         if self.learned is None:

@@ -18,11 +18,9 @@ from parnet_deploy.data import Split, is_source, match_labels, open_learnt, read
 from parnet_deploy.data.npz import prepare
 from parnet_deploy.errors import DataError, ImageError, UsageError
 from parnet_deploy.images import find_images, load_image, normalise, preprocess
+from parnet_deploy.quantise.names import LIMIT
 from parnet_deploy.quantise.plausible import check_values
 from parnet_deploy.spec import IMAGES, Array, Preprocessing
-
-LIMIT = 512
-"""Images that are taken of a source that has more."""
 
 Progress = Callable[[int, int], None]
 """Told how many are done, and how many there are."""
@@ -37,8 +35,9 @@ class CalibrationImages:
     Attributes:
         values: (N, 3, H, W): uint8 pixels, or float32 as the network reads them.
         preprocessing: of the network.
-        sha256: of the bytes (little endian, C order) of the arrays that the graph reads, in order;
-            however many are fed at once.
+        sha256: of the set, wherever its images lie and in whatever order: over the images' own
+            digests, sorted, each that of the bytes (little endian, C order) of the array that the
+            graph reads.
         source: where they came from, in a few words, without a path of this machine.
         labels: (N,) int64, each image's class as an index into the network's outputs; None where
             it is not known.
@@ -308,8 +307,10 @@ def _fed(values: Array, preprocessing: Preprocessing) -> Array:
 
 
 def _digest(values: Array, preprocessing: Preprocessing) -> str:
-    found = hashlib.sha256()
+    """Of a set of images as the graph reads them: see `CalibrationImages.sha256`."""
+    each = []
     for image in values:
         fed = _fed(image[None], preprocessing)
-        found.update(np.ascontiguousarray(fed, fed.dtype.newbyteorder("<")).data)
-    return found.hexdigest()
+        data = np.ascontiguousarray(fed, fed.dtype.newbyteorder("<")).data
+        each.append(hashlib.sha256(data).digest())
+    return hashlib.sha256(b"".join(sorted(each))).hexdigest()

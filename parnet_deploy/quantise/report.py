@@ -6,12 +6,10 @@ from pathlib import Path
 
 from parnet_deploy.errors import ExportError, os_reason
 from parnet_deploy.pages.saving import replace_files
+from parnet_deploy.quantise.names import JSON_FILE, PAGE_FILE
 from parnet_deploy.quantise.page import render
 from parnet_deploy.quantise.result import QuantisationReport
 from parnet_deploy.spec import encode
-
-JSON_FILE = "quantisation.json"
-PAGE_FILE = "quantisation.html"
 
 
 def write_report(report: QuantisationReport, folder: Path) -> tuple[Path, Path]:

@@ -96,7 +96,7 @@ class Calibration:
         method: how.
         percentile: share of values, in percent, that lie within a range of ``percentile``.
         images: how many.
-        sha256: of the arrays that the network read, in order (`quantise.images`).
+        sha256: of the set of arrays that the network read, in no order (`quantise.images`).
         source: where they came from, in a few words, without a path of this machine.
     """
 
