@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from strategies import specs, stem_modes
+from verify_precision import without_pair
 
 from parnet_deploy.bundle import MODEL_GRAPH, BatchRange, ModelManifest, Source
 from parnet_deploy.errors import ExportError, SpecError, UsageError
@@ -344,12 +345,18 @@ def stale_weight(proto: onnx.ModelProto) -> None:
     put(tensor, np.ascontiguousarray(numpy_helper.to_array(tensor)[::-1]))
 
 
+def missing_pair(proto: onnx.ModelProto) -> None:
+    """What stem3 reads, and with it what other blocks read of stem2, is not quantised."""
+    without_pair("stem2")(proto)
+
+
 FAULTS: dict[str, tuple[Fault, str]] = {
     "scale": (wrong_scale, r"the scale of 'stem2\.quantise' is"),
     "weight scale": (wrong_weight_scale, r"the scales of 'stem2\.conv\.weight' are not"),
     "factor": (wrong_factor, r"the scales of 'stem2\.conv\.weight' are not"),
     "zero point": (zero_point, r"the zero point of 'stem2\.quantise' is 3, not 0"),
     "unsigned": (unsigned, r"'stem2\.quantise' is uint8, not int8"),
+    "missing": (missing_pair, r"'stem3' is to be quantised, and reads 'stem2', which is not"),
     "stale": (stale_weight, r"'stem2\.conv\.weight' is not the network's"),
 }
 

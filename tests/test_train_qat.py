@@ -24,7 +24,7 @@ from parnet_deploy.errors import SpecError
 from parnet_deploy.export import ExportOptions
 from parnet_deploy.export.graph import float_graph
 from parnet_deploy.export.model import export_onnx
-from parnet_deploy.lowering import emulate, lower, observed
+from parnet_deploy.lowering import emulate, layers, lower, observed
 from parnet_deploy.net import ParNet, folds, fuse, initialise
 from parnet_deploy.spec import (
     IMAGES,
@@ -160,10 +160,13 @@ def test_what_is_quantised_is_what_the_graph_needs(name: str, preprocess: bool) 
         name="qat", preprocessing=Preprocessing(size=spec.image_size, in_graph=preprocess)
     )
     graph = float_graph(fuse(initialise(spec, seed=0), options.form), options)
+    blocks = [layer.block for layer in layers(graph)]
     for scheme in EXACT:
-        names = [IMAGES if n == PREPROCESSED else n for n in observed(graph, scheme)]
-        assert sorted(names) == sorted(quantisable_tensors(spec, scheme))
-        assert set(names) <= set(quantisable_tensors(spec))
+        for kept in ((), blocks[::2], blocks[1::3]):
+            read = observed(graph, scheme, kept)
+            names = [IMAGES if name == PREPROCESSED else name for name in read]
+            assert sorted(names) == sorted(quantisable_tensors(spec, scheme, kept))
+            assert set(names) <= set(quantisable_tensors(spec))
 
 
 def test_with_a_base_of_fp16_scales_are_numbers_of_fp16() -> None:

@@ -9,9 +9,10 @@ import pytest
 import verify_faults as faults
 import verify_precision as precise
 
-from parnet_deploy.bundle import EngineBundle, ModelBundle
+from parnet_deploy.bundle import EngineBundle, ModelBundle, ModelManifest
 from parnet_deploy.cli import main
-from parnet_deploy.errors import UsageError
+from parnet_deploy.errors import ExportError, UsageError
+from parnet_deploy.export import model as exporting
 from parnet_deploy.spec import Preprocessing
 from parnet_deploy.verify.options import VerifyOptions
 from parnet_deploy.verify.ranges import RANGES, READS, SAME
@@ -34,6 +35,16 @@ def int8(pixels: Path) -> ModelBundle:
 @pytest.fixture(scope="module")
 def symmetric(pixels: Path) -> ModelBundle:
     return precise.export_precision(pixels.parent / "rtx", pixels, backend="tensorrt-rtx")
+
+
+@pytest.fixture(scope="module")
+def fp8(pixels: Path) -> ModelBundle:
+    return precise.export_precision(pixels.parent / "fp8", pixels, "fp8", "tensorrt-rtx")
+
+
+@pytest.fixture(scope="module")
+def bf16(pixels: Path) -> ModelBundle:
+    return precise.export_precision(pixels.parent / "bf16", pixels, "bf16", "openvino")
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +91,9 @@ def test_a_good_quantised_bundle_and_its_engine_pass(
 
 @pytest.mark.parametrize("precision", ["fp8", "bf16"])
 def test_what_onnx_runtime_has_no_kernels_for_is_emulated(
-    precision: str, pixels: Path, tmp_path: Path
+    precision: str, pixels: Path, request: pytest.FixtureRequest
 ) -> None:
-    backend = "tensorrt-rtx" if precision == "fp8" else "openvino"
-    model = precise.export_precision(tmp_path / precision, pixels, precision, backend)  # type: ignore[arg-type]
+    model: ModelBundle = request.getfixturevalue(precision)
     found = verify(model.path, VerifyOptions(samples=4, npz=pixels))
     assert found.passed, found.failures
     whole = found.rungs[3]
@@ -115,6 +125,84 @@ def test_graphs_that_are_not_what_the_manifest_says(
     precise.change_graphs(path, change)
     faults.reseal_model(path)
     failed(checked(path, pixels), "onnx-whole", *parts)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "layer"),
+    [
+        ("stem3", "stem4 computes in"),
+        ("merge2.join", "merge2 computes in"),
+        ("stem4.conv", "'stem4.conv' is not quantised in"),
+        ("images", "stem1 computes in"),
+    ],
+)
+def test_a_pair_that_is_missing(
+    tensor: str, layer: str, int8: ModelBundle, pixels: Path, tmp_path: Path
+) -> None:
+    path = precise.copy_of(int8, tmp_path / "model")
+    precise.change_graphs(path, precise.without_pair(tensor))
+    faults.reseal_model(path)
+    found = checked(path, pixels)
+    failed(found, "onnx-whole", layer)
+    failed(found, "onnx-stages", layer)
+    failed(found, f"'{tensor}' is not quantised in")
+
+
+def test_a_pair_that_is_missing_and_that_the_manifest_does_not_know_of_either(
+    int8: ModelBundle, pixels: Path, tmp_path: Path
+) -> None:
+    path = precise.copy_of(int8, tmp_path / "model")
+    precise.change_graphs(path, precise.without_pair("stem4.conv"))
+    precise.change_quantisation(path, precise.without_quantiser("stem4.conv"))
+    failed(checked(path, pixels), "onnx-whole", "no quantiser of 'stem4.conv'")
+
+
+@pytest.mark.parametrize(
+    ("precision", "what"),
+    [
+        ("int8", "noughts"),
+        ("int8", "constant"),
+        ("fp8", "noughts"),
+        ("fp8", "constant"),
+        ("bf16", "constant"),
+    ],
+)
+def test_a_network_that_looks_at_no_image(
+    precision: str,
+    what: str,
+    request: pytest.FixtureRequest,
+    pixels: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its one answer, the mean of the right ones, may be within what a precision is allowed."""
+    model: ModelBundle = request.getfixturevalue(precision)
+    answer = precise.mean_answer(model, pixels) * (what == "constant")
+    path = precise.copy_of(model, tmp_path / "model")
+    precise.change_graphs(path, precise.blind(answer))
+    faults.reseal_model(path)
+    failed(verify(path, VerifyOptions(samples=8, npz=pixels)), "onnx-whole", "follow the images")
+    if precision == "fp8":  # for which any image will do
+        noise = verify(path, VerifyOptions(samples=8))
+        failed(noise, "onnx-whole", "follow the images")
+        assert noise.rungs[3].verdict == "failed"
+
+    write = exporting.write_graphs
+
+    def write_and_damage(work: Path, whole: object, manifest: ModelManifest) -> None:
+        write(work, whole, manifest)
+        if work.name != "fp32":  # where it is proven first
+            precise.change_files(work, manifest, precise.blind(answer))
+
+    monkeypatch.setattr(exporting, "write_graphs", write_and_damage)
+    words = "the whole graph (differs from the network|does not follow the images)"
+    with pytest.raises(ExportError, match=words):
+        precise.export_precision(
+            tmp_path / "net",
+            pixels,
+            precision,
+            precise.BACKENDS[precision],  # type: ignore[arg-type]
+        )
 
 
 def test_a_zero_point_where_there_must_be_none(

@@ -9,22 +9,33 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from conftest import tiny_spec
 from onnx import TensorProto, numpy_helper
 from verify_faults import _unseal
 
-from parnet_deploy.bundle import MODEL_GRAPH, ModelBundle, ModelManifest, Source, open_model, seal
+from parnet_deploy.bundle import (
+    CHECKPOINT,
+    MODEL_GRAPH,
+    ModelBundle,
+    ModelManifest,
+    Source,
+    open_model,
+    seal,
+)
 from parnet_deploy.export import ExportOptions, export_model
 from parnet_deploy.export.quantising import QuantiseOptions
-from parnet_deploy.net import initialise
+from parnet_deploy.net import initialise, load_checkpoint
 from parnet_deploy.quantise.images import open_images
-from parnet_deploy.spec import Backend, Preprocessing
+from parnet_deploy.spec import Array, Backend, Preprocessing
 from parnet_deploy.spec.form import default_form
 from parnet_deploy.spec.precision import Precision
 from parnet_deploy.spec.quantisation import Quantisation, scheme_of
 from parnet_deploy.verify.written import load_graph
 
 Change = Callable[[onnx.ModelProto], None]
+
+BACKENDS: dict[str, Backend] = {"int8": "onnxruntime", "fp8": "tensorrt-rtx", "bf16": "openvino"}
 
 
 def write_pixels(path: Path, count: int = 32, seed: int = 0) -> Path:
@@ -79,12 +90,25 @@ def copy_of(model: ModelBundle, final: Path) -> Path:
 
 def change_graphs(path: Path, change: Change, *files: str) -> None:
     """Change some of a bundle's graphs, their weights in them; all of them where none is named."""
-    manifest = open_model(path, check=False).manifest
+    change_files(path, open_model(path, check=False).manifest, change, *files)
+
+
+def change_files(path: Path, manifest: ModelManifest, change: Change, *files: str) -> None:
+    """The same in a folder that is no bundle yet."""
     every = (MODEL_GRAPH, *(stage.file for stage in manifest.stages))
     for file in files or every:
         model = load_graph(path / file)
         change(model)
         onnx.save(model, path / file)
+
+
+def mean_answer(model: ModelBundle, pixels: Path) -> Array:
+    """Of the network in torch: its mean logits, (classes,), on the pictures."""
+    images = open_images(str(pixels), model.manifest.preprocessing, limit=None).array()
+    network = load_checkpoint(model.file(CHECKPOINT)).model
+    with torch.inference_mode():
+        answers: Array = network(torch.from_numpy(images)).numpy()
+    return answers.mean(axis=0)
 
 
 def change_manifest(path: Path, change: Callable[[ModelManifest], ModelManifest]) -> None:
@@ -166,6 +190,53 @@ def float_kernel(block: str) -> Change:
                 made = numpy_helper.from_array((values * scale).astype(np.float32), f"{name}.wide")
                 graph.initializer.append(made)
                 node.input[1] = made.name
+
+    return change
+
+
+def without_pair(tensor: str) -> Change:
+    """An activation is not quantised: all that read it read what its maker gives."""
+
+    def change(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        pair = [n for n in graph.node if n.name in (f"{tensor}.quantise", f"{tensor}.dequantise")]
+        gone = {f"{tensor}.float", *(name for node in pair for name in node.output)}
+        for node in pair:
+            graph.node.remove(node)
+        for node in graph.node:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name in gone:
+                        names[index] = tensor
+        for value in (*graph.input, *graph.output):
+            if value.name == tensor:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        del graph.value_info[:]
+
+    return change
+
+
+def without_quantiser(tensor: str) -> Callable[[Quantisation], Quantisation]:
+    """A manifest that does not know of it either."""
+
+    def change(found: Quantisation) -> Quantisation:
+        left = {name: how for name, how in found.tensors.items() if name != tensor}
+        return replace(found, tensors=left)
+
+    return change
+
+
+def blind(answer: Array) -> Change:
+    """The head looks at nothing: it gives one answer, (classes,), to every image."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for constant in model.graph.initializer:
+            if constant.name in ("logits.weight", "logits.bias"):
+                values = numpy_helper.to_array(constant)
+                wrong = answer if constant.name == "logits.bias" else np.zeros(values.shape)
+                constant.CopyFrom(
+                    numpy_helper.from_array(wrong.astype(values.dtype), constant.name)
+                )
 
     return change
 

@@ -9,8 +9,9 @@ import onnx
 from onnx import numpy_helper
 
 from parnet_deploy.lowering.layers import CONV, is_layer
+from parnet_deploy.lowering.types import dequantiser
 from parnet_deploy.lowering.weights import QuantisedWeight, quantised, rounded_scale
-from parnet_deploy.spec import Array
+from parnet_deploy.spec import IMAGES, PREPROCESSED, Array
 from parnet_deploy.spec.quantisation import Quantisation
 
 _SHOWN = 3
@@ -23,7 +24,9 @@ def quantisation_faults(
 
     Every QuantizeLinear and DequantizeLinear of an activation has the scale, the zero point and the
     type of its quantiser; every kernel that is to be quantised is what `lowering.weights.quantised`
-    makes of the float32 one; every other is not quantised; nothing else is.
+    makes of the float32 one; every other is not quantised; nothing else is. And none is missing: a
+    quantised convolution reads what is dequantised, and every tensor with a quantiser is quantised
+    where its block is in the graph.
 
     Args:
         model: the graph, with its weights in it.
@@ -33,6 +36,7 @@ def quantisation_faults(
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     return (
         *_activation_faults(model, quantisation, constants),
+        *_missing_faults(model, quantisation),
         *_weight_faults(model, quantisation, constants, weights),
     )
 
@@ -64,6 +68,24 @@ def _activation_faults(
             yield f"'{node.name}' is {zero.dtype.name}, not {quantiser.dtype}"
         elif float(zero) != quantiser.zero_point:
             yield f"the zero point of '{node.name}' is {zero}, not {quantiser.zero_point}"
+
+
+def _missing_faults(model: onnx.ModelProto, quantisation: Quantisation) -> Iterator[str]:
+    """Layers and tensors that are to be quantised, and that a graph only passes on."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found = [node for node in model.graph.node if node.op_type == "Conv" and is_layer(node.name)]
+    blocks = {node.name.removesuffix(CONV) for node in found}
+    for node in found:
+        block = node.name.removesuffix(CONV)
+        if block not in quantisation.kept and dequantiser(node.input[0], makers) is None:
+            yield f"'{block}' is to be quantised, and reads '{node.input[0]}', which is not"
+    made = {node.name for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    read = {value.name for value in model.graph.input}
+    for name in quantisation.tensors:
+        is_first = name in (IMAGES, PREPROCESSED) and IMAGES in read
+        is_here = is_first or name.partition(".")[0] in blocks
+        if is_here and f"{name}.quantise" not in made:
+            yield f"'{name}' has no QuantizeLinear"
 
 
 def _weight_faults(

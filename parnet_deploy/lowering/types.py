@@ -61,12 +61,22 @@ def layer_types(model: onnx.ModelProto) -> Mapping[str, str]:
     return found
 
 
+def dequantiser(name: str, makers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The DequantizeLinear that a convolution's input or kernel comes from, or None.
+
+    Args:
+        name: of what the convolution reads.
+        makers: the graph's nodes by the names of what they give.
+    """
+    while name in makers and makers[name].op_type in _PASSES:
+        name = makers[name].input[0]
+    node = makers.get(name)
+    return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+
 def _quantised_type(
     name: str, makers: Mapping[str, onnx.NodeProto], kinds: Mapping[str, int]
 ) -> str | None:
     """The precision that a convolution's input is dequantised from, or None."""
-    while name in makers and makers[name].op_type in _PASSES:
-        name = makers[name].input[0]
-    if name in makers and makers[name].op_type == "DequantizeLinear":
-        return _QUANTISED.get(kinds.get(makers[name].input[0], 0))
-    return None
+    node = dequantiser(name, makers)
+    return None if node is None else _QUANTISED.get(kinds.get(node.input[0], 0))

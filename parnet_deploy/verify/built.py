@@ -17,6 +17,7 @@ from parnet_deploy.bundle import MODEL_GRAPH, GraphStage, ModelBundle, ModelMani
 from parnet_deploy.lowering import layer_types
 from parnet_deploy.lowering.faults import in_words
 from parnet_deploy.spec import IMAGES, PREPROCESSED, Array, ParNetSpec, layout
+from parnet_deploy.spec.learned import quantisable_tensors
 from parnet_deploy.spec.precision import arithmetic
 from parnet_deploy.spec.quantisation import Quantisation
 from parnet_deploy.verify.kernels import FoldedKernel, kernel_problems
@@ -113,8 +114,9 @@ def check_model(
     layers = sum(asked[name] == manifest.precision for name in asked)
     channels = "each output channel" if quantisation.per_channel else "each kernel"
     for rung, graphs in parts:
-        found = _quantiser_problems(graphs, quantisation)
-        results.append(_result(rung, QUANTISERS, found, f"{count} tensors, scale by scale"))
+        wrong = [*_without_quantiser(manifest, quantisation)]
+        wrong += _quantiser_problems(graphs, quantisation)
+        results.append(_result(rung, QUANTISERS, wrong, f"{count} tensors, scale by scale"))
         found = _zero_point_problems(graphs, quantisation)
         results.append(_result(rung, ZERO_POINTS, found, _zero_points(quantisation)))
         found = (
@@ -187,6 +189,21 @@ def _result(rung: RungName, name: str, problems: Iterable[str], good: str) -> Ch
     return CheckResult(
         rung=rung, name=name, verdict="failed" if bad else "passed", detail=bad or good
     )
+
+
+def _without_quantiser(manifest: ModelManifest, quantisation: Quantisation) -> Iterator[str]:
+    """Tensors of layers that are not kept, for which the manifest itself has no quantiser.
+
+    A graph without them would be as the manifest says.
+    """
+    first = PREPROCESSED if manifest.preprocessing.in_graph else IMAGES
+    for name in quantisable_tensors(manifest.spec, quantisation.scheme, quantisation.kept):
+        tensor = first if name == IMAGES else name
+        if tensor not in quantisation.tensors:
+            yield (
+                f"the manifest has no quantiser of '{tensor}', which a layer that is not kept "
+                "reads or gives"
+            )
 
 
 def _quantiser_problems(graphs: Iterable[GraphFacts], quantisation: Quantisation) -> Iterator[str]:
