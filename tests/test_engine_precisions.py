@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import parnet_deploy.engine.openvino as openvino_builder
 import parnet_deploy.runtime.openvino as openvino_runtime
 from parnet_deploy.bundle import EngineBundle, ModelBundle, open_model
+from parnet_deploy.cli.main import run
 from parnet_deploy.engine import (
     BuildOptions,
     build_engine,
@@ -34,7 +35,7 @@ from parnet_deploy.errors import BuildError, EngineError
 from parnet_deploy.images import preprocess
 from parnet_deploy.lowering import emulate
 from parnet_deploy.runtime import open_runner
-from parnet_deploy.runtime.cpu import SAFE_WEIGHT, int8_overflows
+from parnet_deploy.runtime.cpu import SAFE_WEIGHT, has_narrow_weights, int8_overflows
 from parnet_deploy.spec import Array, Backend
 from parnet_deploy.spec.precision import PRECISIONS
 
@@ -54,8 +55,6 @@ X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="kernels of x86"
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelBundle]:
     """A trained network in int8 and in bfloat16, as `export` writes it. Read only."""
-    from parnet_deploy.cli.main import run
-
     room = tmp_path_factory.mktemp("precisions")
     checkpoint = evaluated.write_checkpoint(room / "checkpoint.safetensors")
     data = f"imagefolder:{evaluated.write_images(room / 'images')}"
@@ -176,6 +175,7 @@ def test_int8_in_onnx_runtime_computes_every_convolution_in_integers(
     engine = build_engine(model, tmp_path / "engine", builder, split=split)
     assert engine.manifest.computes == "int8"
     assert recorded_options(engine.manifest) == options
+    assert is_narrow(engine) == (narrow and int8_overflows())
     found: Counter[str] = Counter()
     kernels = []
     for stage in engine.manifest.stages:
@@ -210,11 +210,30 @@ def test_int8_in_openvino_is_right_whatever_the_cpu_and_wrong_without_care(
     assert engine.manifest.computes == "int8"
     error = np.abs(answers(engine, images) - right).max() / np.abs(right).max()
     assert error <= 0.1
+    assert is_narrow(engine) == int8_overflows()
     if not int8_overflows():
         return
     monkeypatch.setattr(openvino_builder, "int8_overflows", lambda: False)
     careless = build(models["int8"], tmp_path / "careless", "openvino")
     assert weights(careless) > SAFE_WEIGHT >= weights(engine)
+
+
+def is_narrow(engine: EngineBundle) -> bool:
+    manifest = engine.manifest
+    return has_narrow_weights(manifest.backend, manifest.target, manifest.options)
+
+
+@X86
+def test_build_engine_says_when_it_narrows_weights_and_what_that_can_cost(
+    models: dict[str, ModelBundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["build-engine", str(models["int8"].path), "--output", str(tmp_path / "engine")]
+    assert run([*asked, "--backend", "openvino"]) == 0
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "VNNI" in line] or [""]
+    assert bool(note) == int8_overflows()
+    if note:
+        assert note.startswith("note: ")
+        assert "points of accuracy" in note
 
 
 def weights(engine: EngineBundle) -> int:

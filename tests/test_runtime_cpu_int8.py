@@ -8,7 +8,7 @@ import pytest
 
 from parnet_deploy.errors import TargetError
 from parnet_deploy.runtime import cpu
-from parnet_deploy.runtime.cpu import check_int8, int8_target
+from parnet_deploy.runtime.cpu import INT8, WIDE, check_int8, has_narrow_weights, int8_target
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +38,19 @@ def test_it_is_refused_without_vnni_and_only_then(
 def test_one_that_was_built_without_vnni_runs_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "int8_overflows", lambda cpuinfo=None: True)
     assert int8_target() == {}
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "without", "with_vnni"),
+    [
+        ("openvino", {}, True, False),
+        ("onnxruntime", {}, False, False),
+        ("onnxruntime", {"narrow_weights": True}, True, False),
+        ("tensorrt", {}, False, False),
+    ],
+)
+def test_whose_weights_are_narrow(
+    backend: str, options: dict[str, bool], without: bool, with_vnni: bool
+) -> None:
+    assert has_narrow_weights(backend, {}, options) == without
+    assert has_narrow_weights(backend, {INT8: WIDE}, options) == with_vnni

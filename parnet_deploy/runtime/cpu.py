@@ -101,6 +101,21 @@ def int8_target() -> dict[str, str]:
     return {} if int8_overflows() else {INT8: WIDE}
 
 
+def has_narrow_weights(
+    backend: str, target: Mapping[str, object], options: Mapping[str, object]
+) -> bool:
+    """Whether an engine in int8 has weights in 7 bits, since 8 overflow where it was built.
+
+    Args:
+        backend: that it was built for.
+        target: what its manifest says that it depends on.
+        options: how it was built, by its manifest.
+    """
+    if backend == "onnxruntime" and not options.get("narrow_weights"):
+        return False  # it makes them uint8 where they would overflow
+    return backend in ("onnxruntime", "openvino") and target.get(INT8) != WIDE
+
+
 def check_int8(recorded: Mapping[str, object], cpuinfo: Path = CPUINFO) -> None:
     """Refuse an engine whose sums would overflow here, and say nothing of it.
 
