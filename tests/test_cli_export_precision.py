@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +16,10 @@ from commands import call, one_sentence
 from PIL import Image
 
 from parnet_deploy.bundle import MODEL_GRAPH, open_model
+from parnet_deploy.cli import quantising
 from parnet_deploy.lowering import layer_types
+from parnet_deploy.quantise import names
+from parnet_deploy.quantise.images import open_images
 
 TINY = ("--variant", "s", "--widths", "8,16,24,32", "--image-size", "64", "--classes", "7")
 INT8 = ("--precision", "int8", "--calibrate", "images")
@@ -217,6 +223,41 @@ def test_images_that_are_far_too_dark_are_warned_of(capsys: Capture, images: Pat
     assert "0 to 15 of 255" in result.err
     assert any("of 255" in said for said in open_model(OUTPUT).manifest.warnings)
     assert "6 calibration images are few" in result.err
+
+
+@pytest.mark.parametrize(
+    ("report", "given"),
+    [
+        (OUTPUT, ()),
+        (OUTPUT / "why", ("--output", OUTPUT)),
+        (OUTPUT / "why", ("--force",)),
+        (Path("models") / "link" / "why", ()),
+    ],
+)
+def test_a_report_in_the_bundle_s_own_folder_is_refused_before_any_work(
+    capsys: Capture, images: Path, report: Path, given: tuple[object, ...]
+) -> None:
+    Path("models").mkdir()
+    Path("models", "link").symlink_to(OUTPUT.absolute())
+    if "--force" in given:
+        OUTPUT.mkdir()
+        (OUTPUT / "manifest.json").write_text("{}")  # which makes it one that may be replaced
+    result = call(capsys, "export", *TINY, *INT8, "--quantisation-report", report, *given)
+    one_sentence(result, 2, "--quantisation-report", "choose a folder beside it")
+    assert "fuse" not in result.err
+    assert OUTPUT.exists() == ("--force" in given)
+
+
+def test_what_the_command_line_knows_of_quantising_stands_once() -> None:
+    """And is known without what quantises, or the command line would start late."""
+    asked = inspect.signature(open_images).parameters["limit"].default
+    assert asked == quantising.Options().calibration_images == names.LIMIT
+    code = (
+        "import sys, parnet_deploy.cli.quantising as cli\n"
+        "heavy = {'onnx', 'onnxruntime', 'torch', 'parnet_deploy.quantise.ranges'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_report_is_not_replaced_unasked(capsys: Capture, images: Path) -> None:

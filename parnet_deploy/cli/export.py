@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from parnet_deploy.bundle import ModelBundle, Source, refuse_existing
+from parnet_deploy.bundle import BatchRange, ModelBundle, Source, refuse_existing
 from parnet_deploy.cli import quantising
 from parnet_deploy.cli.architecture import (
     ActivationName,
@@ -45,7 +45,8 @@ from parnet_deploy.cli.console import (
     warn,
 )
 from parnet_deploy.cli.counting import counting, nothing
-from parnet_deploy.cli.options import parse_batch, parse_size, refuse_given
+from parnet_deploy.cli.field_options import with_options_of
+from parnet_deploy.cli.options import parse_batch, parse_size
 from parnet_deploy.cli.packages import need
 from parnet_deploy.errors import UsageError, os_reason
 from parnet_deploy.spec import (
@@ -60,7 +61,6 @@ from parnet_deploy.spec import (
 )
 from parnet_deploy.spec.form import IdentityBN, Join, Layout, Squeeze
 from parnet_deploy.spec.precision import Precision
-from parnet_deploy.spec.quantisation import scheme_of
 
 if TYPE_CHECKING:
     from parnet_deploy.export import ExportOptions
@@ -125,8 +125,8 @@ class Network:
     ranges: LearnedRanges | None = None
 
 
+@with_options_of(quantising.Options)
 def command(
-    context: typer.Context,
     variant: VariantName = None,
     checkpoint: CheckpointFile = None,
     output: Output = None,
@@ -152,17 +152,8 @@ def command(
     squeeze_op: FormSqueeze = None,
     join: FormJoin = None,
     layout: FormLayout = None,
-    calibrate: quantising.Calibrate = None,
-    calibration_images: quantising.CalibrationImages = quantising.LIMIT,
-    calibration_method: quantising.Method = "mse",
-    percentile: quantising.Percentile = None,
-    keep: quantising.Keep = None,
-    auto_keep: quantising.AutoKeep = None,
-    equalise: quantising.Equalise = False,
-    correct_bias: quantising.CorrectBias = False,
-    per_tensor: quantising.PerTensor = False,
-    quantisation_report: quantising.Report = None,
     force: Force = False,
+    **quantise: Any,
 ) -> None:
     """Fuse a ParNet and export it: the whole network and one graph per stage.
 
@@ -174,54 +165,78 @@ def command(
         streams=streams, depth=depth, widths=widths, blocks=blocks, squeeze=squeeze, classes=classes
     )
     changes |= given(activation=activation, image_size=image_size)
-    batch_range = parse_batch(batch)
-    asked = None
-    if (scheme := scheme_of(precision, target)) is None:
-        refuse_given(context, quantising.APPLIES, f"--precision {precision} quantises nothing")
-    else:
-        asked = quantising.Asked(
-            precision=precision,
-            scheme=scheme,
-            calibrate=calibrate,
-            limit=calibration_images,
-            method=calibration_method,
-            percentile=percentile,
-            keep=quantising.names_of(keep or ()),
-            budget=auto_keep,
-            equalise=equalise,
-            correct_bias=correct_bias,
-            per_tensor=per_tensor,
-            report=quantisation_report,
-            force=force,
-        )
-    named = _read_labels(labels) if labels else None
-    base = find_spec(variant) if variant is not None else None
-    _check_first(output, base, force=force)
-    from parnet_deploy.export import ExportOptions, export_model
-
-    network = _find_network(base, checkpoint, changes, seed=seed, ema=ema)
-    folder = output or _folder(network.model.spec)
-    options = ExportOptions(
-        name=Path(os.path.abspath(folder)).name,
-        preprocessing=replace(network.preprocessing, in_graph=preprocess),
-        batch=batch_range,
+    wanted = _Wanted(
+        batch=parse_batch(batch),
         stem=stem,
         softmax=softmax,
+        preprocess=preprocess,
         form=_form(target, identity_bn=identity_bn, squeeze=squeeze_op, join=join, layout=layout),
         precision=precision,
         opset=opset,
     )
-    told = named or network.labels or None
-    quantise = None if asked is None else _read_images(asked, options, network, told)
+    asked = quantising.find_asked(quantise, precision, target, force=force)
+    named = _read_labels(labels) if labels else None
+    base = find_spec(variant) if variant is not None else None
+    _check_first(output, base, asked, force=force)
+    network = _find_network(base, checkpoint, changes, seed=seed, ema=ema)
+    _export(network, output or _folder(network.model.spec), wanted, asked, named, force=force)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wanted:
+    """How a network is to be exported, before it is known which; see `export.ExportOptions`."""
+
+    batch: BatchRange
+    stem: StemMode
+    softmax: bool
+    preprocess: bool
+    form: DeployForm
+    precision: Precision
+    opset: int
+
+    def options(self, name: str, preprocessing: Preprocessing) -> ExportOptions:
+        """The same, for a network with this preprocessing and a bundle of this name."""
+        from parnet_deploy.export import ExportOptions
+
+        return ExportOptions(
+            name=name,
+            preprocessing=replace(preprocessing, in_graph=self.preprocess),
+            batch=self.batch,
+            stem=self.stem,
+            softmax=self.softmax,
+            form=self.form,
+            precision=self.precision,
+            opset=self.opset,
+        )
+
+
+def _export(
+    network: Network,
+    folder: Path,
+    wanted: _Wanted,
+    asked: quantising.Asked | None,
+    named: Sequence[str] | None,
+    *,
+    force: bool,
+) -> None:
+    """Export what was found, and tell of it."""
+    from parnet_deploy.export import export_model
+
+    options = wanted.options(Path(os.path.abspath(folder)).name, network.preprocessing)
+    labels = named or network.labels or None
+    quantise = report = None
+    if asked is not None:
+        asked.check_outside(folder)
+        quantise, report = _read_images(asked, options, network, labels), asked.report
     with counting("quantise") if asked else nullcontext(nothing) as count:
         bundle = export_model(
             network.model,
             network.source,
             folder,
             options,
-            told,
+            labels,
             quantise=quantise,
-            quantised=partial(quantising.show_quantised, folder=quantisation_report),
+            quantised=partial(quantising.show_quantised, folder=report),
             counted=count,
             force=force,
             progress=progress,
@@ -234,7 +249,7 @@ def _read_images(
 ) -> QuantiseOptions:
     spec = network.model.spec
     blocks = [block.name for block in network.model.layout if block.kind != "head"]
-    quantising.check_kept(asked.keep, blocks)
+    quantising.check_kept(asked.options.kept, blocks)
     return asked.read(spec.name, options.preprocessing, labels or (), spec.classes, network.ranges)
 
 
@@ -242,11 +257,19 @@ def _folder(spec: ParNetSpec) -> Path:
     return Path("models") / f"parnet-{spec.name}"
 
 
-def _check_first(output: Path | None, base: ParNetSpec | None, *, force: bool) -> None:
+def _check_first(
+    output: Path | None,
+    base: ParNetSpec | None,
+    asked: quantising.Asked | None,
+    *,
+    force: bool,
+) -> None:
     """Say at once what is in the way. A checkpoint alone tells the output's name only when read."""
     known = output or (_folder(base) if base is not None else None)
     if known is not None:
         refuse_existing(known, force=force)
+        if asked is not None:
+            asked.check_outside(known)
     need("export")
 
 

@@ -52,6 +52,12 @@ def with_options_of(*values: type) -> Callable[[Callable[..., T]], Callable[...,
     return decorate
 
 
+def flag(name: str, value: Any) -> str:
+    """How a field was given on the command line: ``--no-name`` where it was switched off."""
+    option = name.replace("_", "-")
+    return f"--no-{option}" if value is False else f"--{option}"
+
+
 def part_of(changes: Mapping[str, Any], value: type) -> dict[str, Any]:
     """Those of the changes that are fields of a dataclass."""
     return {name: change for name, change in changes.items() if name in _kinds(value)}

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
 from rich.markup import escape
 
 from parnet_deploy.bundle import refuse_existing
 from parnet_deploy.cli.console import Justify, new_table, print_table, say, tell, warn
 from parnet_deploy.cli.counting import counting
+from parnet_deploy.cli.field_options import flag
 from parnet_deploy.errors import UsageError
-from parnet_deploy.spec import Preprocessing
+from parnet_deploy.quantise.names import JSON_FILE, LIMIT, PAGE_FILE, check_per_tensor
+from parnet_deploy.spec import Backend, Preprocessing
 from parnet_deploy.spec.precision import Precision
-from parnet_deploy.spec.quantisation import CalibrationMethod, Scheme
+from parnet_deploy.spec.quantisation import Scheme, scheme_of
 
 if TYPE_CHECKING:
     from parnet_deploy.export.quantising import Quantised, QuantiseOptions
@@ -26,74 +27,68 @@ if TYPE_CHECKING:
     from parnet_deploy.quantise.result import QuantisationReport
     from parnet_deploy.spec.learned import LearnedRanges
 
-Calibrate = Annotated[
-    str | None,
-    typer.Option(
-        help="Images for int8 and fp8: a folder, an .npz, or a data set such as digits or "
-        "imagefolder:PATH."
-    ),
-]
-CalibrationImages = Annotated[
-    int, typer.Option(help="Calibration images at most, spread over the classes; 0: all.")
-]
-Method = Annotated[
-    Literal["minmax", "entropy", "percentile", "mse"],
-    typer.Option(help="How the ranges of activations are found."),
-]
-Percentile = Annotated[
-    float | None, typer.Option(help="Values within a range, in percent, of percentile.")
-]
-Keep = Annotated[
-    list[str] | None,
-    typer.Option("--keep", help="Blocks that are not quantised, with commas or option by option."),
-]
-AutoKeep = Annotated[
-    float | None,
-    typer.Option(
-        help="Keep just the layers that it takes to lose at most so many points: of accuracy where "
-        "the images have labels, else of top-1 agreement."
-    ),
-]
-Equalise = Annotated[
-    bool, typer.Option("--equalise", help="Even out channels' ranges first, where it is exact.")
-]
-CorrectBias = Annotated[
-    bool, typer.Option("--correct-bias", help="Take off what quantising shifts on average.")
-]
-PerTensor = Annotated[
-    bool,
-    typer.Option("--per-tensor", help="One scale for a whole kernel: naive, for comparison."),
-]
-Report = Annotated[
-    Path | None,
-    typer.Option(
-        "--quantisation-report",
-        help="Folder for what each layer costs: a page, a picture and JSON.",
-    ),
-]
-
-
-LIMIT = 512
-"""Calibration images, unless told otherwise: ranges hardly change with more."""
-
-JSON_FILE, PAGE_FILE = "quantisation.json", "quantisation.html"
-
 FEW = 16
 """On fewer calibration images ranges are a matter of luck."""
 
-APPLIES = (
-    "calibrate",
-    "calibration_images",
-    "calibration_method",
-    "percentile",
-    "keep",
-    "auto_keep",
-    "equalise",
-    "correct_bias",
-    "per_tensor",
-    "quantisation_report",
-)
-"""Parameters of ``export`` that only int8 and fp8 have a use for."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What the command line takes for int8 and fp8: every field an option, with its help."""
+
+    calibrate: Annotated[
+        str | None,
+        "Images for int8 and fp8: a folder, an .npz, or a data set such as digits or "
+        "imagefolder:PATH.",
+    ] = None
+    calibration_images: Annotated[
+        int, f"Calibration images at most, spread over the classes; 0: all [default: {LIMIT}]."
+    ] = LIMIT
+    calibration_method: Annotated[
+        Literal["minmax", "entropy", "percentile", "mse"],
+        "How the ranges of activations are found [default: mse].",
+    ] = "mse"
+    percentile: Annotated[float | None, "Values within a range, in percent, of percentile."] = None
+    keep: Annotated[
+        list[str] | None, "Blocks that are not quantised, with commas or option by option."
+    ] = None
+    auto_keep: Annotated[
+        float | None,
+        "Keep just the layers that it takes to lose at most so many points: of accuracy where the "
+        "images have labels, else of top-1 agreement.",
+    ] = None
+    equalise: Annotated[bool, "Even out channels' ranges first, where it is exact."] = False
+    correct_bias: Annotated[bool, "Take off what quantising shifts on average."] = False
+    per_tensor: Annotated[bool, "One scale for a whole kernel: naive, for comparison."] = False
+    quantisation_report: Annotated[
+        Path | None, "Folder for what each layer costs: a page, a picture and JSON."
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, before anything is read.
+
+        Raises:
+            UsageError: a number of images or a budget that is none, a percentile that does not
+                go with the method, or one scale for a whole kernel beside what measures it.
+        """
+        if self.calibration_images < 0:
+            raise UsageError(f"--calibration-images is not negative, not {self.calibration_images}")
+        if self.auto_keep is not None and not 0 <= self.auto_keep <= 100:
+            raise UsageError(f"--auto-keep takes points, 0 to 100, not {self.auto_keep}")
+        check_per_tensor(
+            per_channel=not self.per_tensor,
+            costs=self.quantisation_report is not None,
+            budget=self.auto_keep,
+        )
+        if self.calibrate is not None:
+            from parnet_deploy.quantise.ranges import check_method
+
+            check_method(self.calibration_method, self.percentile)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of blocks: one or, with commas between, several an option; none twice."""
+        texts = self.keep or ()
+        return tuple(dict.fromkeys(name.strip() for text in texts for name in text.split(",")))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,54 +98,32 @@ class Asked:
     Attributes:
         precision: ``int8`` or ``fp8``.
         scheme: what the backend takes of it.
-        calibrate: where images are; None where ranges were learned in training.
-        limit: calibration images at most; 0 takes all.
-        method: how ranges are found.
-        percentile: for ``percentile``.
-        keep: blocks that are not to be quantised.
-        budget: points that may be lost by quantising more; None: no more are kept.
-        equalise: even out channels' ranges first.
-        correct_bias: take off what quantising shifts on average.
-        per_tensor: one scale for a whole kernel.
-        report: folder for what each layer costs, or None.
-        force: replace a report that stands there.
+        options: how.
     """
 
     precision: Precision
     scheme: Scheme
-    calibrate: str | None
-    limit: int
-    method: CalibrationMethod
-    percentile: float | None
-    keep: tuple[str, ...]
-    budget: float | None
-    equalise: bool
-    correct_bias: bool
-    per_tensor: bool
-    report: Path | None
-    force: bool
+    options: Options
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be, before anything is read.
+    @property
+    def report(self) -> Path | None:
+        """Folder for what each layer costs, or None."""
+        return self.options.quantisation_report
+
+    def check_outside(self, bundle: Path) -> None:
+        """Refuse a report in the bundle's own folder, which is put in place as a whole.
 
         Raises:
-            UsageError: a number of images or a budget that is none, a percentile that does not
-                go with the method, or a report's folder that cannot be written to.
+            UsageError: it would stand there.
         """
-        if self.limit < 0:
-            raise UsageError(f"--calibration-images is not negative, not {self.limit}")
-        if self.budget is not None and not 0 <= self.budget <= 100:
-            raise UsageError(f"--auto-keep takes points, 0 to 100, not {self.budget}")
-        if self.per_tensor and (self.report is not None or self.budget is not None):
+        if self.report is None:
+            return
+        folder, final = (Path(os.path.realpath(path)) for path in (self.report, bundle))
+        if folder.is_relative_to(final):
             raise UsageError(
-                "--quantisation-report and --auto-keep measure --per-tensor anyway; leave it out"
+                f"--quantisation-report {self.report} lies in {bundle}, which is put in place as a "
+                "whole: choose a folder beside it"
             )
-        if self.report is not None:
-            _check_folder(self.report, force=self.force)
-        if self.calibrate is not None:
-            from parnet_deploy.quantise.ranges import check_method
-
-            check_method(self.method, self.percentile)
 
     def read(
         self,
@@ -175,13 +148,13 @@ class Asked:
         from parnet_deploy.export.quantising import QuantiseOptions
         from parnet_deploy.quantise.images import open_images
 
-        images = None
-        if self.calibrate is not None:
+        images, options = None, self.options
+        if options.calibrate is not None:
             with counting("read") as count:
                 images = open_images(
-                    self.calibrate,
+                    options.calibrate,
                     preprocessing,
-                    limit=self.limit or None,
+                    limit=options.calibration_images or None,
                     classes=labels,
                     outputs=outputs,
                     progress=lambda done, total: count("calibration images", done, total),
@@ -192,15 +165,42 @@ class Asked:
             scheme=self.scheme,
             images=images,
             learned=learned,
-            method=self.method,
-            percentile=self.percentile,
-            kept=self.keep,
-            budget=self.budget,
-            equalise=self.equalise,
-            correct_bias=self.correct_bias,
-            per_channel=not self.per_tensor,
+            method=options.calibration_method,
+            percentile=options.percentile,
+            kept=options.kept,
+            budget=options.auto_keep,
+            equalise=options.equalise,
+            correct_bias=options.correct_bias,
+            per_channel=not options.per_tensor,
             costs=self.report is not None,
         )
+
+
+def find_asked(
+    given: Mapping[str, Any], precision: Precision, target: Backend, *, force: bool
+) -> Asked | None:
+    """What is asked for; None where the precision quantises nothing.
+
+    Args:
+        given: fields of `Options` that were given on the command line.
+        precision: what the graphs are to compute in.
+        target: what they are for.
+        force: replace a report that stands there.
+
+    Raises:
+        UsageError: options that mean nothing there or cannot be, or a report's folder that cannot
+            be written to.
+        SpecError: the target has no such precision.
+    """
+    if (scheme := scheme_of(precision, target)) is None:
+        if given:
+            named = ", ".join(sorted(flag(name, value) for name, value in given.items()))
+            raise UsageError(f"--precision {precision} quantises nothing, so leave out {named}")
+        return None
+    options = Options(**given)
+    if options.quantisation_report is not None:
+        _check_folder(options.quantisation_report, force=force)
+    return Asked(precision=precision, scheme=scheme, options=options)
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:
@@ -210,11 +210,6 @@ def _check_folder(folder: Path, *, force: bool) -> None:
         raise UsageError(f"cannot write a report to --quantisation-report {folder}: see {there}")
     for name in (JSON_FILE, PAGE_FILE):
         refuse_existing(folder / name, force=force)
-
-
-def names_of(keep: Sequence[str]) -> tuple[str, ...]:
-    """Names of blocks: one or, with commas between, several in each text; none twice."""
-    return tuple(dict.fromkeys(name.strip() for text in keep for name in text.split(",")))
 
 
 def check_kept(keep: Sequence[str], blocks: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +50,7 @@ from parnet_deploy.lowering import layers
 from parnet_deploy.net import DeployParNet, ParNet, TrainingFacts, fuse, save_checkpoint
 from parnet_deploy.quantise.images import CalibrationImages
 from parnet_deploy.quantise.plausible import check_ranges, check_span
-from parnet_deploy.spec import IMAGES, LOGITS, Array, ParNetSpec, stages
+from parnet_deploy.spec import IMAGES, LOGITS, Array, ParNetSpec, Preprocessing, stages
 
 IR_VERSION = 10  # read by ONNX Runtime 1.19 and later, and by TensorRT 10 and later
 UNTRAINED = (
@@ -113,42 +113,100 @@ def export_model(
         if options.precision != "fp32":
             progress("prove: the same graph in fp32 against the network, before it is rounded")
             _prove_in_float32(work, fused, model, source, options)
-        graph = float_graph(fused, options)
-        warnings: tuple[str, ...] = ()
+        ready = _Ready(graph=float_graph(fused, options), options=options, images=images)
         if quantise is not None:
             progress(f"quantise: what {options.precision} makes of it")
-            found = quantise_graph(
-                graph,
-                quantise,
-                first=options.first,
-                kernels=partial(block_kernels, model, options.form),
-                progress=counted,
-            )
-            found = replace(found, warnings=_odd(found, quantise, options))
-            quantised(found)
-            warnings = found.warnings
-            graph, options = found.graph, replace(options, quantisation=found.quantisation)
-            images = images or _some_of(quantise.images, options.batch)
-        manifest = describe(model.spec, source, options)
-        manifest = replace(manifest, warnings=(*manifest.warnings, *warnings))
-        whole = lower_graph(graph, options)
-        if options.base != "fp32":
-            noise = [normalised(trial(manifest, n), options.preprocessing) for n in range(TRIALS)]
-            check_range(fused, noise, options.base)
-        progress(f"write: the whole graph and {len(manifest.stages)} stages, weights stored once")
-        write_graphs(work, whole, manifest)
-        (work / LABELS).write_text(listed, encoding="utf-8")
-        facts = TrainingFacts(labels=tuple(labels or ()), preprocessing=options.preprocessing)
-        save_checkpoint(model, work / CHECKPOINT, facts)
-        progress("prove: whole graph against network, stages joined against whole graph")
-        check_quantised(work, manifest, _kernels(graph))
-        proof = prove(work, manifest, model, images)
-        progress(
-            f"proved: whole graph within {proof.network:.1e} of the network, "
-            f"stages within {proof.stages:.1e} of the whole graph"
-        )
+            ready = _quantised(ready, quantise, model, quantised, counted)
+        manifest = _write(work, ready, fused, source, progress)
+        _write_beside(work, model, options.preprocessing, labels or (), listed)
+        _prove(work, manifest, model, ready, progress)
         seal(work, manifest)
     return open_model(final, check=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Ready:
+    """A network that is ready to be lowered and written.
+
+    Attributes:
+        graph: in float32.
+        options: how to export, with the quantisation where there is one.
+        images: what to prove it on beside noise.
+        warnings: what is odd about it.
+    """
+
+    graph: gs.Graph
+    options: ExportOptions
+    images: Sequence[Array]
+    warnings: tuple[str, ...] = ()
+
+
+def _quantised(
+    ready: _Ready,
+    quantise: QuantiseOptions,
+    model: ParNet,
+    told: Callable[[Quantised], None],
+    counted: Counted,
+) -> _Ready:
+    """Find out how it is to be quantised; it is proven on some of the images of the calibration."""
+    options = ready.options
+    found = quantise_graph(
+        ready.graph,
+        quantise,
+        first=options.first,
+        kernels=partial(block_kernels, model, options.form),
+        progress=counted,
+    )
+    found = replace(found, warnings=_odd(found, quantise, options))
+    told(found)
+    return _Ready(
+        graph=found.graph,
+        options=replace(options, quantisation=found.quantisation),
+        images=ready.images or _some_of(quantise.images, options.batch),
+        warnings=found.warnings,
+    )
+
+
+def _write(
+    work: Path, ready: _Ready, fused: DeployParNet, source: Source, progress: Progress
+) -> ModelManifest:
+    """Lower the graph and write it, whole and in stages.
+
+    Returns:
+        What was written.
+    """
+    options = ready.options
+    manifest = describe(fused.spec, source, options)
+    manifest = replace(manifest, warnings=(*manifest.warnings, *ready.warnings))
+    whole = lower_graph(ready.graph, options)
+    if options.base != "fp32":
+        noise = [normalised(trial(manifest, n), options.preprocessing) for n in range(TRIALS)]
+        check_range(fused, noise, options.base)
+    progress(f"write: the whole graph and {len(manifest.stages)} stages, weights stored once")
+    write_graphs(work, whole, manifest)
+    return manifest
+
+
+def _write_beside(
+    work: Path, model: ParNet, preprocessing: Preprocessing, labels: Sequence[str], listed: str
+) -> None:
+    """What goes with the graphs: the file of the labels, and the checkpoint that they came from."""
+    (work / LABELS).write_text(listed, encoding="utf-8")
+    facts = TrainingFacts(labels=tuple(labels), preprocessing=preprocessing)
+    save_checkpoint(model, work / CHECKPOINT, facts)
+
+
+def _prove(
+    work: Path, manifest: ModelManifest, model: ParNet, ready: _Ready, progress: Progress
+) -> None:
+    """The gate, for the graphs as they were written."""
+    progress("prove: whole graph against network, stages joined against whole graph")
+    check_quantised(work, manifest, _kernels(ready.graph))
+    proof = prove(work, manifest, model, ready.images)
+    progress(
+        f"proved: whole graph within {proof.network:.1e} of the network, "
+        f"stages within {proof.stages:.1e} of the whole graph"
+    )
 
 
 def _kernels(graph: gs.Graph) -> dict[str, Array]:

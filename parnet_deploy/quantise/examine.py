@@ -117,63 +117,105 @@ def examine(
     """
     _check(choices, learned, graph)
     trial = make_trial(graph, judging or calibrating, first=first, last=last)
-    seen = _observe(trial.graph, scheme, calibrating, progress)
-    naive = _naive(trial, scheme, calibrating, seen)
-    quantisation = learned or quantisation_of(
-        seen, scheme, calibrating, choices.method, choices.percentile
-    )
-    quantisation = keeping(graph, quantisation, choices.keep)
-    options: list[OptionEffect] = []
+    work = _Work(trial, scheme, calibrating, choices, progress)
+    work.calibrate(learned)
     if choices.equalise:
-        equalised = equalise(trial, calibrating, scheme)
-        before = trial.effect(quantisation)
-        trial = replace(trial, graph=equalised.graph)
-        seen = _observe(trial.graph, scheme, calibrating, progress)
-        quantisation = quantisation_of(
-            seen, scheme, calibrating, choices.method, choices.percentile
-        )
-        quantisation = replace(keeping(trial.graph, quantisation, choices.keep), equalised=True)
-        options.append(
-            OptionEffect(
-                option="equalise",
-                before=before,
-                after=trial.effect(quantisation),
-                detail=equalised.verdict,
-            )
-        )
-    costs = sensitivity(trial, quantisation, progress=progress)
-    found = _Found(trial=trial, costs=costs, naive=naive, seen=seen, options=options)
+        work.equalise()
+    work.measure()
     if choices.budget is not None:
-        found.kept = auto_keep(trial, quantisation, costs, choices.budget, progress=progress)
-        quantisation = keeping(trial.graph, quantisation, found.kept.blocks)
-    final = costs.whole if found.kept is None else found.kept.effect
-    graph = trial.graph
-    if choices.correct_bias and final is not None:
-        corrected = correct_bias(trial, quantisation, calibrating, progress=progress)
-        graph, before = corrected.graph, final
-        final = trial.effect(quantisation, graph)
-        options.append(
-            OptionEffect(
-                option="correct-bias", before=before, after=final, detail=corrected.verdict
-            )
-        )
-        quantisation = replace(quantisation, bias_corrected=True)
-    report = _report(
-        found, name, precision, quantisation, final, block_noise(kernels, scheme.weight)
-    )
-    return Examined(graph=graph, quantisation=quantisation, report=report)
+        work.keep(choices.budget)
+    if choices.correct_bias:
+        work.correct_bias()
+    report = _report(work, name, precision, block_noise(kernels, scheme.weight))
+    return Examined(graph=work.graph, quantisation=work.quantisation, report=report)
 
 
-@dataclass(kw_only=True)
-class _Found:
-    """What was found on the way to a report."""
+class _Work:
+    """What is to be quantised, and what was found so far; its steps, in the order they are taken.
 
-    trial: Trial
-    costs: Sensitivity
-    naive: Effect
+    Attributes:
+        trial: the float32 graph, evened out or not, and the images that it is judged on.
+        seen: the values of its activations.
+        naive: what whole ranges and one scale a kernel make of the answers.
+        quantisation: how it is to be quantised, as far as that is decided.
+        costs: what each layer costs alone.
+        kept: what the budget keeps.
+        final: what it makes of the answers in the end; None where all is kept from the start.
+        graph: what is to be lowered: the trial's own, or one with other biases.
+        options: what the options have changed.
+    """
+
     seen: Mapping[str, Histogram]
-    options: list[OptionEffect]
+    naive: Effect
+    quantisation: Quantisation
+    costs: Sensitivity
     kept: Kept | None = None
+    final: Effect | None
+
+    def __init__(
+        self,
+        trial: Trial,
+        scheme: Scheme,
+        images: CalibrationImages,
+        choices: Choices,
+        progress: Progress,
+    ) -> None:
+        self.trial, self.graph = trial, trial.graph
+        self.scheme, self.images, self.choices = scheme, images, choices
+        self.progress = progress
+        self.options: list[OptionEffect] = []
+
+    def calibrate(self, learned: Quantisation | None) -> None:
+        """See which values occur, and find ranges, or take those that were learned."""
+        self.seen = self._observe()
+        whole = quantisation_of(self.seen, self.scheme, self.images, "minmax")
+        self.naive = self.trial.effect(replace(whole, per_channel=False))
+        found = learned or self._quantisation()
+        self.quantisation = keeping(self.trial.graph, found, self.choices.keep)
+
+    def equalise(self) -> None:
+        """Even out channels' ranges, and find them again."""
+        found = equalise(self.trial, self.images, self.scheme)
+        before = self.trial.effect(self.quantisation)
+        self.trial, self.graph = replace(self.trial, graph=found.graph), found.graph
+        self.seen = self._observe()
+        evened = replace(self._quantisation(), equalised=True)
+        self.quantisation = keeping(self.trial.graph, evened, self.choices.keep)
+        self._tell("equalise", before, self.trial.effect(self.quantisation), found.verdict)
+
+    def measure(self) -> None:
+        """Quantise every layer alone."""
+        self.costs = sensitivity(self.trial, self.quantisation, progress=self.progress)
+        self.final = self.costs.whole
+
+    def keep(self, budget: float) -> None:
+        """Decide what is kept, so that no more is lost than so many points."""
+        found = auto_keep(self.trial, self.quantisation, self.costs, budget, progress=self.progress)
+        self.quantisation = keeping(self.trial.graph, self.quantisation, found.blocks)
+        self.kept, self.final = found, found.effect
+
+    def correct_bias(self) -> None:
+        """Take off what is shifted by what is really quantised, if anything is."""
+        if self.final is None:
+            return
+        found = correct_bias(self.trial, self.quantisation, self.images, progress=self.progress)
+        before, self.graph = self.final, found.graph
+        self.final = self.trial.effect(self.quantisation, self.graph)
+        self._tell("correct-bias", before, self.final, found.verdict)
+        self.quantisation = replace(self.quantisation, bias_corrected=True)
+
+    def _observe(self) -> Mapping[str, Histogram]:
+        names = observed(self.trial.graph, self.scheme)
+        progress = partial(self.progress, "calibration images")
+        return observe(self.trial.graph, names, self.images, progress=progress)
+
+    def _quantisation(self) -> Quantisation:
+        how = self.choices.method, self.choices.percentile
+        return quantisation_of(self.seen, self.scheme, self.images, *how)
+
+    def _tell(self, option: str, before: Effect, after: Effect, verdict: str) -> None:
+        effect = OptionEffect(option=option, before=before, after=after, detail=verdict)
+        self.options.append(effect)
 
 
 def _check(choices: Choices, learned: Quantisation | None, graph: gs.Graph) -> None:
@@ -189,56 +231,35 @@ def _check(choices: Choices, learned: Quantisation | None, graph: gs.Graph) -> N
     check_kept(layers(graph), choices.keep)
 
 
-def _observe(
-    graph: gs.Graph, scheme: Scheme, images: CalibrationImages, progress: Progress
-) -> Mapping[str, Histogram]:
-    names = observed(graph, scheme)
-    return observe(graph, names, images, progress=partial(progress, "calibration images"))
-
-
-def _naive(
-    trial: Trial, scheme: Scheme, images: CalibrationImages, seen: Mapping[str, Histogram]
-) -> Effect:
-    """Whole ranges, and one scale for all output channels of a kernel."""
-    whole = quantisation_of(seen, scheme, images, "minmax")
-    return trial.effect(replace(whole, per_channel=False))
-
-
 def _report(
-    found: _Found,
-    name: str,
-    precision: Precision,
-    quantisation: Quantisation,
-    final: Effect | None,
-    noises: Sequence[BlockNoise],
+    work: _Work, name: str, precision: Precision, noises: Sequence[BlockNoise]
 ) -> QuantisationReport:
-    trial, costs = found.trial, found.costs
+    trial, costs = work.trial, work.costs
     return QuantisationReport(
         name=name,
         precision=precision,
-        quantisation=quantisation,
+        quantisation=work.quantisation,
         judged=trial.images.source,
         images=trial.images.count,
         accuracy=trial.accuracy,
         whole=costs.whole,
-        naive=found.naive,
-        final=final,
-        layers=_layers(found, quantisation, {noise.block: noise for noise in noises}),
+        naive=work.naive,
+        final=work.final,
+        layers=_layers(work, {noise.block: noise for noise in noises}),
         blamed=tuple(Blamed(block=block, share=share) for block, share in to_blame(costs)),
-        kept=found.kept,
-        options=tuple(found.options),
+        kept=work.kept,
+        options=tuple(work.options),
         tools=versions(*TOOLS),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
 
-def _layers(
-    found: _Found, quantisation: Quantisation, noises: Mapping[str, BlockNoise]
-) -> tuple[LayerReport, ...]:
-    alone = {cost.block: cost.alone for cost in found.costs.layers}
+def _layers(work: _Work, noises: Mapping[str, BlockNoise]) -> tuple[LayerReport, ...]:
+    quantisation = work.quantisation
+    alone = {cost.block: cost.alone for cost in work.costs.layers}
     reports = []
-    for layer in layers(found.trial.graph):
-        seen, how = found.seen[layer.input], quantisation.tensors.get(layer.input)
+    for layer in layers(work.trial.graph):
+        seen, how = work.seen[layer.input], quantisation.tensors.get(layer.input)
         activation = Activation(
             tensor=layer.input,
             low=seen.low,
