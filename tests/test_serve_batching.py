@@ -26,7 +26,6 @@ from served import (
     with_batch,
 )
 
-from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import RequestError, RunnerError, UsageError
 from parnet_deploy.runtime.timeline import Span
 from parnet_deploy.serve.engine.batching import gather, rows_of, split
@@ -43,7 +42,7 @@ def test_what_is_gathered_can_be_split(sizes: list[int], low: int) -> None:
     parts = [
         images(*range(start, start + size)) for start, size in zip(first[:-1], sizes, strict=True)
     ]
-    fed = gather(parts, BatchRange(min=low, opt=low, max=16))
+    fed = gather(parts, max(0, low - sum(sizes)))
     assert rows_of(fed) == max(low, sum(sizes))
     answers = list(split(echo(fed), sizes))
     assert [rows_of(answer) for answer in answers] == sizes
@@ -55,12 +54,12 @@ def test_what_is_gathered_can_be_split(sizes: list[int], low: int) -> None:
 
 def test_a_request_that_fits_is_not_copied() -> None:
     feeds = images(1, 2)
-    assert gather([feeds], BatchRange(min=1, opt=1, max=8)) is feeds
+    assert gather([feeds], 0) is feeds
 
 
 def test_several_inputs_keep_their_names() -> None:
     parts = [{"a": np.full((2, 1), n), "b": np.full((2, 3), -n)} for n in (1, 2)]
-    fed = gather(parts, BatchRange(min=5, opt=5, max=8))
+    fed = gather(parts, 1)
     assert fed["a"][:, 0].tolist() == [1, 1, 2, 2, 2]
     assert fed["b"][:, 2].tolist() == [-1, -1, -2, -2, -2]
 

@@ -158,7 +158,8 @@ def test_closing_tells_of_a_decoder_that_does_not_end(monkeypatch: pytest.Monkey
             assert not model.close()
             go_on.set()
             await decoding
-            join_threads("decode-0")
+            for name in ("decode-0", "decode-1", "engine-0"):  # they have no time to end in
+                join_threads(name)
             assert model.close()
 
     run(main())

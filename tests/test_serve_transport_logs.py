@@ -14,6 +14,7 @@ import pytest
 from serve_http import INFER, Plane, app_of, ask
 
 from parnet_deploy.serve.transport import logs
+from parnet_deploy.serve.transport.log_lines import Said, in_text
 from parnet_deploy.serve.transport.logs import REQUEST_ID, log_facts, logging_to
 
 log = logging.getLogger("parnet_deploy.serve.test")
@@ -92,6 +93,31 @@ def test_a_path_cannot_write_lines_of_its_own() -> None:
         log.info("name: %s", "x\nINFO all is well\x1b[2J")
     assert len(stream.getvalue().splitlines()) == 2
     assert "\x1b" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_what_cannot_be_formatted_breaks_nothing(kind: Any) -> None:
+    stream = io.StringIO()
+    with logging_to(stream, kind):
+        log.info("%d images", "no")
+        log_facts(log, "GET /v2 200", lambda: {"odd": object(), "id": "\ud800"})
+        log.info("the next")
+    said = stream.getvalue()
+    assert "a line that cannot be formatted: '%d images'" in said
+    assert "GET /v2 200" in said
+    assert "the next" in said
+
+
+@pytest.mark.parametrize(
+    ("when", "shown"),
+    [
+        (0.0, "1970-01-01T00:00:00.000Z"),
+        (1_700_000_000.9996, "2023-11-14T22:13:20.999Z"),
+        (1_700_000_001.0, "2023-11-14T22:13:21.000Z"),
+    ],
+)
+def test_a_time_is_cut_to_milliseconds(when: float, shown: str) -> None:
+    assert in_text(Said(when, logging.INFO, "x", "said", "", {})).split()[0] == shown
 
 
 def test_logging_is_put_back() -> None:

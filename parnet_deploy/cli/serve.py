@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
@@ -169,10 +170,9 @@ def _tell(error: ParnetDeployError, log_format: LogFormat) -> NoReturn:
     """End with an error; whoever gathers lines of JSON is to see why there are no more."""
     if log_format == "text":
         raise error
-    from parnet_deploy.serve.transport.logs import JsonFormatter
+    from parnet_deploy.serve.transport.log_lines import Said, in_json
 
-    record = logging.LogRecord(__name__, logging.ERROR, "", 0, str(error), None, None)
-    print(JsonFormatter().format(record), file=sys.stderr)
+    print(in_json(Said(time.time(), logging.ERROR, __name__, str(error), "", {})), file=sys.stderr)
     raise typer.Exit(error.exit_code) from error
 
 

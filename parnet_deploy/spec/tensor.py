@@ -67,15 +67,17 @@ class TensorSpec:
         Raises:
             RunnerError: dtype, number of axes or a fixed size differs.
         """
-        fits = len(array.shape) == len(self.shape) and all(
-            isinstance(want, str) or want == got
-            for want, got in zip(self.shape, array.shape, strict=True)
+        shape = array.shape
+        if len(shape) == len(self.shape) and array.dtype == numpy_dtype(self.dtype):
+            for want, got in zip(self.shape, shape, strict=True):
+                if want != got and not isinstance(want, str):
+                    break
+            else:
+                return
+        raise RunnerError(
+            f"tensor '{self.name}' is {array.dtype.name}{list(shape)}, "
+            f"but {self.dtype}[{', '.join(map(str, self.shape))}] is expected"
         )
-        if not fits or array.dtype != numpy_dtype(self.dtype):
-            raise RunnerError(
-                f"tensor '{self.name}' is {array.dtype.name}{list(array.shape)}, "
-                f"but {self.dtype}[{', '.join(map(str, self.shape))}] is expected"
-            )
 
 
 def check_feeds(specs: Iterable[TensorSpec], feeds: Mapping[str, Array]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import RunnerError
 from parnet_deploy.spec import Array
 
@@ -25,19 +24,18 @@ def rows_of(arrays: Arrays) -> int:
     return rows.pop()
 
 
-def gather(parts: Sequence[Arrays], batch: BatchRange) -> Arrays:
+def gather(parts: Sequence[Arrays], missing: int) -> Arrays:
     """Put the images of several requests together.
 
     What is fewer than the engine takes is filled up with its own last image, as `run_batches` does.
 
     Args:
-        parts: each request's arrays, of the same names; at most `batch.max` images in all.
-        batch: images per run that the engine takes.
+        parts: each request's arrays, of the same names.
+        missing: images to the least that the engine takes.
 
     Returns:
         Arrays of all images in order. Those of a single request that needs no filling are its own.
     """
-    missing = max(0, batch.min - sum(rows_of(part) for part in parts))
     if len(parts) == 1 and not missing:
         return parts[0]
     return {

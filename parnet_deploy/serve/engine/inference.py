@@ -42,9 +42,17 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Task:
-    """What the engine is asked for."""
+    """What the engine is asked for.
+
+    Attributes:
+        feeds: by name.
+        rows: how many images they are of.
+        prepare: seconds from admission to the engine's queue.
+        trace: whether each stage's times are wanted, too.
+    """
 
     feeds: Arrays
+    rows: int
     prepare: float
     trace: bool
 
@@ -87,16 +95,17 @@ class Inference:
         Raises:
             RequestError: 503 where the engine is down; 500 where it failed.
         """
-        feeds = gather([task.feeds for task in tasks], self._batch)
+        counts = [task.rows for task in tasks]
+        rows = max(sum(counts), self._batch.min)
+        feeds = gather([task.feeds for task in tasks], rows - sum(counts))
         begun = self._clock()
         outputs, infer, spans = self._engine.use(
-            partial(self._run, feeds=feeds, trace=tasks[0].trace)
+            partial(self._run, feeds=feeds, rows=rows, trace=tasks[0].trace)
         )
-        rows = rows_of(feeds)
         before = self._expected.get(rows, infer)
         self._expected[rows] = before + _NEWEST * (infer - before)
         self._recorder.ran(rows, infer)
-        parts = split(outputs, [rows_of(task.feeds) for task in tasks])
+        parts = split(outputs, counts)
         return [
             Answer(
                 outputs=part, prepare=task.prepare, queue=begun - since, infer=infer, spans=spans
@@ -105,15 +114,15 @@ class Inference:
         ]
 
     def _run(
-        self, runner: Runner, *, feeds: Arrays, trace: bool
+        self, runner: Runner, *, feeds: Arrays, rows: int, trace: bool
     ) -> tuple[Arrays, float, tuple[Span, ...]]:
         begun = self._clock()
         outputs = runner.run(feeds)
         infer = self._clock() - begun
-        if rows_of(outputs) != rows_of(feeds):
+        if (found := rows_of(outputs)) != rows:
             raise RunnerError(
-                f"{rows_of(outputs)} rows came back for {rows_of(feeds)} images; the engine is "
-                "not the one that its signature describes"
+                f"{found} rows came back for {rows} images; the engine is not the one that its "
+                "signature describes"
             )
         spans = runner.trace(feeds) if trace and isinstance(runner, Traces) else ()
         return outputs, infer, spans

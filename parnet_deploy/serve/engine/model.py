@@ -247,7 +247,7 @@ class ServedModel:
         """
         rows = self._check(feeds)
         now = self._clock()
-        task = Task(feeds=feeds, prepare=now - ticket.began, trace=trace)
+        task = Task(feeds=feeds, rows=rows, prepare=now - ticket.began, trace=trace)
         self._prepared(ticket)  # from here on the queue's length counts it
         if lone and not trace and self._runs_at_once(rows):
             return self._at_once(ticket, task, now)

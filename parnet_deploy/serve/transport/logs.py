@@ -13,18 +13,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from typing import Any, TextIO
 
-import msgspec
-
 from parnet_deploy.serve.settings import LogFormat
+from parnet_deploy.serve.transport.log_lines import Said, in_json, in_text
 
 REQUEST_ID: ContextVar[str] = ContextVar("parnet_deploy_request_id", default="")
 """The id of the request that is being answered; empty outside of one."""
 
 _FACTS = "parnet_facts"
-_ID = "parnet_id"
 _LINES = 10_000
 """Lines that wait to be written; beyond them, lines are dropped and counted."""
 
@@ -47,51 +44,24 @@ def log_facts(
 ) -> None:
     """Log a message with facts, which JSON has as fields of their own.
 
+    Every request ends with this, so within `logging_to` it goes straight to the log: a record of
+    `logging` costs more than the line.
+
     Args:
         logger: where.
         message: what, in short.
         facts: asked only where the line is wanted.
         level: how grave it is.
     """
-    if logger.isEnabledFor(level):
-        record = logging.LogRecord(logger.name, level, "", 0, message, None, None)
-        setattr(record, _FACTS, facts())
-        logger.handle(record)
-
-
-class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.000Z INFO POST /classify 200 id=... ms=3.1``."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line; a traceback follows in lines of its own."""
-        parts = [_time(record), record.levelname, _flat(record.getMessage())]
-        facts = {"id": getattr(record, _ID, "")} | getattr(record, _FACTS, {})
-        shown = {k: v for k, v in facts.items() if v != "" and k not in _IN_MESSAGE}
-        parts += [f"{name}={_flat(str(value))}" for name, value in shown.items()]
-        line = " ".join(parts)
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
-
-
-_IN_MESSAGE = ("event", "method", "path", "status")
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line, the traceback in a field of it."""
-        line = {
-            "time": _time(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if request := getattr(record, _ID, ""):
-            line["id"] = request
-        line |= getattr(record, _FACTS, {})
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+    if not logger.isEnabledFor(level):
+        return
+    if (log := _current.log) is not None:
+        said = Said(time.time(), level, logger.name, message, REQUEST_ID.get(), facts())
+        log.say(said)
+        return
+    record = logging.LogRecord(logger.name, level, "", 0, message, None, None)
+    setattr(record, _FACTS, facts())
+    logger.handle(record)
 
 
 class _Lines:
@@ -145,35 +115,44 @@ class _Lines:
 
 
 class _Sender(logging.Handler):
-    """Makes lines, with the id of the request that they belong to, and hands them over.
+    """Hands over what is logged elsewhere."""
 
-    They are made here, where nobody has to wait for Python's lock, and not by the thread that
-    writes them: that would take it from the next requests.
-    """
-
-    def __init__(self, lines: _Lines) -> None:
+    def __init__(self, say: Callable[[Said], None]) -> None:
         super().__init__()
-        self._lines = lines
+        self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand one over."""
-        setattr(record, _ID, REQUEST_ID.get())
+        """Hand one over, with the id of the request that it belongs to."""
         try:
-            line = self.format(record)
+            message = record.getMessage()
         except Exception:  # noqa: BLE001 - a log must not break a request
-            line = f"a line that cannot be formatted: {record.msg!r}"
-        self._lines.put(line)
+            message = _unformatted(record.msg)
+        self._say(
+            Said(
+                record.created,
+                record.levelno,
+                record.name,
+                message,
+                REQUEST_ID.get(),
+                getattr(record, _FACTS, {}),
+                record.exc_info[1] if record.exc_info else None,
+            )
+        )
 
 
 class Log:
-    """The thread that writes lines."""
+    """The thread that writes lines.
 
-    def __init__(self, stream: TextIO, formatter: logging.Formatter) -> None:
+    They are made by whoever logs, where nobody has to wait for Python's lock, and not by that
+    thread: it would take the lock from the next requests.
+    """
+
+    def __init__(self, stream: TextIO, line: Callable[[Said], str]) -> None:
         """Begin."""
         self._lines = _Lines()
         self._stream = stream
-        self.handler = _Sender(self._lines)
-        self.handler.setFormatter(formatter)
+        self._line = line
+        self.handler = _Sender(self.say)
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
@@ -181,6 +160,14 @@ class Log:
     def is_stuck(self) -> bool:
         """Whether lines are left that cannot be written."""
         return self._thread.is_alive()
+
+    def say(self, said: Said) -> None:
+        """Log it."""
+        try:
+            line = self._line(said)
+        except Exception:  # noqa: BLE001 - a log must not break a request
+            line = _unformatted(said.message)
+        self._lines.put(line)
 
     def flush(self) -> None:
         """Wait until what was logged is written, unless nobody reads it.
@@ -204,8 +191,8 @@ class Log:
             if dropped > told and not self._lines.is_behind:  # it has caught up
                 message = f"{dropped - told} lines of this log were dropped: nobody read them"
                 told = dropped
-                record = logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
-                self._write_lines([self.handler.format(record)])
+                said = Said(time.time(), logging.WARNING, __name__, message, "", {})
+                self._write_lines([self._line(said)])
 
     def _write_lines(self, lines: list[str]) -> None:
         """Where nobody reads them any more, there is nobody to tell of that either."""
@@ -218,10 +205,20 @@ class Log:
             self._stream.flush()
 
 
+class _Current:
+    """Which log there is at the moment."""
+
+    log: Log | None = None
+
+
+_current = _Current()
+
+
 @contextlib.contextmanager
 def logging_to(stream: TextIO | None, kind: LogFormat) -> Iterator[Log]:
     """While the block runs, whatever is logged is written to a stream, or to standard error."""
-    log = Log(stream or sys.stderr, JsonFormatter() if kind == "json" else TextFormatter())
+    log = Log(stream or sys.stderr, in_json if kind == "json" else in_text)
+    before, _current.log = _current.log, log
     root, ours = logging.getLogger(), logging.getLogger("parnet_deploy")
     uvicorns = logging.getLogger("uvicorn.error")
     handlers, levels = root.handlers[:], (ours.level, uvicorns.level)
@@ -235,6 +232,7 @@ def logging_to(stream: TextIO | None, kind: LogFormat) -> Iterator[Log]:
     try:
         yield log
     finally:
+        _current.log = before
         logging.logThreads, logging.logProcesses, logging.logMultiprocessing = flags
         root.handlers[:] = handlers
         ours.setLevel(levels[0])
@@ -242,11 +240,5 @@ def logging_to(stream: TextIO | None, kind: LogFormat) -> Iterator[Log]:
         log.close()
 
 
-def _time(record: logging.LogRecord) -> str:
-    when = datetime.fromtimestamp(record.created, tz=UTC)
-    return f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond // 1000:03d}Z"
-
-
-def _flat(text: str) -> str:
-    """In one line, whatever a client put into it."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+def _unformatted(message: object) -> str:
+    return f"a line that cannot be formatted: {message!a}"
