@@ -62,9 +62,10 @@ ROUNDINGS = 4
 identity or its product with the gate, the sigmoid, and the product with it."""
 
 
-QUANTISED: Mapping[str, float] = {"int8": 12.0, "fp8": 2.0}
+QUANTISED: Mapping[str, float] = {"int8": 32.0, "fp8": 2.0}
 """Of what is quantised: times the roundoff and the root of the roundings on the longest path.
-int8's roundoff is of a tensor's greatest value, and most values are far smaller."""
+int8's roundoff is of a tensor's greatest value, and most values are far smaller: it is allowed as
+much as fp8, whose roundoff is of the value itself."""
 
 GREATEST = 0.9
 """More than this is never allowed: an answer of noughts is off by 1."""
