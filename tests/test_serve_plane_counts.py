@@ -60,6 +60,20 @@ def partly_infinite(feeds: Mapping[str, Array]) -> dict[str, Array]:
     return {"logits": logits.astype(np.float32)}
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("odd", "finite"),
+    [(0.0, True), (6e4, True), (np.nan, False), (np.inf, False), (-np.inf, False)],
+)
+def test_values_are_finite_whatever_their_squares_are(dtype: str, odd: float, finite: bool) -> None:
+    array = np.full((2, 1000), 3.0, dtype)
+    assert plane_module._is_finite(array)
+    array[1, 7] = odd
+    assert plane_module._is_finite(array) is finite
+    array = np.full((2, 1000), np.finfo(dtype).max)
+    assert plane_module._is_finite(array)
+
+
 @pytest.mark.parametrize("max_batch", [1, 8])
 def test_values_that_are_not_finite_are_500_for_that_request_only(max_batch: int) -> None:
     runner = FunctionRunner(partly_infinite, inputs=SIGNATURE.inputs, outputs=SIGNATURE.outputs)
