@@ -332,5 +332,5 @@ def _checked(answer: Answer) -> Answer:
 
 
 def _is_finite(array: Array) -> bool:
-    """Whether all values are; where the sum of their squares is, they are, which is sooner known."""
+    """Whether all values are. Where the sum of their squares is, they are: that is known sooner."""
     return math.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())
