@@ -71,8 +71,9 @@ class Infer:
             RequestError: it is refused.
             ClientGoneError: nobody is left to be answered.
         """
-        self._plane.check(name, version)
         exchange = exchange_of(scope)
+        if not exchange.is_complete:  # else it is asked in a moment
+            self._plane.check(name, version)
         header_length = exchange.header_length
         with self._reader.hold() as hold:
             body = await self._reader.read(exchange, receive, hold, aligned=header_length or 0)
