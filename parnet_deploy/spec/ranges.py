@@ -56,7 +56,9 @@ def spanning(found: Range, dtype: QuantisedType) -> Quantiser:
     scale = np.float32(span) / np.float32(steps)
     if not scale > 0:
         scale = np.float32(1)
-    zero = int(np.rint(-low / scale)) if dtype == "uint8" else 0
+    zero = 0
+    if dtype == "uint8":  # a scale among the least float32s is rounded by more than a part of 255
+        zero = int(np.clip(np.rint(-low / scale), lowest, highest))
     return Quantiser(dtype=dtype, scale=float(scale), zero_point=zero)
 
 

@@ -86,8 +86,10 @@ class TensorRanges(nn.Module):
     def _quantiser(self, number: int) -> tuple[Tensor, Tensor]:
         """Scale and zero point, () each: `spec.ranges.spanning`, as the graph has it."""
         low, high = self.low[number], self.high[number]
+        lowest, highest = LIMITS[self.scheme.activation]
         unsigned = self.scheme.activation == "uint8"
         span = high - low if unsigned else torch.maximum(-low, high)
-        scale = usable_scale(span / LIMITS[self.scheme.activation][1], self.scheme.base)
-        zero = torch.round(-low / scale) if unsigned else torch.zeros_like(scale)
-        return scale, zero
+        scale = usable_scale(span / highest, self.scheme.base)
+        if not unsigned:
+            return scale, torch.zeros_like(scale)
+        return scale, torch.round(-low / scale).clamp(lowest, highest)
