@@ -104,6 +104,35 @@ def test_probabilities_are_compared_with_probabilities(tmp_path: Path, reference
     assert outcome.parity.max_abs < 1e-6
 
 
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+def test_one_answer_to_all_images_is_not_right_where_int8_is_allowed_as_much(
+    tmp_path: Path, output: str
+) -> None:
+    rows = 2.0 + 0.7 * np.random.default_rng(1).uniform(-1, 1, (8, 5))
+    np.save(tmp_path / "reference.npy", rows)
+    blind, good = np.broadcast_to(rows.mean(axis=0), rows.shape), rows + 0.01 * LOGITS
+    given = {"blind": blind, "good": good}
+    if output == "probabilities":
+        given = {name: np.exp(x) / np.exp(x).sum(1, keepdims=True) for name, x in given.items()}
+    records = [record(tmp_path, n, 1.0, answers=x, output=output) for n, x in given.items()]
+    keys = [r.contestant.key for r in records]
+    graph = Graph(spec=variant("digits").spec, precision="int8")
+    found = outcomes(
+        records,
+        1,
+        references=dict.fromkeys(keys, tmp_path / "reference.npy"),
+        graphs=dict.fromkeys(keys, graph),
+    ).outcomes
+    told = {outcome.contestant.name: outcome for outcome in found}
+    for outcome in told.values():
+        assert outcome.parity is not None
+        assert outcome.parity.max_rel < outcome.tolerance, "the error alone passes both"
+    assert told["good"].right
+    assert not told["blind"].right
+    assert told["blind"].parity is not None
+    assert "does not follow the images" in (told["blind"].parity.blind or "")
+
+
 @pytest.mark.parametrize(
     "answers", [None, LOGITS[:7], LOGITS[:, :4], np.where(LOGITS > 1, np.nan, LOGITS)]
 )

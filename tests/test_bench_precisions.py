@@ -177,6 +177,18 @@ def test_classes_lost_are_a_price_below_float32_and_a_fault_in_it() -> None:
     assert "as fast as fp32" not in text
 
 
+def test_one_answer_to_all_images_is_ranked_with_nobody_however_near_it_is() -> None:
+    blind = engine("int8", 5.0, same=100)
+    assert blind.right
+    assert blind.parity is not None
+    blind = replace(blind, parity=replace(blind.parity, blind="does not follow the images: ..."))
+    assert not blind.right
+    text = said(engine("fp32", 10.0), blind)
+    assert "does not follow the images" in text
+    assert "is compared with nobody" in text
+    assert "as fast as fp32" not in text
+
+
 @given(
     latencies=st.lists(st.floats(0.01, 1e4), min_size=1, max_size=6),
     kinds=st.lists(st.sampled_from(COMPUTED), min_size=6, max_size=6),

@@ -45,7 +45,13 @@ def outcomes(
         references: ``.npy`` files of what is right, by contestants' keys.
         graphs: what contestants were made of, by their keys, where that is known.
     """
-    parities = {r.contestant.key: _parity(r, references.get(r.contestant.key)) for r in records}
+    allowed = {
+        r.contestant.key: _tolerance(r, graphs.get(r.contestant.key, Graph())) for r in records
+    }
+    parities = {
+        r.contestant.key: _parity(r, references.get(r.contestant.key), allowed[r.contestant.key])
+        for r in records
+    }
     answering = [r for r in records if _answers(parities[r.contestant.key])]
     first: dict[str, Record] = {}
     for record in answering:
@@ -55,7 +61,7 @@ def outcomes(
         replace(
             _outcome(r, first[r.contestant.network], batch),
             parity=parities[r.contestant.key],
-            tolerance=_tolerance(r, graphs.get(r.contestant.key, Graph())),
+            tolerance=allowed[r.contestant.key],
         )
         for r in answering
     ]
@@ -98,13 +104,15 @@ def _tolerance(record: Record, graph: Graph) -> float:
     return tolerance(graph, record.opened.precision if record.opened else graph.precision)
 
 
-def _parity(record: Record, reference: Path | None) -> Parity | None:
+def _parity(record: Record, reference: Path | None, allowed: float) -> Parity | None:
     right = None if reference is None else read_answers(reference)
     if right is None or record.opened is None:
         return None
     softmax = record.opened.output == PROBABILITIES
     labels = read_labels(Path(record.contestant.images))
-    return compare_answers(read_answers(record.answers), right, softmax=softmax, labels=labels)
+    return compare_answers(
+        read_answers(record.answers), right, softmax=softmax, labels=labels, tolerance=allowed
+    )
 
 
 def _answers(parity: Parity | None) -> bool:

@@ -66,6 +66,8 @@ class Parity:
         images: how many images were compared.
         right: images whose label is its top-1 class; None where they have no labels.
         reference_right: images whose label is the training form's, likewise.
+        blind: what is wrong with answers that do not follow the images
+            (`runtime.outputs.unresponsive`); None where they do, or where it need not be asked.
     """
 
     max_abs: float
@@ -74,6 +76,7 @@ class Parity:
     images: int
     right: int | None = None
     reference_right: int | None = None
+    blind: str | None = None
 
     @property
     def agreement(self) -> float:
@@ -151,15 +154,15 @@ class Outcome:
     def right(self) -> bool:
         """Whether its answers are the training form's, as far as its precision allows.
 
-        That is: no output is further off than the tolerance, and in float32 every image has the
-        same top-1 class. What a lower precision loses of these is its price, and is told beside
-        its latency. Where it cannot be known, nothing is held against it.
+        That is: no output is further off than the tolerance, the answers follow the images, and in
+        float32 every image has the same top-1 class. What a lower precision loses of these is its
+        price, and is told beside its latency. Where it cannot be known, nothing is held against it.
         """
         parity = self.parity
         if parity is None:
             return True
         same = parity.same_top1 == parity.images or self.lowered
-        return same and parity.max_rel <= self.tolerance
+        return same and parity.blind is None and parity.max_rel <= self.tolerance
 
     @property
     def lowered(self) -> bool:

@@ -12,8 +12,9 @@ from parnet_deploy.bench.entries.images import read_images
 from parnet_deploy.bench.result import Parity
 from parnet_deploy.bundle import CHECKPOINT
 from parnet_deploy.errors import UsageError, os_reason
-from parnet_deploy.runtime.outputs import softmax_rows
+from parnet_deploy.runtime.outputs import log_probabilities, softmax_rows, unresponsive
 from parnet_deploy.spec import Array
+from parnet_deploy.verify.tolerances import FLOAT32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +78,12 @@ def read_answers(path: Path) -> Array | None:
 
 
 def compare_answers(
-    answer: Array | None, reference: Array, *, softmax: bool = False, labels: Array | None = None
+    answer: Array | None,
+    reference: Array,
+    *,
+    softmax: bool = False,
+    labels: Array | None = None,
+    tolerance: float = FLOAT32,
 ) -> Parity:
     """How near an answer is to what is right.
 
@@ -88,6 +94,8 @@ def compare_answers(
         reference: logits in float64 (N, classes).
         softmax: the answer is probabilities.
         labels: the images' classes (N,), where they are known.
+        tolerance: greatest relative error with which an answer counts as right. Where it is wide,
+            answers must follow the images, too: one answer to all of them may be within it.
     """
     wanted = softmax_rows(reference) if softmax else reference
     images = len(wanted)
@@ -100,8 +108,21 @@ def compare_answers(
     worst = float(np.abs(given - wanted).max()) if finite.all() else math.inf
     greatest = float(np.abs(wanted).max())
     relative = worst / greatest if greatest else (math.inf if worst else 0.0)
-    found = Parity(max_abs=worst, max_rel=relative, same_top1=int(same.sum()), images=images)
+    found = Parity(
+        max_abs=worst,
+        max_rel=relative,
+        same_top1=int(same.sum()),
+        images=images,
+        blind=_blind(wanted, given, tolerance, softmax=softmax) if finite.all() else None,
+    )
     if labels is None:
         return found
     right, most = int((finite & (top1 == labels)).sum()), int((wanted.argmax(1) == labels).sum())
     return replace(found, right=right, reference_right=most)
+
+
+def _blind(wanted: Array, given: Array, tolerance: float, *, softmax: bool) -> str | None:
+    """What is wrong with answers that do not follow the images; of probabilities, logarithms."""
+    if softmax:
+        wanted, given = log_probabilities(wanted), log_probabilities(given)
+    return unresponsive(wanted, given, tolerance)

@@ -227,6 +227,8 @@ def _how_wrong(outcome: Outcome, parity: Parity) -> str:
     error = f"relative error {figures.error(parity.max_rel)}"
     if parity.max_rel > outcome.tolerance:
         error += f" where {figures.error(outcome.tolerance)} is allowed"
+    if parity.blind is not None:
+        error += f"; {parity.blind}"
     if parity.same_top1 == parity.images:
         return error
     return f"the same top-1 class for {parity.same_top1} of {parity.images} images, {error}"
