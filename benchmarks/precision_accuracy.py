@@ -29,6 +29,7 @@ from precision_contest.networks import NETWORKS, Network, call, normalised
 from parnet_deploy.bundle import open_model
 from parnet_deploy.net import load_checkpoint
 from parnet_deploy.spec import Array
+from parnet_deploy.spec.precision import QUANTISED
 from parnet_deploy.verify.inputs import Inputs, batches
 from parnet_deploy.verify.opening import open_whole
 
@@ -107,7 +108,7 @@ def tried(network: Network) -> Iterator[Outcome]:
 def one(network: Network, precision: str, target: str, folder: Path, expected: Array) -> Outcome:
     """Export and run."""
     model, report = folder / "model", folder / "report"
-    quantises = precision in ("int8", "fp8")
+    quantises = precision in QUANTISED
     asked: list[object] = []
     if quantises and not network.learned:
         asked += ["--calibrate", network.calibrate, "--calibration-images", network.images]

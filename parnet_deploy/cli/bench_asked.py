@@ -31,7 +31,7 @@ from parnet_deploy.data import open_samples
 from parnet_deploy.engine import BuildOptions, choose_backend, make_builder
 from parnet_deploy.errors import BuildError, EngineError, UsageError
 from parnet_deploy.spec import Backend, variant
-from parnet_deploy.spec.precision import Precision
+from parnet_deploy.spec.precision import QUANTISED, Precision
 
 UNFUSED = "l"
 """The network that the paper's table 3 has unfused."""
@@ -97,7 +97,7 @@ def find(asked: Asked) -> tuple[Path, ...]:
     """
     for name in asked.networks:
         variant(name)
-    quantised = [name for name in asked.precisions if name in ("int8", "fp8")]
+    quantised = [name for name in asked.precisions if name in QUANTISED]
     if quantised and asked.networks and asked.calibrate is None:
         raise UsageError(
             f"variants in {', '.join(quantised)} are quantised on images: name some with "

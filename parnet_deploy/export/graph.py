@@ -30,7 +30,7 @@ from parnet_deploy.spec import (
     StemMode,
     TensorSpec,
 )
-from parnet_deploy.spec.precision import Precision, arithmetic
+from parnet_deploy.spec.precision import QUANTISED, Precision, arithmetic
 from parnet_deploy.spec.quantisation import Quantisation
 
 PROBABILITIES = "probabilities"
@@ -73,8 +73,8 @@ class ExportOptions:
                 goes with a precision that quantises nothing.
         """
         arithmetic(self.precision)
-        if self.quantisation is not None and self.precision not in ("int8", "fp8"):
-            raise SpecError(f"{self.precision} takes no quantisation; int8 and fp8 do")
+        if self.quantisation is not None and self.precision not in QUANTISED:
+            raise SpecError(f"{self.precision} takes no quantisation; {' and '.join(QUANTISED)} do")
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise SpecError(f"an opset of {MIN_OPSET} to {MAX_OPSET}, not {self.opset}")
 

@@ -25,14 +25,12 @@ from parnet_deploy.runtime.onnxruntime import PROVIDERS, OnnxRuntimeRunner, Prov
 from parnet_deploy.runtime.split import SplitRunner, StageRunner
 from parnet_deploy.runtime.target import check_target
 from parnet_deploy.runtime.tensorrt_target import LEAST_CAPABILITY
+from parnet_deploy.spec.precision import QUANTISED
 
 if TYPE_CHECKING:
     from parnet_deploy.runtime.cuda.stage import CudaStage
 
 _TENSORRT = ("tensorrt", "tensorrt-rtx")
-
-_QUANTISED = ("int8", "fp8")
-"""Precisions whose graphs are another backend's where they are for GPUs."""
 
 
 def open_runner(bundle: EngineBundle, *, contexts: int = 1) -> Runner:
@@ -78,7 +76,7 @@ def rebuild_command(bundle: EngineBundle) -> str:
     no backend on a CPU takes: see `way_out`.
     """
     manifest = bundle.manifest
-    if _of_gpus(manifest) and manifest.precision in _QUANTISED:
+    if _of_gpus(manifest) and manifest.precision in QUANTISED:
         fit = _fit_gpus(manifest.precision)
         capability = fit[0].compute_capability if fit else None
         return build_command(bundle.path, manifest, capability=capability)
@@ -90,7 +88,7 @@ def way_out(bundle: EngineBundle) -> str:
     """What to do about an engine that does not run here, as the end of a sentence."""
     manifest = bundle.manifest
     precision = manifest.precision
-    if not _of_gpus(manifest) or precision not in _QUANTISED or _fit_gpus(precision):
+    if not _of_gpus(manifest) or precision not in QUANTISED or _fit_gpus(precision):
         return f"build it again: {rebuild_command(bundle)}"
     model = resolve_model(manifest.model, bundle.path)
     least = LEAST_CAPABILITY.get(precision)

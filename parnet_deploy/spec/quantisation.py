@@ -8,7 +8,7 @@ from typing import Literal
 
 from parnet_deploy.errors import SpecError
 from parnet_deploy.spec.form import Backend
-from parnet_deploy.spec.precision import Precision
+from parnet_deploy.spec.precision import QUANTISED, Precision
 
 CalibrationMethod = Literal["minmax", "entropy", "percentile", "mse", "qat"]
 """How a tensor's range is found; ``qat``: it was learned in training."""
@@ -51,7 +51,7 @@ def scheme_of(precision: Precision, backend: Backend) -> Scheme | None:
     Raises:
         SpecError: the backend has no such precision.
     """
-    if precision not in ("int8", "fp8"):
+    if precision not in QUANTISED:
         return None
     if backend in ("tensorrt", "tensorrt-rtx"):
         kind: QuantisedType = "int8" if precision == "int8" else "float8_e4m3fn"

@@ -8,12 +8,10 @@ from typing import NamedTuple
 from parnet_deploy.bench.report import figures
 from parnet_deploy.bench.report.duel import duel
 from parnet_deploy.bench.result import Outcome, Parity
+from parnet_deploy.spec.precision import QUANTISED
 
 ORDER = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 """From the most exact down."""
-
-CALIBRATED = ("int8", "fp8")
-"""Precisions whose graphs are quantised on images."""
 
 Precisions = dict[str, Outcome]
 """The fastest of each precision, the most exact precision first."""
@@ -53,7 +51,7 @@ def wrong(outcomes: Sequence[Outcome]) -> Iterator[str]:
         found = _highest(right, outcome)
         if found is not None and duel(outcome, found).verdict == "slower":
             yield f"'{outcome.contestant.name}' IS SLOWER, too: it {_longer(outcome, found)}."
-    if any(o.graph in CALIBRATED and o.parity and o.parity.right is None for o in bad):
+    if any(o.graph in QUANTISED and o.parity and o.parity.right is None for o in bad):
         yield (
             "what is quantised was calibrated on images, and without --data everybody answers "
             "noise: with --data it is judged by images."
