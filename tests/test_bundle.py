@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from parnet_deploy.bundle import (
     writing,
 )
 from parnet_deploy.errors import BundleError, OutputExistsError
+from parnet_deploy.spec.quantisation import Calibration, Quantisation, Scheme
 
 
 @pytest.fixture
@@ -58,6 +60,18 @@ def test_a_whole_bundle_opens(copy: Path, tiny_bundle: ModelBundle) -> None:
     assert bundle.manifest == tiny_bundle.manifest
     assert bundle.manifest_sha256 == sha256(copy / MANIFEST)
     assert bundle.file(WEIGHTS) == copy / WEIGHTS
+
+
+def test_what_is_not_quantised_computes_in_the_base(tiny_bundle: ModelBundle) -> None:
+    manifest = tiny_bundle.manifest
+    assert manifest.base == "fp32"
+    assert replace(manifest, precision="bf16").base == "bf16"
+    how = Quantisation(
+        scheme=Scheme(activation="int8", weight="int8", base="fp16", outputs=False),
+        calibration=Calibration(method="minmax", images=1, sha256="", source="a test"),
+        tensors={},
+    )
+    assert replace(manifest, precision="int8", quantisation=how).base == "fp16"
 
 
 def test_manifest_names_every_file(copy: Path) -> None:

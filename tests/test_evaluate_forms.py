@@ -16,7 +16,7 @@ from parnet_deploy.bundle import BatchRange, ModelBundle, Source, open_model
 from parnet_deploy.cli.main import run as main
 from parnet_deploy.data import ArraySamples, Split
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
-from parnet_deploy.errors import DataError, MissingDependencyError
+from parnet_deploy.errors import DataError, ExportError, MissingDependencyError, ParnetDeployError
 from parnet_deploy.evaluate import Evaluation, Options, Subject, evaluate, open_subject
 from parnet_deploy.export import ExportOptions, export_model
 from parnet_deploy.net import TorchRunner
@@ -195,6 +195,22 @@ def test_without_onnx_a_model_below_float32_says_what_it_takes(
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingDependencyError, match=r"a graph in bf16 .* with onnx, which is not"):
         open_subject(lowered["bf16"])
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_is_wrong_with_a_graph_keeps_its_own_words_where_it_has_any(
+    ours: bool, lowered: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = ExportError("'stem1' has no kernel") if ours else ValueError("'stem1' has no kernel")
+
+    def fails(*_: object) -> None:
+        raise said
+
+    monkeypatch.setattr("parnet_deploy.lowering.emulate", fails)
+    with pytest.raises(ParnetDeployError) as caught:
+        open_subject(lowered["bf16"])
+    assert (caught.value is said) == ours
+    assert ("as an ONNX graph: 'stem1' has no kernel" in str(caught.value)) != ours
 
 
 # --- faults -------------------------------------------------------------------------------------

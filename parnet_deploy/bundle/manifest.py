@@ -16,7 +16,7 @@ from parnet_deploy.spec import (
     StemMode,
     TensorSpec,
 )
-from parnet_deploy.spec.quantisation import Quantisation
+from parnet_deploy.spec.quantisation import Quantisation, base_of
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -144,6 +144,11 @@ class ModelManifest:
     created: str = field(default_factory=_now)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
+    @property
+    def base(self) -> str:
+        """The precision of what is not quantised."""
+        return base_of(self.precision, self.quantisation)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineStage:
@@ -224,6 +229,11 @@ class EngineManifest:
     warnings: tuple[str, ...] = ()
     created: str = field(default_factory=_now)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        """The precision of what is not quantised."""
+        return base_of(self.precision, self.quantisation)
 
     @property
     def arithmetic(self) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from parnet_deploy.bundle import MODEL_GRAPH, ModelBundle, ModelManifest
-from parnet_deploy.errors import EngineError, MissingDependencyError
+from parnet_deploy.bundle import MODEL_GRAPH, ModelBundle
+from parnet_deploy.errors import EngineError, MissingDependencyError, ParnetDeployError
 from parnet_deploy.runtime import OnnxRuntimeRunner, Runner
 from parnet_deploy.spec import TensorSpec
 
@@ -31,7 +31,7 @@ def open_graph(bundle: ModelBundle) -> tuple[str, Runner]:
     manifest, path = bundle.manifest, bundle.file(MODEL_GRAPH)
     where = "its whole graph in ONNX Runtime, on cpu"
     inputs, outputs = manifest.inputs, manifest.outputs
-    if _base(manifest) == "fp32":
+    if manifest.base == "fp32":
         return where, OnnxRuntimeRunner(path, inputs=inputs, outputs=outputs, optimise=False)
     where += f", {manifest.precision} emulated: computed in float32, every rounding made"
     return where, _emulated(path, manifest.precision, inputs, outputs)
@@ -49,6 +49,8 @@ def _emulated(path: Path, precision: str, inputs: Specs, outputs: Specs) -> Runn
         ) from exc
     try:
         model = emulate(onnx.load(path), EXACTLY)
+    except ParnetDeployError:  # which says itself what is wrong
+        raise
     except Exception as exc:  # of its parser, its checker and its reader: they share no base class
         said = str(exc).strip().splitlines() or [type(exc).__name__]
         raise EngineError(f"cannot read {path} as an ONNX graph: {said[-1]}") from exc
@@ -61,9 +63,3 @@ def _emulated(path: Path, precision: str, inputs: Specs, outputs: Specs) -> Runn
             outputs=tuple(emulated_spec(spec, EXACTLY) for spec in outputs),
             optimise=False,
         )
-
-
-def _base(manifest: ModelManifest) -> str:
-    """The precision of what is not quantised."""
-    quantisation = manifest.quantisation
-    return manifest.precision if quantisation is None else quantisation.scheme.base

@@ -129,3 +129,13 @@ class Quantisation:
     per_channel: bool = True
     equalised: bool = False
     bias_corrected: bool = False
+
+
+def base_of(precision: str, quantisation: Quantisation | None) -> str:
+    """What computes that is not quantised: the scheme's base, or the precision itself.
+
+    Args:
+        precision: of the whole network.
+        quantisation: how it is quantised; None where it is not.
+    """
+    return precision if quantisation is None else quantisation.scheme.base

@@ -19,7 +19,7 @@ from parnet_deploy.lowering.faults import in_words
 from parnet_deploy.spec import IMAGES, PREPROCESSED, Array, ParNetSpec, layout
 from parnet_deploy.spec.learned import quantisable_tensors
 from parnet_deploy.spec.precision import arithmetic
-from parnet_deploy.spec.quantisation import Quantisation
+from parnet_deploy.spec.quantisation import Quantisation, base_of
 from parnet_deploy.verify.kernels import FoldedKernel, kernel_problems
 from parnet_deploy.verify.result import BlockTypes, CheckResult
 from parnet_deploy.verify.tolerances import RungName
@@ -59,7 +59,7 @@ def asked_types(
     spec: ParNetSpec, precision: str, quantisation: Quantisation | None
 ) -> dict[str, str]:
     """What each block's convolution, and the head, is to compute in by the manifest's word."""
-    base = precision if quantisation is None else quantisation.scheme.base
+    base = base_of(precision, quantisation)
     kept = () if quantisation is None else quantisation.kept
     asked = {}
     for block in layout(spec):

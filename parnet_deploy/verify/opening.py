@@ -20,7 +20,7 @@ from parnet_deploy.runtime import OnnxRuntimeRunner, Runner, SplitRunner, StageR
 from parnet_deploy.spec import LOGITS, TensorSpec, layout
 from parnet_deploy.verify.expose import GIVEN, expose
 from parnet_deploy.verify.rungs import HEAD, Part, RunnerRung
-from parnet_deploy.verify.values import base_of, value_type
+from parnet_deploy.verify.values import value_type
 
 Specs = tuple[TensorSpec, ...]
 
@@ -106,7 +106,7 @@ def is_emulated(manifest: ModelManifest | EngineManifest) -> bool:
     ONNX Runtime's CPU provider has no kernels in bfloat16 and float8, and leaves out roundings to
     float16 as it likes.
     """
-    return base_of(manifest) != "fp32"
+    return manifest.base != "fp32"
 
 
 def _open_graph(

@@ -24,7 +24,7 @@ from parnet_deploy.verify.compare import find_problem
 from parnet_deploy.verify.result import StepError
 from parnet_deploy.verify.rungs import HEAD, Place
 from parnet_deploy.verify.tolerances import FLOAT32
-from parnet_deploy.verify.values import base_of, step_of
+from parnet_deploy.verify.values import step_of
 
 STEP = 1.0
 """Root mean square, in steps, that a channel may differ by; for every block that was computed
@@ -121,7 +121,7 @@ def _unit(block: str, manifest: EngineManifest, scale: float) -> float:
     known = [step for step in steps if step is not None]
     if known:
         return max(known)
-    return scale * max(FLOAT32, ROUNDINGS * arithmetic(base_of(manifest)).roundoff)
+    return scale * max(FLOAT32, ROUNDINGS * arithmetic(manifest.base).roundoff)
 
 
 def _computed(block: str, blocks: Mapping[str, BlockSpec], seen: set[str]) -> int:

@@ -12,12 +12,6 @@ from parnet_deploy.spec.precision import Precision, arithmetic
 NATIVE = ("float16", "float32", "float64")
 
 
-def base_of(manifest: ModelManifest | EngineManifest) -> str:
-    """The precision of what is not quantised."""
-    quantisation = manifest.quantisation
-    return manifest.precision if quantisation is None else quantisation.scheme.base
-
-
 def value_type(name: str, manifest: ModelManifest | EngineManifest) -> str:
     """Numpy's name of the element type that a block's value has in a graph.
 
@@ -30,7 +24,7 @@ def value_type(name: str, manifest: ModelManifest | EngineManifest) -> str:
     quantisation = manifest.quantisation
     if quantisation is not None and name in quantisation.tensors:
         return quantisation.tensors[name].dtype
-    return arithmetic(base_of(manifest)).dtype
+    return arithmetic(manifest.base).dtype
 
 
 def step_of(name: str, manifest: ModelManifest | EngineManifest) -> float | None:
