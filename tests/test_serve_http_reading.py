@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -25,8 +26,11 @@ from serve_http import (
     wait_until,
 )
 
-from parnet_deploy.serve.http import reading
+from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.http import gathering, reading
 from parnet_deploy.serve.http.connection import Connection
+from parnet_deploy.serve.http.exchange import Exchange
+from parnet_deploy.serve.transport.budget import Budget
 
 ECHO = "Inference-Header-Content-Length: 7"
 LIMIT = 6_000_000
@@ -62,14 +66,13 @@ def test_little_of_a_large_body_passes_the_parser(monkeypatch: pytest.MonkeyPatc
     body = noise(2_000_000)
     with running(Plane()) as server:
         assert server.ask(post(INFER, body, ECHO)).body == body
-    room = len(reading._ROOM)
     assert sum(parsed) + sum(straight) == len(body)
-    assert 0 < sum(parsed) <= 2 * room
+    assert 0 < sum(parsed) <= 2 * reading.PARSED
 
 
 SIZES = st.one_of(
     st.integers(0, 100),
-    st.integers(-3, 3).map(lambda n: len(reading._ROOM) + n),
+    st.integers(-3, 3).map(lambda n: reading.PARSED + n),
     st.integers(100, 700_000),
 )
 
@@ -141,7 +144,7 @@ def test_an_upgrade_that_is_passed_over_takes_no_body_away(
     assert is_closed(client)
 
 
-def test_a_body_that_nobody_wants_any_more_is_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_nobody_wants_any_more_is_no_request() -> None:
     """In its middle the answer comes; what looks like a request in the rest of it is none."""
     plane = Plane()
     with running(plane, max_body=LIMIT, body_timeout=0.2) as server:
@@ -163,9 +166,69 @@ def _fails(client: socket.socket, data: bytes) -> bool:
     return False
 
 
-def test_the_event_loop_knows_how_to_read(served: Running) -> None:
-    """Of both kinds of protocol it takes the one that says where bytes go."""
-    protocol: Any = reading.Reading.__mro__
-    names = [each.__name__ for each in protocol]
-    assert "BufferedProtocol" in names
-    assert "Protocol" not in names
+UPGRADE = ("Connection: upgrade", "Upgrade: h2c", ECHO)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    "behind", [post(INFER, b"later", *UPGRADE), post(INFER, b"later", ECHO), b"\x00 NONSENSE \r\n"]
+)
+def test_what_follows_an_upgrade_that_is_passed_over_is_not_read(
+    caplog: pytest.LogCaptureFixture, behind: bytes, at_once: bool
+) -> None:
+    plane = Plane()
+    with running(plane) as server:
+        first = post(INFER, b"first of all", *UPGRADE)
+        client = server.say(first + behind if at_once else first)
+        if not at_once:
+            with contextlib.suppress(OSError):  # it has hung up
+                client.sendall(behind)
+        assert read_answer(client).body == b"first of all"
+        assert is_closed(client)
+        assert len(plane.asked) == 1
+        assert b'status="400"' not in server.ask(get("/metrics")).body
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("length", ["00", "0", "000012"])
+@pytest.mark.parametrize("upgrade", [(), UPGRADE[:2]])
+def test_a_length_may_begin_with_noughts(
+    served: Running, length: str, upgrade: tuple[str, ...]
+) -> None:
+    body = noise(int(length))
+    wire = post(INFER, b"", ECHO, *upgrade).replace(b"Length: 0", f"Length: {length}".encode(), 1)
+    assert served.ask(wire + body).body == body
+
+
+def test_a_length_with_very_many_noughts(served: Running) -> None:
+    wire = post(INFER, b"x", ECHO).replace(b"Length: 1", b"Length: " + b"0" * 5000 + b"1", 1)
+    assert served.ask(wire).body == b"x"
+
+
+def test_two_servers_of_one_process_read_beside_each_other() -> None:
+    """Each event loop has its own room: the system writes without Python's lock."""
+    with running(Plane()) as one, running(Plane()) as other, ThreadPoolExecutor(4) as pool:
+
+        def ask(number: int) -> bool:
+            body = bytes([number]) * 200_000
+            client = (one, other)[number % 2].connect()
+            for _ in range(40):
+                client.sendall(post(INFER, body, ECHO))
+                if read_answer(client).body != body:
+                    return False
+            return True
+
+        assert all(pool.map(ask, range(4)))
+
+
+def test_what_was_refused_once_is_not_kept() -> None:
+    """A smaller part might fit again, and would lie where it does not belong."""
+    hold = Budget(100).hold()
+    exchange = Exchange({"type": "http", "method": "POST", "headers": []})
+    body = gathering.Buffer(200, gathering.Counter(exchange, hold, 1000), 0)
+    assert body.filled(50)
+    assert not body.filled(60)
+    assert not body.filled(10)
+    with pytest.raises(RequestError) as caught:
+        body.add(b"")
+    assert caught.value.status == 503

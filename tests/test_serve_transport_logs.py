@@ -91,7 +91,8 @@ def test_a_path_cannot_write_lines_of_its_own() -> None:
     with logging_to(stream, "text"):
         ask(app_of(Plane()), "GET", "/a%0aINFO%20all%20is%20well")
         log.info("name: %s", "x\nINFO all is well\x1b[2J")
-    assert len(stream.getvalue().splitlines()) == 2
+        log_facts(log, "GET /v2 200", lambda: {"error": ValueError("x\nINFO all is well")})
+    assert len(stream.getvalue().splitlines()) == 3
     assert "\x1b" not in stream.getvalue()
 
 

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.http.exchange import COMPLETE, REFUSED, STRAIGHT, Place
-from parnet_deploy.serve.http.parsing import body_parser, framing_of, new_parser
+from parnet_deploy.serve.http.parsing import BodyParser, framing_of, new_parser
 from parnet_deploy.serve.http.refusal import raw_answer
 from parnet_deploy.serve.http.transport import AnswerTransport
 from parnet_deploy.serve.transport.logs import log_facts
@@ -171,7 +171,7 @@ class Connection(HttpToolsProtocol):
                 return
             self.cycle.keep_alive = False
             if framing := framing_of(self.headers):
-                self.parser = body_parser(framing, self)
+                self.parser = BodyParser(framing, self)  # type: ignore[assignment]  # as much of one
                 self.parser.feed_data(data[exc.args[0] :])
 
     def pause_writing(self) -> None:

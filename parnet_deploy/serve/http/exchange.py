@@ -38,6 +38,8 @@ _WANTED = frozenset(
     )
 )
 _LONGEST_PATH = 256
+_DIGITS = 19
+"""Of a length: a parser refuses what has more."""
 
 
 class Place(Protocol):
@@ -83,7 +85,10 @@ class Exchange(Asked):
     def content_length(self) -> int:
         """Bytes of body that the header announces; 0 where it does not say."""
         value = self._fields.get(b"content-length", b"0")
-        return int(value) if value.isdigit() else 0
+        if not value.isdigit():
+            return 0
+        digits = value.lstrip(b"0")  # Python makes no number of very many
+        return int(digits[:_DIGITS] or b"0")
 
     @property
     def content_encoding(self) -> bytes:

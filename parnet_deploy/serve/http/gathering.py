@@ -92,6 +92,8 @@ class Buffer:
 
         If not, whoever waits for the body is to be woken: the next `add` tells what is wrong.
         """
+        if self._error is not None:
+            return False
         try:
             self._counter.add(count)
         except RequestError as exc:

@@ -35,38 +35,55 @@ def new_parser(protocol: object) -> httptools.HttpRequestParser:
 
 def framing_of(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """The fields that say that a body follows; none where none does. Names are in lower case."""
-    return [(n, v) for n, v in headers if n in FRAMING and v.strip() != b"0"]
+    return [(n, v) for n, v in headers if n in FRAMING and v.strip(b" \t0")]
 
 
-def body_parser(framing: list[tuple[bytes, bytes]], told: Told) -> httptools.HttpRequestParser:
-    """A parser at the beginning of a body; what follows that is not told.
+class BodyParser:
+    """Parses one body, of a request whose header has been parsed, and nothing that follows it.
 
     Clients offer an upgrade with their first request (Java's, and curl with ``--http2``), and a
     server may pass it over (RFC 9110, section 7.8). httptools takes what follows such a header for
     bytes of the other protocol.
     """
-    parser = httptools.HttpRequestParser(_Body(told))
-    lines = b"".join(b"%s: %s\r\n" % field for field in framing)
-    parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % lines)
-    return parser
 
-
-class _Body:
-    """Hands one body on."""
-
-    def __init__(self, told: Told) -> None:
+    def __init__(self, framing: list[tuple[bytes, bytes]], told: Told) -> None:
+        """Parse for `told` a body that is announced by these fields."""
         self._told = told
         self._ended = False
+        self._parser = httptools.HttpRequestParser(self)
+        lines = b"".join(b"%s: %s\r\n" % field for field in framing)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % lines)
+
+    def feed_data(self, data: bytes | memoryview) -> None:
+        """Parse some of it.
+
+        Raises:
+            HttpParserError: it is none.
+        """
+        if self._ended:
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self._ended:
+                raise
+
+    def should_upgrade(self) -> bool:
+        """Not any more."""
+        return False
 
     def on_chunk_header(self) -> None:
+        """A chunk begins."""
         if not self._ended:
             self._told.on_chunk_header()
 
     def on_body(self, body: bytes) -> None:
+        """A part of it."""
         if not self._ended:
             self._told.on_body(body)
 
     def on_message_complete(self) -> None:
+        """It ends."""
         if not self._ended:
             self._ended = True
             self._told.on_message_complete()

@@ -11,18 +11,24 @@ import asyncio
 
 from parnet_deploy.serve.http.connection import Connection
 
-_ROOM = memoryview(bytearray(262_144))
-"""Where bytes lie that a parser reads next: an event loop reads one connection at a time. A smaller
-one would have an image of 224x224 in uint8 (150 KB) read in two steps, a larger one would have more
-of it copied."""
+PARSED = 262_144
+"""Bytes that a parser reads at once. With fewer an image of 224x224 in uint8 (150 KB) would be read
+in two steps, with more a larger part of one in float32 would be copied."""
 
 
 class Reading(asyncio.BufferedProtocol):
     """What the event loop knows of a connection: where its bytes go, and who is told of them."""
 
-    def __init__(self, connection: Connection) -> None:
-        """Read for `connection`."""
+    def __init__(self, connection: Connection, room: memoryview) -> None:
+        """Read for a connection.
+
+        Args:
+            connection: of whom.
+            room: where bytes lie that its parser reads next. Connections of one event loop may
+                share it: that reads one at a time.
+        """
         self._connection = connection
+        self._room = room
         self._straight = False
         self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
         self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
@@ -36,14 +42,14 @@ class Reading(asyncio.BufferedProtocol):
         """Where the next bytes go."""
         room = self._connection.room()
         self._straight = room is not None
-        return _ROOM if room is None else room
+        return self._room if room is None else room
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many have come."""
         if self._straight:
             self._connection.body_received(nbytes)
         else:
-            self._connection.data_received(_ROOM[:nbytes])
+            self._connection.data_received(self._room[:nbytes])
 
     def eof_received(self) -> None:
         """The client sends no more: it has gone, and the connection is closed."""

@@ -25,7 +25,7 @@ from parnet_deploy.serve.http.connection import Connection, Limits
 from parnet_deploy.serve.http.hearing_out import Server
 from parnet_deploy.serve.http.listening import Listener
 from parnet_deploy.serve.http.memory import keep_memory
-from parnet_deploy.serve.http.reading import Reading
+from parnet_deploy.serve.http.reading import PARSED, Reading
 from parnet_deploy.serve.http.watchdog import watching
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
@@ -116,7 +116,10 @@ def serve(
 
 
 def configure(app: ASGIApp, settings: ServeSettings, traffic: Traffic) -> uvicorn.Config:
-    """How uvicorn runs the application: on uvloop, with httptools, and connections of our own."""
+    """How uvicorn runs the application: on uvloop, with httptools, and connections of our own.
+
+    The connections are for one event loop.
+    """
     limits = Limits(
         connections=settings.max_connections,
         header=settings.max_header,
@@ -124,9 +127,10 @@ def configure(app: ASGIApp, settings: ServeSettings, traffic: Traffic) -> uvicor
         idle_timeout=settings.idle_timeout,
         write_timeout=settings.body_timeout,
     )
+    room = memoryview(bytearray(PARSED))
 
     def connection(*args: Any, **kwargs: Any) -> Reading:
-        return Reading(Connection(*args, **kwargs, limits=limits, traffic=traffic))
+        return Reading(Connection(*args, **kwargs, limits=limits, traffic=traffic), room)
 
     return uvicorn.Config(
         app,

@@ -46,10 +46,10 @@ def in_text(said: Said) -> str:
     for name, value in facts.items():
         if name == "id" or name in _IN_MESSAGE:
             continue
-        if not isinstance(value, str):
+        if isinstance(value, int | float):
             parts.append(f"{name}={value}")
-        elif value:
-            parts.append(f"{name}={_flat(value)}")
+        elif value != "":
+            parts.append(f"{name}={_flat(str(value))}")
     line = " ".join(parts)
     return line if said.error is None else f"{line}\n{_traceback(said.error)}"
 
