@@ -178,6 +178,7 @@ def test_a_sound_bundle_passes_with_room_to_spare(tmp_path: Path) -> None:
     """Otherwise the faults above would prove nothing."""
     bundle = export_tiny(tmp_path / "net")
     proof = prove(bundle.path, bundle.manifest, tiny_network())
+    assert proof.network is not None
     assert proof.network < NETWORK_TOLERANCE / 10
     assert proof.stages < STAGES_TOLERANCE / 10
     assert proof.network > 0, "float32 against float32 of another library is never exact"

@@ -9,10 +9,13 @@ import pytest
 import verify_faults as faults
 import verify_precision as precise
 
-from parnet_deploy.bundle import EngineBundle, ModelBundle, ModelManifest
+from parnet_deploy.bundle import CHECKPOINT, EngineBundle, ModelBundle, ModelManifest
 from parnet_deploy.cli import main
 from parnet_deploy.errors import ExportError, UsageError
 from parnet_deploy.export import model as exporting
+from parnet_deploy.export.gate import prove
+from parnet_deploy.net import load_checkpoint
+from parnet_deploy.quantise.images import open_images
 from parnet_deploy.spec import Preprocessing
 from parnet_deploy.verify.options import VerifyOptions
 from parnet_deploy.verify.ranges import RANGES, READS, SAME
@@ -155,6 +158,24 @@ def test_a_pair_that_is_missing_and_that_the_manifest_does_not_know_of_either(
     precise.change_graphs(path, precise.without_pair("stem4.conv"))
     precise.change_quantisation(path, precise.without_quantiser("stem4.conv"))
     failed(checked(path, pixels), "onnx-whole", "no quantiser of 'stem4.conv'")
+
+
+def test_what_was_not_measured_at_the_export_is_not_said_to_be_near(
+    int8: ModelBundle, pixels: Path
+) -> None:
+    how = int8.manifest.quantisation
+    assert how is not None
+    learned = replace(how, calibration=replace(how.calibration, method="qat"))
+    manifest = replace(int8.manifest, quantisation=learned)
+    network = load_checkpoint(int8.file(CHECKPOINT)).model.eval()
+    proof = prove(int8.path, manifest, network)
+    assert proof.network is None
+    assert "was not measured" in str(proof)
+    assert "of the network" not in str(proof)
+    shown = open_images(str(pixels), manifest.preprocessing, limit=None).take([0, 1], "some")
+    proof = prove(int8.path, manifest, network, [image[None] for image in shown.array()])
+    assert proof.network is not None
+    assert str(proof).startswith(f"whole graph within {proof.network:.1e} of the network, ")
 
 
 @pytest.mark.parametrize(

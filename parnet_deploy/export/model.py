@@ -203,10 +203,7 @@ def _prove(
     progress("prove: whole graph against network, stages joined against whole graph")
     check_quantised(work, manifest, _kernels(ready.graph))
     proof = prove(work, manifest, model, ready.images)
-    progress(
-        f"proved: whole graph within {proof.network:.1e} of the network, "
-        f"stages within {proof.stages:.1e} of the whole graph"
-    )
+    progress(f"proved: {proof}")
 
 
 def _kernels(graph: gs.Graph) -> dict[str, Array]:
