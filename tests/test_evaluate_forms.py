@@ -149,16 +149,20 @@ def test_every_form_says_what_it_is(form: Subject) -> None:
 
 @pytest.fixture(scope="module")
 def lowered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Models below float32 which ONNX Runtime's CPU provider cannot run, or not as they stand."""
+    """Models which ONNX Runtime's CPU provider cannot run as they stand, and one which it can."""
     room = tmp_path_factory.mktemp("lowered")
     checkpoint = evaluated.write_checkpoint(room / "checkpoint.safetensors")
     images = evaluated.write_images(room / "images")
     found = {}
-    for precision, backend in (("bf16", "openvino"), ("fp8", "tensorrt-rtx")):
+    for precision, backend in (
+        ("bf16", "openvino"),
+        ("fp8", "tensorrt-rtx"),
+        ("int8", "onnxruntime"),
+    ):
         found[precision] = room / precision
         command = ["export", "--checkpoint", str(checkpoint), "--for", backend]
         command += ["--precision", precision, "--output", str(found[precision])]
-        command += ["--calibrate", str(images)] * (precision == "fp8")
+        command += ["--calibrate", str(images)] * (precision != "bf16")
         assert main(command) == 0
     return found
 
@@ -195,6 +199,9 @@ def test_without_onnx_a_model_below_float32_says_what_it_takes(
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingDependencyError, match=r"a graph in bf16 .* with onnx, which is not"):
         open_subject(lowered["bf16"])
+    subject = open_subject(lowered["int8"])  # runs as it stands
+    subject.runner.close()
+    assert "emulated" not in subject.runs_on
 
 
 @pytest.mark.parametrize("ours", [True, False])

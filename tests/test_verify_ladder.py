@@ -10,10 +10,12 @@ from conftest import tiny_spec
 
 from parnet_deploy.errors import RunnerError
 from parnet_deploy.spec import LOGITS, BlockSpec, layout
+from parnet_deploy.verify.compare import compare
 from parnet_deploy.verify.inputs import Batch
+from parnet_deploy.verify.judge import judge
 from parnet_deploy.verify.ladder import Step, climb
 from parnet_deploy.verify.locate import BlockErrors, first_parting
-from parnet_deploy.verify.result import BlockError, RungResult
+from parnet_deploy.verify.result import Against, BlockError, RungResult
 from parnet_deploy.verify.rungs import HEAD, Place, Sight
 from parnet_deploy.verify.tolerances import BLOCK_FACTOR, RUNGS, RungName
 
@@ -266,3 +268,23 @@ def test_a_stage_finds_its_reference_in_a_network_seen_as_one_and_back() -> None
     back = BlockErrors()
     back.add(stages, whole)
     assert [(e.stage, e.max_rel) for e in back.result(BLOCKS)] == [(None, 0.0)]
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_what_follows_no_image_fails_on_images_that_nobody_can_be_right_on(blind: bool) -> None:
+    rows = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
+    given = {LOGITS: np.zeros_like(rows) if blind else rows[:, ::-1]}
+    first = Against(rung=RUNGS[0], comparison=compare({LOGITS: rows}, given, 0.76), blocks=())
+    same = Against(rung=RUNGS[1], comparison=compare(given, given, 0.76), blocks=())
+    found = judge(
+        RUNGS[2],
+        "a graph",
+        before=same,
+        first=first,
+        trusted=True,
+        blocks=BLOCKS,
+        unlike="noise is nothing that it was calibrated for",
+        both=True,
+    )
+    assert found.verdict == ("failed" if blind else "not verified")
+    assert ("'logits' does not follow the images" in (found.reason or "")) == blind

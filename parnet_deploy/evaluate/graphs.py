@@ -16,9 +16,10 @@ Specs = tuple[TensorSpec, ...]
 def open_graph(bundle: ModelBundle) -> tuple[str, Runner]:
     """The whole graph, run operator by operator, without rewrites.
 
-    Below float32 every value is computed in float32 and rounded to its type (`lowering.emulate`),
-    as `verify` does: ONNX Runtime's CPU provider has no convolutions in bfloat16 and float8, and in
-    float16 it leaves out roundings as it likes.
+    What is not quantised computes in the model's base. Where that is float32 (fp32, and int8 that
+    was made for a CPU), the graph runs as it stands. Below, every value is computed in float32 and
+    rounded to its type (`lowering.emulate`), as `verify` does: ONNX Runtime's CPU provider has no
+    convolutions in bfloat16 and float8, and in float16 it leaves out roundings as it likes.
 
     Returns:
         What it runs on, in words, and the runner; its arrays have the bundle's types, but for

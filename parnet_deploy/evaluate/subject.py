@@ -61,8 +61,9 @@ class Subject:
 def open_subject(path: Path) -> Subject:
     """A model or engine bundle, opened; close its runner after use.
 
-    A model's graph is run by ONNX Runtime on the CPU operator by operator, as `verify` does, below
-    float32 with every rounding made.
+    A model's graph is run by ONNX Runtime on the CPU operator by operator, as `verify` does: as it
+    stands where what is not quantised computes in float32, and below that with every rounding made
+    (`evaluate.graphs`).
 
     Raises:
         BundleError: there is no bundle, or it is damaged.

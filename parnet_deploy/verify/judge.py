@@ -82,7 +82,7 @@ def judge(
         both: whether the rung before is not judged against those either.
     """
     from_before, from_first = _complaints(before), _complaints(first)
-    if unlike is not None:  # what is not finite, or has another shape, is wrong on anything
+    if unlike is not None:  # what `_broken` finds is wrong on anything
         from_first = _broken(first)
         from_before = from_before if both else _broken(before)
     own = bool(from_before) and trusted
@@ -137,7 +137,11 @@ def _complaints(against: Against) -> tuple[str, ...]:
 
 
 def _broken(against: Against) -> tuple[str, ...]:
-    """What is wrong whatever was fed: outputs or values that cannot be compared."""
+    """What is wrong whatever was fed.
+
+    Outputs or values that are not finite, are missing or have another shape, and outputs that do
+    not follow the images (`runtime.outputs.unresponsive`).
+    """
     outputs = [
         f"'{output.name}' {output.problem}"
         for output in against.comparison.outputs
