@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from parnet_deploy.bundle import MODEL_GRAPH, ModelBundle
@@ -42,7 +41,8 @@ def _emulated(path: Path, precision: str, inputs: Specs, outputs: Specs) -> Runn
     try:
         import onnx
 
-        from parnet_deploy.lowering import EXACTLY, emulate, emulated_spec
+        from parnet_deploy.lowering import EXACTLY, emulate
+        from parnet_deploy.quantise.emulated import open_emulated
     except ImportError as exc:
         raise MissingDependencyError(
             f"a graph in {precision} is evaluated with {exc.name}, which is not installed: "
@@ -55,12 +55,4 @@ def _emulated(path: Path, precision: str, inputs: Specs, outputs: Specs) -> Runn
     except Exception as exc:  # of its parser, its checker and its reader: they share no base class
         said = str(exc).strip().splitlines() or [type(exc).__name__]
         raise EngineError(f"cannot read {path} as an ONNX graph: {said[-1]}") from exc
-    with tempfile.TemporaryDirectory(prefix="parnet-deploy-") as folder:
-        copy = Path(folder) / path.name
-        onnx.save(model, copy)
-        return OnnxRuntimeRunner(  # it has read the file when it is open
-            copy,
-            inputs=tuple(emulated_spec(spec, EXACTLY) for spec in inputs),
-            outputs=tuple(emulated_spec(spec, EXACTLY) for spec in outputs),
-            optimise=False,
-        )
+    return open_emulated(model, inputs, outputs)

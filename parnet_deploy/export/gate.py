@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from torch import Tensor
 
 from parnet_deploy.bundle import MODEL_GRAPH, ModelManifest
 from parnet_deploy.errors import ExportError
-from parnet_deploy.lowering import EXACTLY, emulate, emulated_spec, quantisation_faults
+from parnet_deploy.lowering import EXACTLY, emulate, quantisation_faults
 from parnet_deploy.lowering.faults import in_words
 from parnet_deploy.net import ParNet
+from parnet_deploy.quantise.emulated import open_emulated
 from parnet_deploy.runtime import OnnxRuntimeRunner, Runner, SplitRunner, StageRunner
 from parnet_deploy.runtime.outputs import log_probabilities, unresponsive
 from parnet_deploy.spec import IMAGES, Array, Preprocessing, TensorSpec
@@ -196,15 +196,7 @@ def _open(
     """A graph as it stands in float32; below that emulated, and without rewrites."""
     if precision == "fp32":
         return OnnxRuntimeRunner(path, inputs=inputs, outputs=outputs)
-    with tempfile.TemporaryDirectory(prefix="parnet-deploy-") as folder:
-        emulated = Path(folder) / path.name
-        onnx.save(emulate(onnx.load(path), EXACTLY), emulated)
-        return OnnxRuntimeRunner(
-            emulated,
-            inputs=tuple(emulated_spec(spec, EXACTLY) for spec in inputs),
-            outputs=tuple(emulated_spec(spec, EXACTLY) for spec in outputs),
-            optimise=False,
-        )
+    return open_emulated(emulate(onnx.load(path), EXACTLY), inputs, outputs)
 
 
 def _run(runner: Runner, images: Array, what: str) -> Array:
@@ -234,9 +226,7 @@ def _require_response(
 ) -> None:
     """Refuse answers, (N, classes), that are about the same whatever the network's are."""
     graph, network = (np.concatenate(rows) for rows in zip(*pairs, strict=True))
-    if softmax:
-        graph, network = log_probabilities(graph), log_probabilities(network)
-    if problem := unresponsive(network, graph, tolerance):
+    if problem := unresponsive(network, graph, tolerance, softmax=softmax):
         raise ExportError(f"the whole graph {problem}; nothing was written")
 
 

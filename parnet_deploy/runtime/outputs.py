@@ -67,7 +67,9 @@ def response(expected: Array, actual: Array) -> float | None:
     return math.sqrt(float(np.square(got).sum()) / power) if power > 0 else None
 
 
-def unresponsive(expected: Array, actual: Array, tolerance: float) -> str | None:
+def unresponsive(
+    expected: Array, actual: Array, tolerance: float, *, softmax: bool = False
+) -> str | None:
     """What is wrong with answers that do not follow the images; None where nothing is.
 
     A tolerance of a few percent or more passes what a coarse precision rounds, and with it what a
@@ -79,7 +81,10 @@ def unresponsive(expected: Array, actual: Array, tolerance: float) -> str | None
         actual: the same.
         tolerance: greatest error that passes, relative to the greatest magnitude that is expected;
             where any passes (infinity), nothing is asked.
+        softmax: they are probabilities, which are looked at by their logarithms.
     """
+    if softmax:
+        expected, actual = log_probabilities(expected), log_probabilities(actual)
     if expected.shape != actual.shape:
         return f"has shape {list(actual.shape)} instead of {list(expected.shape)}"
     if not COARSE < tolerance < math.inf:

@@ -325,9 +325,8 @@ def _checked(answer: Answer) -> Answer:
     Raises:
         RequestError: 500; one is not finite. The engine goes on: other images may be well.
     """
-    for array in answer.outputs.values():
-        if not _is_finite(array):
-            raise not_finite()
+    if not all(map(_is_finite, answer.outputs.values())):
+        raise not_finite()
     return answer
 
 

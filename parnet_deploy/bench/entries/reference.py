@@ -12,7 +12,7 @@ from parnet_deploy.bench.entries.images import read_images
 from parnet_deploy.bench.result import Parity
 from parnet_deploy.bundle import CHECKPOINT
 from parnet_deploy.errors import UsageError, os_reason
-from parnet_deploy.runtime.outputs import log_probabilities, softmax_rows, unresponsive
+from parnet_deploy.runtime.outputs import softmax_rows, unresponsive
 from parnet_deploy.spec import Array
 from parnet_deploy.verify.tolerances import FLOAT32
 
@@ -113,16 +113,9 @@ def compare_answers(
         max_rel=relative,
         same_top1=int(same.sum()),
         images=images,
-        blind=_blind(wanted, given, tolerance, softmax=softmax) if finite.all() else None,
+        blind=(unresponsive(wanted, given, tolerance, softmax=softmax) if finite.all() else None),
     )
     if labels is None:
         return found
     right, most = int((finite & (top1 == labels)).sum()), int((wanted.argmax(1) == labels).sum())
     return replace(found, right=right, reference_right=most)
-
-
-def _blind(wanted: Array, given: Array, tolerance: float, *, softmax: bool) -> str | None:
-    """What is wrong with answers that do not follow the images; of probabilities, logarithms."""
-    if softmax:
-        wanted, given = log_probabilities(wanted), log_probabilities(given)
-    return unresponsive(wanted, given, tolerance)

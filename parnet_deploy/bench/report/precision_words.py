@@ -222,6 +222,7 @@ def _over_all(outcomes: Sequence[Outcome], kinds: dict[str, Precisions]) -> Iter
 
 def _replaced(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """Who computes in float32 what was asked for in less, and whether that costs time, too."""
+    kinds = _kinds(outcomes)
     for outcome in outcomes:
         if _as_asked(outcome):
             continue
@@ -229,7 +230,7 @@ def _replaced(outcomes: Sequence[Outcome]) -> Iterator[str]:
             f"'{outcome.contestant.name}' computes its {outcome.graph} graph in fp32 "
             "('parnet-deploy verify' says whether it has to)"
         )
-        own = _kinds(outcomes).get(_kind(outcome), {}).get("fp32")
+        own = kinds.get(_kind(outcome), {}).get("fp32")
         if own is not None and duel(outcome, own).verdict == "slower":
             said += f", and IS SLOWER: it {_longer(outcome, own)}"
         yield f"{said}."

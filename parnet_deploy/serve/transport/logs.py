@@ -134,7 +134,7 @@ class _Sender(logging.Handler):
                 record.name,
                 message,
                 REQUEST_ID.get(),
-                getattr(record, _FACTS, {}),
+                {},  # what has facts went straight to the log (`log_facts`)
                 record.exc_info[1] if record.exc_info else None,
             )
         )
