@@ -17,6 +17,7 @@ from PIL import Image
 
 from parnet_deploy.bundle import MODEL_GRAPH, open_model
 from parnet_deploy.cli import quantising
+from parnet_deploy.errors import OutputExistsError
 from parnet_deploy.lowering import layer_types
 from parnet_deploy.quantise import names
 from parnet_deploy.quantise.images import open_images
@@ -265,3 +266,31 @@ def test_a_report_is_not_replaced_unasked(capsys: Capture, images: Path) -> None
     assert call(capsys, "export", *TINY, *asked).status == 0
     one_sentence(call(capsys, "export", *TINY, *asked, "--output", "other"), 1, "why", "--force")
     assert not Path("other").exists()
+
+
+def test_a_report_of_ours_is_replaced_and_no_other(capsys: Capture, images: Path) -> None:
+    asked = (*INT8, "--quantisation-report", "why", "--force")
+    assert call(capsys, "export", *TINY, *asked).status == 0
+    report = Path("why", names.JSON_FILE)
+    assert json.loads(report.read_text())["format"] == names.FORMAT
+    result = call(capsys, "export", *TINY, *asked, "--keep", "stem1")
+    assert result.status == 0, result.err
+    assert json.loads(report.read_text())["quantisation"]["kept"] == ["stem1"]
+    for name, foreign in ((names.JSON_FILE, "{}"), (names.PAGE_FILE, "<p>my diary</p>")):
+        kept = Path("why", name).read_bytes()
+        Path("why", name).write_text(foreign)
+        one_sentence(call(capsys, "export", *TINY, *asked), 1, name, "--quantisation-report")
+        assert Path("why", name).read_text() == foreign
+        Path("why", name).write_bytes(kept)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"format": "another"}'])
+def test_what_is_no_report_is_never_replaced(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / names.JSON_FILE).write_bytes(content)
+    with pytest.raises(OutputExistsError, match="not a quantisation report"):
+        names.refuse_report(tmp_path, force=True)
+    (tmp_path / names.JSON_FILE).unlink()
+    names.refuse_report(tmp_path, force=False)
+    (tmp_path / names.PAGE_FILE).mkdir()
+    with pytest.raises(OutputExistsError, match="not a quantisation report"):
+        names.refuse_report(tmp_path, force=True)

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.markup import escape
 
-from parnet_deploy.bundle import refuse_existing
 from parnet_deploy.cli.console import Justify, new_table, print_table, say, tell, warn
 from parnet_deploy.cli.counting import counting
 from parnet_deploy.cli.field_options import flag
 from parnet_deploy.errors import UsageError
-from parnet_deploy.quantise.names import JSON_FILE, LIMIT, PAGE_FILE, check_per_tensor
+from parnet_deploy.quantise.names import LIMIT, check_per_tensor, refuse_report
 from parnet_deploy.spec import Backend, Preprocessing
 from parnet_deploy.spec.precision import Precision
 from parnet_deploy.spec.quantisation import Scheme, scheme_of
@@ -208,8 +207,7 @@ def _check_folder(folder: Path, *, force: bool) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(f"cannot write a report to --quantisation-report {folder}: see {there}")
-    for name in (JSON_FILE, PAGE_FILE):
-        refuse_existing(folder / name, force=force)
+    refuse_report(folder, force=force)
 
 
 def check_kept(keep: Sequence[str], blocks: Sequence[str]) -> None:

@@ -2,13 +2,64 @@
 
 from __future__ import annotations
 
-from parnet_deploy.errors import UsageError
+import json
+import os
+from pathlib import Path
+
+from parnet_deploy.errors import OutputExistsError, UsageError
 
 LIMIT = 512
 """Calibration images that are taken of more, unless told otherwise: ranges hardly change."""
 
 JSON_FILE, PAGE_FILE = "quantisation.json", "quantisation.html"
 """Of a report, in its folder."""
+
+FORMAT = "parnet-deploy/quantisation"
+"""What a report's JSON says of itself, by which it is known for ours."""
+
+PAGE_MARK = b'<meta name="generator" content="parnet-deploy">'
+"""What every page of ours has in its head."""
+
+_HEAD = 4096
+"""Bytes of a page among which its mark is looked for."""
+
+
+def refuse_report(folder: Path, *, force: bool) -> None:
+    """Refuse a report that would replace something unasked, before anything is computed for it.
+
+    Args:
+        folder: where it is to be written to; it need not be there.
+        force: replace a report of ours that stands there.
+
+    Raises:
+        OutputExistsError: one of its files is there and `force` is off, or is not ours.
+    """
+    for path, ours in ((folder / JSON_FILE, _is_our_json), (folder / PAGE_FILE, _is_our_page)):
+        if not os.path.lexists(path):
+            continue
+        if not force:
+            raise OutputExistsError(f"{path} exists already; give --force to replace it")
+        if not ours(path):
+            raise OutputExistsError(
+                f"{path} is not a quantisation report of ours, so --force does not replace it; "
+                "move it away or choose another folder for --quantisation-report"
+            )
+
+
+def _is_our_json(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
+
+
+def _is_our_page(path: Path) -> bool:
+    try:
+        with path.open("rb") as page:
+            return PAGE_MARK in page.read(_HEAD)
+    except OSError:
+        return False
 
 
 def check_per_tensor(*, per_channel: bool, costs: bool, budget: float | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from parnet_deploy.quantise.effect import Effect
 from parnet_deploy.quantise.keep import Kept
@@ -104,6 +105,8 @@ class QuantisationReport:
         created: when, UTC.
     """
 
+    format: Literal["parnet-deploy/quantisation"] = "parnet-deploy/quantisation"
+    format_version: int = 1
     name: str
     precision: Precision
     quantisation: Quantisation
