@@ -77,6 +77,10 @@ def test_kernels_streams_and_layers(tmp_path: Path) -> None:
         tf32=False,
         dtypes=("float", "half"),
         chain=2,
+        inside=(
+            Kernel(kind="fully_connected", name="squeeze_U1", stream=0, layers=()),
+            Kernel(kind="sigmoid", name="gate_U2", stream=0, layers=()),
+        ),
     )
     assert text.streams == 2
 

@@ -6,13 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import verify_faults as faults
+import verify_precision as precise
 from conftest import export_tiny
 from test_plan_text import section
 
-from parnet_deploy.bundle import ModelBundle
+from parnet_deploy.bundle import EngineBundle, ModelBundle, Source
+from parnet_deploy.cli import main
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.errors import EngineError
+from parnet_deploy.export import ExportOptions, export_model
+from parnet_deploy.net import initialise
+from parnet_deploy.runtime.plan_text import read_plan_text
 from parnet_deploy.runtime.plan_types import built_types, types_of_layers
+from parnet_deploy.spec import Preprocessing
+from parnet_deploy.spec.form import default_form
+from parnet_deploy.spec.precision import Precision
+from parnet_deploy.spec.variants import variant
+from parnet_deploy.verify.built_engine import BUILT
+from parnet_deploy.verify.options import VerifyOptions
+from parnet_deploy.verify.verifying import verify
 
 PROGRAM = """header {
   accelerators={sm89 }
@@ -31,6 +44,20 @@ main {
 }
 """
 
+FUSED = """header {
+  accelerators={*}
+}
+descriptors {
+  tensor={ dims={ 1 } name="map" type=KIND }
+  tensor={ dims={ 1 } name="kernel" type=KIND }
+}
+main {
+  corrltn={ name="d_U1" input={"map" "kernel" } stream=0 layers="[ONNX Layer: d.conv]" }
+  silu={ name="d_U2" output={"y" } input={"x" } stream=0 layers="[ONNX Layer: d.conv]" }
+}
+"""
+"""Inside of a kernel that several were fused into."""
+
 
 @pytest.mark.parametrize(
     ("kind", "wanted"), [("int8", "int8"), ("half", "mixed"), ("fp8_e4m3", "mixed")]
@@ -40,6 +67,19 @@ def test_a_program_tells_what_its_convolutions_read(tmp_path: Path, kind: str, w
     path.write_bytes(section(PROGRAM.replace("KIND", kind)))
     found = built_types(path, "tensorrt-rtx")
     assert found == {"a": wanted, "b": "fp16", "c": "mixed"}
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("bf16", "bf16"), ("float", "fp32")])
+def test_a_program_tells_of_convolutions_within_fused_kernels(
+    tmp_path: Path, kind: str, wanted: str
+) -> None:
+    path = tmp_path / "x.plan"
+    program = PROGRAM.replace("function={ name=__myl_Silu", "runtime_fusion={ name=__myl_CorrSilu")
+    path.write_bytes(section(program) + section(FUSED.replace("KIND", kind)))
+    assert (built_types(path, "tensorrt-rtx") or {})["d"] == wanted
+    text = read_plan_text(path)
+    assert text is not None
+    assert len(text.kernels) == 5, "what is within is no launch"
 
 
 def test_a_plan_that_tells_nothing(tmp_path: Path) -> None:
@@ -86,3 +126,59 @@ def test_real_plans_compute_in_their_graphs_precision(tmp_path: Path, precision:
         found |= built_types(engine.file(stage.file), "tensorrt-rtx") or {}
     blocks = {name for stage in model.manifest.stages for name in stage.blocks} - {"head"}
     assert found == dict.fromkeys(blocks, precision)
+
+
+def export_digits(final: Path, precision: Precision) -> ModelBundle:
+    """The digits network, whose last fusion TensorRT RTX makes one kernel of."""
+    spec = variant("digits").spec
+    options = ExportOptions(
+        name=final.name,
+        preprocessing=Preprocessing(size=spec.image_size),
+        form=default_form("tensorrt-rtx"),
+        precision=precision,
+    )
+    network = initialise(spec, seed=0).eval()
+    return export_model(network, Source(kind="untrained", seed=0), final, options)
+
+
+def build_plans(model: ModelBundle, final: Path, *, split: bool) -> EngineBundle:
+    capabilities = ("8.6", "8.9", "12.0")
+    options = BuildOptions(compute_capabilities=capabilities)
+    return build_engine(
+        model, final, make_builder("tensorrt-rtx", options, split=split), split=split
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_plans_of_the_digits_network_are_what_was_asked_for(
+    precision: Precision, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = export_digits(tmp_path / "model", precision)
+    engines = [build_plans(model, tmp_path / f"{split}", split=split) for split in (False, True)]
+    whole = read_plan_text(engines[0].file("whole.plan"))
+    assert whole is not None
+    fused = [kernel.layers for kernel in whole.inside if kernel.kind == "corrltn"]
+    assert fused, "the test is of no use where nothing is fused"
+    found = verify(engines[0].path, VerifyOptions(samples=2, sibling=engines[1].path))
+    built = [check for check in found.checks if check.name == BUILT]
+    assert [check.verdict for check in built] == ["passed", "passed"], built
+    assert found.passed, found.failures
+    capsys.readouterr()
+    assert main.run(["inspect", str(engines[0].path), "--layers"]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["merge3", precision] in [row[:2] for row in shown]
+
+
+def test_plans_of_the_digits_network_in_float32_sold_as_float16(tmp_path: Path) -> None:
+    model = export_digits(tmp_path / "model", "fp16")
+    path = precise.copy_of(model, tmp_path / "wrong")
+    precise.change_graphs(path, precise.float32_everywhere)
+    wrong = build_plans(faults.reseal_model(path), tmp_path / "engine", split=False)
+    faults.claim(wrong.path, model)
+    found = verify(wrong.path, VerifyOptions(samples=2))
+    (failure,) = found.failures
+    assert failure.startswith(f"engine, {BUILT}: ")
+    assert "was built in fp32, and fp16 was asked for" in failure
+    types = {row.block: row.built["engine"] for row in found.types if "engine" in row.built}
+    assert set(types.values()) == {"fp32"}
+    assert types["merge3"] == "fp32"

@@ -82,6 +82,9 @@ class PlanText:
         chain: kernels that run one after the other at least: the longest way through the streams,
             each of them in its order, from signals to what waits for them. None where it waits
             for what is not signalled before.
+        inside: the instructions of kernels that several were fused into when it was built
+            (``runtime_fusion``), each such kernel being a program of its own. They are no
+            launches.
     """
 
     kernels: tuple[Kernel, ...]
@@ -89,6 +92,7 @@ class PlanText:
     tf32: bool | None
     dtypes: tuple[str, ...]
     chain: int | None
+    inside: tuple[Kernel, ...] = ()
 
     @property
     def streams(self) -> int:
@@ -133,6 +137,7 @@ def _programs(plan: mmap.mmap) -> Iterator[str]:
 
 def _read_programs(texts: list[str]) -> PlanText | None:
     kernels: list[Kernel] = []
+    inside: list[Kernel] = []
     gpus: set[str] = set()
     dtypes: set[str] = set()
     tf32: set[bool] = set()
@@ -141,11 +146,12 @@ def _read_programs(texts: list[str]) -> PlanText | None:
         sections = _sections(text)
         header = "\n".join(sections.get("header", ()))
         named = _gpus(header)
+        types = dict(_types(sections.get("descriptors", ())))
         if _ANY_GPU in named:
+            inside.extend(_kernels(sections.get("main", ()), types))
             continue
         gpus.update(named)
         tf32.update(value == "1" for value in _TF32.findall(header))
-        types = dict(_types(sections.get("descriptors", ())))
         dtypes.update(kind for name, kind in types.items() if _SCRATCH not in name)
         kernels.extend(_kernels(sections.get("main", ()), types))
         chains.append(_chain(sections.get("main", ())))
@@ -158,6 +164,7 @@ def _read_programs(texts: list[str]) -> PlanText | None:
         dtypes=tuple(sorted(dtypes)),
         # Programs run one after the other.
         chain=None if None in chains else sum(chain or 0 for chain in chains),
+        inside=tuple(inside),
     )
 
 

@@ -73,10 +73,15 @@ def built_types(
 
 
 def types_of_text(text: PlanText) -> dict[str, str]:
-    """What each block's convolution computes in: the types of the map and the kernel it reads."""
+    """What each block's convolution computes in: the types of the map and the kernel it reads.
+
+    A convolution is an instruction of the plan's program, or, where TensorRT RTX fused it with what
+    comes behind it, one of the fused kernel's own program. That a kernel bears a convolution's name
+    shows nothing: what only moves its input or scales its output bears it, too.
+    """
     return _alike(
         (layer, (_TEXT_TYPES.get(kind, "unknown") for kind in kernel.reads[:2]))
-        for kernel in text.kernels
+        for kernel in (*text.kernels, *text.inside)
         if kernel.kind == _CONVOLUTION
         for layer in kernel.layers
     )
