@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -201,6 +202,41 @@ def test_options_that_cannot_be(
     assert not OUTPUT.exists()
 
 
+TAKEN = {
+    "tensorrt": {"fp32", "fp16", "bf16", "int8", "fp8"},
+    "tensorrt-rtx": {"fp32", "fp16", "bf16", "int8", "fp8"},
+    "onnxruntime": {"fp32", "fp16", "int8"},
+    "openvino": {"fp32", "fp16", "bf16", "int8"},
+    "ncnn": {"fp32"},
+}
+"""What docs/precision.md says."""
+
+
+@pytest.mark.parametrize("target", TAKEN)
+def test_a_precision_that_the_target_does_not_run_is_refused_at_once(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """Of every pair; the others go on to what is missing: a checkpoint."""
+    monkeypatch.setattr("parnet_deploy.cli.export.need", lambda command: None)
+    nowhere = ("--checkpoint", "nowhere.safetensors", "--for", target)
+    for precision in ("fp32", "fp16", "bf16", "int8", "fp8"):
+        result = call(capsys, "export", *nowhere, "--precision", precision)
+        if precision in TAKEN[target]:
+            assert "nowhere.safetensors" in result.err
+            continue
+        one_sentence(result, 2, f"{target} does not compute in {precision}", "--precision ")
+        assert result.err.count("\n") == 1, "before any work"
+
+
+def test_the_next_command_is_for_the_target(capsys: Capture, images: Path) -> None:
+    result = call(capsys, "export", *TINY, *INT8, "--for", "onnxruntime")
+    line = result.out.splitlines()[-1]
+    assert line.startswith("next: parnet-deploy build-engine")
+    assert line.endswith(" --backend onnxruntime")
+    built = call(capsys, *shlex.split(line.removeprefix("next: parnet-deploy ")))
+    assert built.status == 0, built.err
+
+
 @pytest.mark.parametrize(
     ("target", "backend"), [("tensorrt", "onnxruntime"), ("onnxruntime", "tensorrt-rtx")]
 )
@@ -210,7 +246,10 @@ def test_graphs_that_are_quantised_for_another_backend_are_not_built(
     """They would be computed in float32 between conversions, or not be read at all."""
     assert call(capsys, "export", *TINY, *INT8, "--for", target).status == 0
     result = call(capsys, "build-engine", OUTPUT, "--backend", backend, "--output", "engine")
-    one_sentence(result, 1, f"--precision int8 --for {backend}")
+    takers = {"tensorrt": "TensorRT and TensorRT RTX", "onnxruntime": "ONNX Runtime and OpenVINO"}
+    one_sentence(
+        result, 1, f"were quantised for {takers[target]}", f"--precision int8 --for {backend}"
+    )
     assert not Path("engine").exists()
 
 

@@ -333,7 +333,7 @@ def test_auto_takes_the_fastest_that_works_and_says_why_not_the_others(
         assert "tensorrt: not taken, the driver serves CUDA 12.4, tensorrt needs CUDA 13" in told
 
 
-ORDER = tuple(kind.backend for kind in choose_module._CPU_ORDER)
+ORDER = choose_module._CPU_ORDER
 
 
 @pytest.mark.parametrize("order", [ORDER, ("openvino", "onnxruntime", "ncnn"), ORDER[::-1]])
@@ -347,8 +347,7 @@ def test_the_first_on_the_cpu_that_loads_is_taken_and_the_others_are_told(
         tried.append(module)
         return "libtbb.so.12 is missing" if broken else None
 
-    kinds = {kind.backend: kind for kind in choose_module._CPU_ORDER}
-    monkeypatch.setattr(choose_module, "_CPU_ORDER", tuple(kinds[name] for name in order))
+    monkeypatch.setattr(choose_module, "_CPU_ORDER", order)
     monkeypatch.setattr(choose_module, "installed", {"openvino": "2026.4.1", "ncnn": "1.0"}.get)
     monkeypatch.setattr(choose_module, "import_problem", import_problem)
     monkeypatch.setattr(choose_module, "cuda_driver", lambda: NO_GPU)
@@ -370,9 +369,8 @@ def test_the_first_on_the_cpu_that_loads_is_taken_and_the_others_are_told(
 def test_a_backend_that_does_not_read_a_precision_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kinds = {kind.backend: kind for kind in choose_module._CPU_ORDER}
     order = ("ncnn", "openvino", "onnxruntime")
-    monkeypatch.setattr(choose_module, "_CPU_ORDER", tuple(kinds[name] for name in order))
+    monkeypatch.setattr(choose_module, "_CPU_ORDER", order)
     monkeypatch.setattr(choose_module, "installed", {"openvino": "2026.4.1", "ncnn": "1.0"}.get)
     monkeypatch.setattr(choose_module, "import_problem", lambda module: None)
     monkeypatch.setattr(choose_module, "cuda_driver", lambda: NO_GPU)

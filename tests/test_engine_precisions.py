@@ -6,7 +6,6 @@ import contextlib
 import platform
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import evaluated
@@ -36,8 +35,10 @@ from parnet_deploy.images import preprocess
 from parnet_deploy.lowering import emulate
 from parnet_deploy.runtime import open_runner
 from parnet_deploy.runtime.cpu import SAFE_WEIGHT, has_narrow_weights, int8_overflows
+from parnet_deploy.runtime.machine import CudaDriver
 from parnet_deploy.spec import Array, Backend
 from parnet_deploy.spec.precision import PRECISIONS
+from parnet_deploy.spec.quantisation import scheme_of
 
 openvino = openvino_runtime.load_openvino()
 
@@ -351,7 +352,7 @@ def test_which_cpus_overflow(
 def test_auto_knows_what_runs_a_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose_module, "installed", {"openvino": "2026.4.1", "ncnn": "1.0"}.get)
     monkeypatch.setattr(choose_module, "import_problem", lambda module: None)
-    monkeypatch.setattr(choose_module, "cuda_driver", lambda: SimpleNamespace(problem="no GPU"))
+    monkeypatch.setattr(choose_module, "cuda_driver", lambda: CudaDriver(problem="no GPU"))
     monkeypatch.setattr(choose_module, "provider_problem", lambda name: None)
     assert choose_backend("bf16").backend == "openvino"
     choice = choose_backend("int8")
@@ -359,3 +360,33 @@ def test_auto_knows_what_runs_a_precision(monkeypatch: pytest.MonkeyPatch) -> No
     assert "onnxruntime on cuda: not taken, it has no convolutions in int8 there" in choice.reasons
     with pytest.raises(EngineError, match=r"fp8 \(onnxruntime: it reads no fp8 graphs.*rtx"):
         choose_backend("fp8")
+
+
+def test_auto_knows_what_graphs_were_quantised_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose_module, "installed", {"openvino": "2026.4.1"}.get)
+    monkeypatch.setattr(choose_module, "import_problem", lambda module: None)
+    monkeypatch.setattr(choose_module, "cuda_driver", lambda: CudaDriver(problem="no GPU"))
+    monkeypatch.setattr(choose_module, "provider_problem", lambda name: "no GPU")
+    with pytest.raises(EngineError, match=r"quantised for TensorRT and TensorRT RTX.*--for onnxr"):
+        choose_backend("int8", scheme_of("int8", "tensorrt"))
+    with pytest.raises(EngineError, match=r"fp8 graphs.*--compute-capability 8\.9"):
+        choose_backend("fp8", scheme_of("fp8", "tensorrt"))
+    monkeypatch.setattr(choose_module, "_tensorrt_problem", lambda kind: None)
+    choice = choose_backend("int8", scheme_of("int8", "onnxruntime"))
+    assert choice.backend == "onnxruntime"
+    assert choice.reasons[0] == (
+        "tensorrt: not taken, these were quantised for ONNX Runtime and OpenVINO"
+    )
+
+
+def test_int8_is_built_for_the_cpu_where_onnxruntime_has_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("parnet_deploy.engine.onnxruntime.provider_problem", lambda name: None)
+    for precision, provider in (("int8", "cpu"), ("fp16", "cuda")):
+        builder = make_builder("onnxruntime", BuildOptions(), split=False, precision=precision)
+        assert builder.label == f"onnxruntime-{provider}"
+    asked = BuildOptions(provider="cuda")
+    builder = make_builder("onnxruntime", asked, split=False, precision="int8")
+    with pytest.raises(EngineError, match="--provider cpu"):
+        builder.computes("int8")

@@ -189,8 +189,8 @@ def command(
         model.manifest, split=split_streams, devices=options.devices, place=place, plan=plan
     )
     options = replace(options, devices=placing.devices)
-    chosen, reasons = _settle(backend, model.manifest.precision)
-    builder = make_builder(chosen, options, split=placing.split)
+    chosen, reasons = _settle(backend, model)
+    builder = make_builder(chosen, options, split=placing.split, precision=model.manifest.precision)
     final = output or _default_folder(model, builder.label, split=placing.split)
     _refuse_own_model(model, final)
     engine = build_engine(
@@ -217,11 +217,14 @@ def _split(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in parts if part))
 
 
-def _settle(backend: BackendChoice, precision: str) -> tuple[Backend, tuple[str, ...]]:
+def _settle(backend: BackendChoice, model: ModelBundle) -> tuple[Backend, tuple[str, ...]]:
     """The backend, and for auto the reasons, which are told."""
     if backend != "auto":
         return backend, (f"{backend}: asked for",)
-    choice = choose_backend(precision)
+    quantisation = model.manifest.quantisation
+    choice = choose_backend(
+        model.manifest.precision, None if quantisation is None else quantisation.scheme
+    )
     for reason in choice.reasons:
         progress(f"auto: {reason}")
     return choice.backend, choice.reasons

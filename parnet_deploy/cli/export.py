@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -46,6 +45,7 @@ from parnet_deploy.cli.console import (
 )
 from parnet_deploy.cli.counting import counting, nothing
 from parnet_deploy.cli.field_options import with_options_of
+from parnet_deploy.cli.next_command import next_command
 from parnet_deploy.cli.options import parse_batch, parse_size
 from parnet_deploy.cli.packages import need
 from parnet_deploy.errors import UsageError, os_reason
@@ -179,7 +179,8 @@ def command(
     base = find_spec(variant) if variant is not None else None
     _check_first(output, base, asked, force=force)
     network = _find_network(base, checkpoint, changes, seed=seed, ema=ema)
-    _export(network, output or _folder(network.model.spec), wanted, asked, named, force=force)
+    folder = output or _folder(network.model.spec)
+    _export(network, folder, wanted, asked, named, target, force=force)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,6 +217,7 @@ def _export(
     wanted: _Wanted,
     asked: quantising.Asked | None,
     named: Sequence[str] | None,
+    target: Backend,
     *,
     force: bool,
 ) -> None:
@@ -242,6 +244,7 @@ def _export(
             progress=progress,
         )
     _print_summary(bundle)
+    say(next_command(bundle, target))
 
 
 def _read_images(
@@ -367,4 +370,3 @@ def _print_summary(bundle: ModelBundle) -> None:
         table.add_row(stage.name, str(len(stage.blocks)), escape(gives), human_bytes(size))
     print_table(table)
     warn(manifest.warnings)
-    say(f"next: parnet-deploy build-engine {shlex.quote(str(bundle.path))} --split-streams")

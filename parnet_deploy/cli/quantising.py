@@ -19,6 +19,7 @@ from parnet_deploy.quantise.names import LIMIT, check_per_tensor, refuse_report
 from parnet_deploy.spec import Backend, Preprocessing
 from parnet_deploy.spec.precision import Precision
 from parnet_deploy.spec.quantisation import Scheme, scheme_of
+from parnet_deploy.spec.targets import check_precision
 
 if TYPE_CHECKING:
     from parnet_deploy.export.quantising import Quantised, QuantiseOptions
@@ -191,6 +192,7 @@ def find_asked(
             be written to.
         SpecError: the target has no such precision.
     """
+    check_precision(precision, target)
     if (scheme := scheme_of(precision, target)) is None:
         if given:
             named = ", ".join(sorted(flag(name, value) for name, value in given.items()))

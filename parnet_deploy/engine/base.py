@@ -36,7 +36,7 @@ from parnet_deploy.errors import BundleError, EngineError, UsageError
 from parnet_deploy.runtime.cpu import usable_cores
 from parnet_deploy.spec import Backend, TensorSpec, count_block, layout
 from parnet_deploy.spec.precision import PRECISIONS
-from parnet_deploy.spec.quantisation import scheme_of
+from parnet_deploy.spec.quantisation import backends_of, takers
 
 WHOLE = "whole"
 
@@ -303,11 +303,11 @@ def _check_scheme(model: ModelBundle, backend: Backend) -> None:
     known = next((name for name in PRECISIONS if name == precision), None)
     if quantisation is None or known is None:
         return
-    if scheme_of(known, backend) == quantisation.scheme:
+    if backend in backends_of(known, quantisation.scheme):
         return
     raise EngineError(
-        f"{model.path} is in {precision} as another backend takes it; export it with "
-        f"--precision {precision} --for {backend}"
+        f"the graphs of {model.path} were quantised for {takers(known, quantisation.scheme)}: "
+        f"export the model again with --precision {precision} --for {backend}"
     )
 
 

@@ -16,7 +16,11 @@ from parnet_deploy.runtime.machine import (
     installed,
     provider_problem,
 )
+from parnet_deploy.runtime.tensorrt_target import LEAST_CAPABILITY
 from parnet_deploy.spec import Backend
+from parnet_deploy.spec.precision import PRECISIONS
+from parnet_deploy.spec.quantisation import Scheme, backends_of, takers
+from parnet_deploy.spec.targets import ON_CPU, TAKES
 
 _OF_TENSORRT = frozenset(
     {
@@ -61,26 +65,38 @@ _TENSORRT = (
 )
 
 
-class _OnCpu(NamedTuple):
-    backend: Backend
-    package: str | None  # None: what is always there
-    precisions: frozenset[str]
+class Graphs(NamedTuple):
+    """What is to be built.
+
+    Attributes:
+        precision: of the graphs.
+        scheme: how they are quantised; None where they are not, or where that is open.
+    """
+
+    precision: str = "fp32"
+    scheme: Scheme | None = None
+
+    def problem(self, backend: Backend) -> str | None:
+        """Why a backend builds no engines of them, or None."""
+        precision = next((name for name in TAKES[backend] if name == self.precision), None)
+        if precision is None:
+            return f"it reads no {self.precision} graphs"
+        if self.scheme is None or backend in backends_of(precision, self.scheme):
+            return None
+        return f"these were quantised for {takers(precision, self.scheme)}"
 
 
-_CPU_ORDER = (
-    _OnCpu("onnxruntime", None, frozenset({"fp32", "fp16", "int8"})),
-    _OnCpu("openvino", "openvino", frozenset({"fp32", "fp16", "bf16", "int8"})),
-    _OnCpu("ncnn", "ncnn", frozenset({"fp32"})),
-)
-"""Backends on the CPU in the order in which they are preferred; an extra is named like its package.
-docs/engines.md says what each is for."""
+_CPU_ORDER = ON_CPU
+_BUILT_IN: Backend = "onnxruntime"
+"""The one of them that is always there; an extra is named like each other's package."""
 
 
-def choose_backend(precision: str = "fp32") -> Choice:
+def choose_backend(precision: str = "fp32", scheme: Scheme | None = None) -> Choice:
     """The fastest backend whose engines run here: TensorRT, TensorRT RTX, CUDA, the CPU.
 
     Args:
         precision: that of the graphs that are to be built.
+        scheme: how they are quantised; None where they are not, or where that is open.
 
     Returns:
         The backend and the reason, and why it is none of the others. Where a GPU is used, nothing
@@ -90,8 +106,9 @@ def choose_backend(precision: str = "fp32") -> Choice:
         EngineError: nothing that works here runs graphs of that precision.
     """
     reasons = []
+    graphs = Graphs(precision, scheme)
     for kind in _TENSORRT:
-        problem = _tensorrt_problem(kind)
+        problem = graphs.problem(kind.backend) or _tensorrt_problem(kind)
         if problem is None:
             reasons.append(f"{kind.backend}: taken, the fastest that works here")
             return Choice(kind.backend, tuple(reasons))
@@ -101,40 +118,94 @@ def choose_backend(precision: str = "fp32") -> Choice:
         reasons.append("onnxruntime on cuda: taken, the fastest that works here")
         return Choice("onnxruntime", tuple(reasons))
     reasons.append(f"onnxruntime on cuda: not taken, {problem}")
-    on_cpu = _choose_on_cpu(precision)
+    on_cpu = _choose_on_cpu(graphs)
     return Choice(on_cpu.backend, (*reasons, *on_cpu.reasons))
 
 
-def _choose_on_cpu(precision: str) -> Choice:
+def buildable_for_gpus(precision: str, target: Backend = "tensorrt") -> tuple[str, ...] | None:
+    """Options of ``build-engine`` that build for GPUs here, whether that runs here or not.
+
+    Args:
+        precision: of the graphs.
+        target: what they were made for: ``tensorrt``, which builds where it runs, or
+            ``tensorrt-rtx``, which takes the same graphs, and builds without a GPU.
+
+    Returns:
+        The options; None where nothing here builds them.
+    """
+    tensorrt, rtx = _TENSORRT
+    if target == tensorrt.backend and _tensorrt_problem(tensorrt) is None:
+        return "--backend", tensorrt.backend
+    if installed("tensorrt-rtx") is None:
+        return None
+    return "--backend", rtx.backend, *_gpus_of(precision)
+
+
+def _gpus_of(precision: str) -> tuple[str, ...]:
+    """The GPU to name to TensorRT RTX for a precision that not all have which it builds for.
+
+    One that is here, where one has it.
+    """
+    if precision != "fp8":
+        return ()
+    least = LEAST_CAPABILITY[precision]
+    here = (gpu.compute_capability for gpu in cuda_driver().gpus)
+    fit = (name for name in here if tuple(map(int, name.split("."))) >= least)
+    return "--compute-capability", next(fit, f"{least[0]}.{least[1]}")
+
+
+def _choose_on_cpu(graphs: Graphs) -> Choice:
     """The first of `_CPU_ORDER` that works here. Those behind it are not tried."""
-    problems: dict[_OnCpu, str | None] = {}
-    for kind in _CPU_ORDER:
-        problems[kind] = _cpu_problem(kind, precision, tried=None not in problems.values())
-    taken = next((kind for kind, problem in problems.items() if problem is None), None)
+    problems: dict[Backend, str | None] = {}
+    for backend in _CPU_ORDER:
+        problems[backend] = _cpu_problem(backend, graphs, tried=None not in problems.values())
+    taken = next((backend for backend, problem in problems.items() if problem is None), None)
     if taken is None:
-        why = "; ".join(f"{kind.backend}: {problem}" for kind, problem in problems.items())
-        gpus = " --compute-capability 8.9" if precision == "fp8" else ""  # not all of its own
-        raise EngineError(
-            f"nothing that works here runs graphs in {precision} ({why}); build it for a GPU with "
-            f"--backend tensorrt-rtx{gpus}, which takes none, or export it with --precision fp32"
-        )
-    before = f"{taken.backend} on cpu comes before it"
+        raise EngineError(_nothing(graphs, problems))
+    before = f"{taken} on cpu comes before it"
     others = (
-        f"{kind.backend}: not taken, {problem or before}"
-        for kind, problem in problems.items()
-        if kind is not taken
+        f"{backend}: not taken, {problem or before}"
+        for backend, problem in problems.items()
+        if backend != taken
     )
-    why = "it works on every machine" if taken.package is None else "the first that works here"
-    return Choice(taken.backend, (*others, f"{taken.backend} on cpu: taken, {why}"))
+    why = "it works on every machine" if taken == _BUILT_IN else "the first that works here"
+    return Choice(taken, (*others, f"{taken} on cpu: taken, {why}"))
 
 
-def make_builder(backend: Backend, options: BuildOptions, *, split: bool) -> Builder:
+def _nothing(graphs: Graphs, problems: Mapping[Backend, str | None]) -> str:
+    """That nothing here runs graphs, and what to do."""
+    precision, scheme = graphs
+    named = next((name for name in PRECISIONS if name == precision), None)
+    rtx = " ".join(("--backend tensorrt-rtx", *_gpus_of(precision)))
+    for_gpu = f"build it for a GPU with {rtx}, which takes none"
+    others = [name for name in ON_CPU if precision in TAKES[name]]
+    if named is None or scheme is None or not others:
+        why = "; ".join(f"{backend}: {problem}" for backend, problem in problems.items())
+        return (
+            f"nothing that works here runs graphs in {precision} ({why}); {for_gpu}, or export it "
+            "with --precision fp32"
+        )
+    if any(backend in ON_CPU for backend in backends_of(named, scheme)):
+        why = "; ".join(f"{backend}: {problem}" for backend, problem in problems.items())
+        return f"nothing that works here runs these graphs in {precision} ({why})"
+    again = " or ".join(f"--for {name}" for name in others)
+    return (
+        f"these graphs in {precision} were quantised for {takers(named, scheme)}, which does not "
+        f"run here: export the model again with --precision {precision} {again}, or {for_gpu}"
+    )
+
+
+def make_builder(
+    backend: Backend, options: BuildOptions, *, split: bool, precision: str = "fp32"
+) -> Builder:
     """A builder of engines of one kind.
 
     Args:
         backend: which kind.
         options: how to build.
         split: whether one engine per stage is to be built.
+        precision: of the graphs, where it decides what runs them: ONNX Runtime does not run all on
+            GPUs.
 
     Raises:
         UsageError: an option does not apply to the backend, or several devices were named for
@@ -151,7 +222,7 @@ def make_builder(backend: Backend, options: BuildOptions, *, split: bool) -> Bui
     if backend == "onnxruntime":
         from parnet_deploy.engine.onnxruntime import OnnxRuntimeBuilder
 
-        return OnnxRuntimeBuilder(options, split=split)
+        return OnnxRuntimeBuilder(options, split=split, precision=precision)
     if backend == "openvino":
         from parnet_deploy.engine.openvino import OpenVinoBuilder
 
@@ -174,15 +245,15 @@ def _check_applicable(backend: Backend, options: BuildOptions) -> None:
         )
 
 
-def _cpu_problem(kind: _OnCpu, precision: str, *, tried: bool) -> str | None:
+def _cpu_problem(backend: Backend, graphs: Graphs, *, tried: bool) -> str | None:
     """Why engines of a backend cannot be built and run on this CPU, or None."""
-    if precision not in kind.precisions:
-        return f"it reads no {precision} graphs"
-    if kind.package is None:
+    if problem := graphs.problem(backend):
+        return problem
+    if backend == _BUILT_IN:
         return None
-    if installed(kind.package) is None:
-        return _not_installed(kind.package, kind.package)
-    return import_problem(kind.package) if tried else None
+    if installed(backend) is None:
+        return _not_installed(backend, backend)
+    return import_problem(backend) if tried else None
 
 
 def _no_convolutions(precision: str) -> str | None:

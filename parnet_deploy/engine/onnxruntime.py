@@ -24,11 +24,12 @@ from parnet_deploy.runtime.onnxruntime import (
 )
 from parnet_deploy.runtime.target import saved_graph_target
 from parnet_deploy.spec import Backend
+from parnet_deploy.spec.targets import TAKES
 
 EXTERNAL_BYTES = 1024  # smaller weights stay in the graph
 
 _CONVOLVES: Mapping[Provider, tuple[str, ...]] = {
-    "cpu": ("fp32", "fp16", "int8"),
+    "cpu": TAKES["onnxruntime"],
     "cuda": ("fp32", "fp16"),
 }
 """Precisions of graphs whose convolutions it can run. It has none in bfloat16 and float8."""
@@ -41,19 +42,22 @@ class OnnxRuntimeBuilder:
 
     backend: Backend = "onnxruntime"
 
-    def __init__(self, options: BuildOptions, *, split: bool = False) -> None:
+    def __init__(
+        self, options: BuildOptions, *, split: bool = False, precision: str = "fp32"
+    ) -> None:
         """Settle on a provider.
 
         Args:
             options: how to build.
             split: whether these are stages that run side by side: their threads sleep while they
                 wait, since one that spins takes the core that another stage's needs.
+            precision: of the graphs: where nothing else is said, the provider is one that runs it.
 
         Raises:
             UsageError: GPUs are named, and the provider that was asked for uses none.
             EngineError: the provider that was asked for does not run here.
         """
-        self.provider = _provider(options)
+        self.provider = _provider(options, precision)
         self.threads = options.threads
         self._int8: dict[str, str] = {}
         own = self.provider == "cpu" and not split
@@ -135,13 +139,16 @@ class OnnxRuntimeBuilder:
         )
 
 
-def _provider(options: BuildOptions) -> Provider:
+def _provider(options: BuildOptions, precision: str) -> Provider:
     """The provider that was asked for, or the fastest that runs here."""
     if options.provider == "cpu" and options.devices:
         raise UsageError(
             "--devices names GPUs, and --provider cpu uses none; leave one of them out"
         )
-    if options.provider == "cpu":
+    only_cpu = precision in _CONVOLVES["cpu"] and precision not in _CONVOLVES["cuda"]
+    if options.provider == "cpu" or (
+        options.provider == "auto" and not options.devices and only_cpu
+    ):
         return "cpu"
     problem = provider_problem("cuda")
     if problem is None:

@@ -23,6 +23,7 @@ from parnet_deploy.runtime.openvino import (
     read_model,
 )
 from parnet_deploy.spec import Backend
+from parnet_deploy.spec.targets import TAKES
 
 
 class OpenVinoBuilder:
@@ -69,7 +70,7 @@ class OpenVinoBuilder:
         Raises:
             EngineError: it computes in no such precision on a CPU.
         """
-        if precision not in ("fp32", "fp16", "bf16", "int8"):
+        if precision not in TAKES["openvino"]:
             raise EngineError(
                 f"OpenVINO has no convolutions in {precision} on a CPU: build it with --backend "
                 "tensorrt or tensorrt-rtx, or export it with --precision int8 --for openvino"

@@ -9,6 +9,7 @@ from typing import Literal
 from parnet_deploy.errors import SpecError
 from parnet_deploy.spec.form import Backend
 from parnet_deploy.spec.precision import QUANTISED, Precision
+from parnet_deploy.spec.targets import NAMES, TAKES, check_precision
 
 CalibrationMethod = Literal["minmax", "entropy", "percentile", "mse", "qat"]
 """How a tensor's range is found; ``qat``: it was learned in training."""
@@ -53,12 +54,22 @@ def scheme_of(precision: Precision, backend: Backend) -> Scheme | None:
     """
     if precision not in QUANTISED:
         return None
+    check_precision(precision, backend)
     if backend in ("tensorrt", "tensorrt-rtx"):
         kind: QuantisedType = "int8" if precision == "int8" else "float8_e4m3fn"
         return Scheme(activation=kind, weight=kind, base="fp16", outputs=False)
-    if precision == "int8" and backend in ("onnxruntime", "openvino"):
-        return Scheme(activation="uint8", weight="int8", base="fp32", outputs=True)
-    raise SpecError(f"{backend} does not compute in {precision}")
+    return Scheme(activation="uint8", weight="int8", base="fp32", outputs=True)
+
+
+def backends_of(precision: Precision, scheme: Scheme) -> tuple[Backend, ...]:
+    """The backends that take graphs which are quantised so."""
+    known = (backend for backend, taken in TAKES.items() if precision in taken)
+    return tuple(backend for backend in known if scheme_of(precision, backend) == scheme)
+
+
+def takers(precision: Precision, scheme: Scheme) -> str:
+    """Those backends in words: ``ONNX Runtime and OpenVINO``."""
+    return " and ".join(NAMES[backend] for backend in backends_of(precision, scheme))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

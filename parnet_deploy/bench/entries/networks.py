@@ -71,7 +71,12 @@ def model_engines(
     """
     engines: list[EngineBundle] = []
     for backend in backends:
-        builder = make_builder(backend, options or BuildOptions(), split=False)
+        builder = make_builder(
+            backend,
+            options or BuildOptions(),
+            split=False,
+            precision=model.manifest.precision,
+        )
         progress(f"build: {model.manifest.name} with {backend}")
         final = folder / f"{model.path.resolve().name}-{builder.label}"
         engines.append(build_engine(model, final, builder, split=False, force=True))

@@ -17,6 +17,7 @@ from parnet_deploy.engine.ncnn.convert import convert
 from parnet_deploy.errors import BuildError, BundleError, EngineError, RunnerError, os_reason
 from parnet_deploy.runtime.ncnn import NcnnRunner, load_ncnn, ncnn_target
 from parnet_deploy.spec import Backend
+from parnet_deploy.spec.targets import TAKES
 
 
 class NcnnBuilder:
@@ -53,7 +54,7 @@ class NcnnBuilder:
         Raises:
             EngineError: the graphs are in another precision.
         """
-        if precision != "fp32":
+        if precision not in TAKES["ncnn"]:
             raise EngineError(
                 f"ncnn engines are built from graphs in fp32, and this model is in {precision}: "
                 "build it with --backend onnxruntime or openvino, or export one with "
