@@ -6,7 +6,7 @@
     ├── MissingDependencyError      an optional package that this command needs
     ├── CheckpointError             a checkpoint that cannot be read or does not fit
     ├── ImageError                  a file that is not a readable image
-    ├── DataError                   a data set that cannot be used
+    ├── DataError                   a data set, or a file of images or labels, that cannot be used
     ├── BundleError                 a bundle that is missing, damaged or of another format
     │   └── OutputExistsError       the output is already there, and --force was not given
     ├── TrainingError               training came apart
@@ -55,7 +55,7 @@ class ImageError(ParnetDeployError):
 
 
 class DataError(ParnetDeployError):
-    """A data set that cannot be used; the message names the file."""
+    """A data set, or a file of images or labels, that cannot be used; the message names it."""
 
 
 class BundleError(ParnetDeployError):

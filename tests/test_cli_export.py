@@ -213,21 +213,29 @@ def test_a_path_with_brackets_and_spaces_is_printed_as_it_is(capsys: Capture) ->
         (["--variant", "s", "--classes", "0"], ["at least one class"]),
         (["--variant", "s", "--opset", "17"], ["--opset"]),
         (["--variant", "s", "--activation", "gelu"], ["--activation", "'silu', 'relu'"]),
-        (["--variant", "s", "--labels", "missing.txt"], ["missing.txt", "No such file"]),
-        (["--variant", "s", "--labels", "empty.txt"], ["no labels in empty.txt"]),
-        (["--variant", "s", "--labels", "binary.txt"], ["not UTF-8"]),
         (["--variant", "s", "--labels", "one.txt"], ["1000 classes need as many labels, not 1"]),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )
 def test_wrong_options(capsys: Capture, arguments: list[str], parts: list[str]) -> None:
-    Path("empty.txt").touch()
-    Path("binary.txt").write_bytes(b"\xff\xfe")
     Path("one.txt").write_text("one")
     if "one.txt" in arguments:
         arguments = [*arguments, "--widths", "8,16,24,32", "--image-size", "32"]
     one_sentence(call(capsys, "export", *arguments), 2, *parts)
     assert not Path("models").exists()
+
+
+def test_labels_that_cannot_be_read(capsys: Capture) -> None:
+    Path("empty.txt").touch()
+    Path("binary.txt").write_bytes(b"\xff\xfe")
+    for name, words in {
+        "missing.txt": "No such file",
+        "empty.txt": "no labels in empty.txt",
+        "binary.txt": "not UTF-8",
+    }.items():
+        result = call(capsys, "export", "--variant", "s", "--labels", name)
+        one_sentence(result, 1, name, words)
+        assert not Path("models").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from parnet_deploy.errors import ImageError, UsageError
+from parnet_deploy.errors import DataError, ImageError, UsageError
 from parnet_deploy.images import load_images
 from parnet_deploy.spec import Preprocessing
 from parnet_deploy.verify.inputs import Inputs, batches, from_folder, from_noise, from_npz
@@ -74,7 +74,7 @@ def test_an_npz_of_floats_is_taken_as_it_is(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", anything=values)
     images = from_npz(tmp_path / "x.npz", OUTSIDE, samples=9).images
     np.testing.assert_array_equal(images, values.astype(np.float32))
-    with pytest.raises(UsageError, match="reads uint8"):
+    with pytest.raises(DataError, match="reads uint8"):
         from_npz(tmp_path / "x.npz", IN_GRAPH, samples=9)
 
 
@@ -94,7 +94,7 @@ def test_an_npz_that_does_not_fit_is_refused(
     arrays: dict[str, np.ndarray], message: str, tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(DataError, match=message):
         from_npz(tmp_path / "x.npz", OUTSIDE, samples=9)
 
 
@@ -104,9 +104,9 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "pickled.npz", images=np.array([{}], dtype=object))
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
     for name in ("x.npz", "x.npy", "pickled.npz", "missing.npz"):
-        with pytest.raises(UsageError, match=name):
+        with pytest.raises(DataError, match=name):
             from_npz(tmp_path / name, OUTSIDE, samples=9)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(DataError) as caught:
         from_npz(tmp_path / "picture.png", OUTSIDE, samples=9)
     assert str(caught.value) == (
         f"{tmp_path / 'picture.png'} is no .npz, which numpy.savez writes; "

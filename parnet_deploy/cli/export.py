@@ -48,7 +48,7 @@ from parnet_deploy.cli.field_options import with_options_of
 from parnet_deploy.cli.next_command import next_command
 from parnet_deploy.cli.options import parse_batch, parse_size
 from parnet_deploy.cli.packages import need
-from parnet_deploy.errors import UsageError, os_reason
+from parnet_deploy.errors import DataError, UsageError, os_reason
 from parnet_deploy.spec import (
     Activation,
     Backend,
@@ -178,6 +178,8 @@ def command(
     named = _read_labels(labels) if labels else None
     base = find_spec(variant) if variant is not None else None
     _check_first(output, base, asked, force=force)
+    if asked is not None:
+        asked = asked.with_images(checkpoint)
     network = _find_network(base, checkpoint, changes, seed=seed, ema=ema)
     folder = output or _folder(network.model.spec)
     _export(network, folder, wanted, asked, named, target, force=force)
@@ -345,11 +347,11 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     try:
         labels = tuple(path.read_text(encoding="utf-8").splitlines())
     except OSError as exc:
-        raise UsageError(f"cannot read the labels in {path}: {os_reason(exc)}") from exc
+        raise DataError(f"cannot read the labels in {path}: {os_reason(exc)}") from exc
     except UnicodeDecodeError as exc:
-        raise UsageError(f"cannot read the labels in {path}: they are not UTF-8 text") from exc
+        raise DataError(f"cannot read the labels in {path}: they are not UTF-8 text") from exc
     if not labels:
-        raise UsageError(f"there are no labels in {path}; one class name a line is expected")
+        raise DataError(f"there are no labels in {path}; one class name a line is expected")
     return labels
 
 

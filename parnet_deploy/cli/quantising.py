@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,7 +15,13 @@ from parnet_deploy.cli.console import Justify, new_table, print_table, say, tell
 from parnet_deploy.cli.counting import counting
 from parnet_deploy.cli.field_options import flag
 from parnet_deploy.errors import UsageError
-from parnet_deploy.quantise.names import LIMIT, check_per_tensor, refuse_report
+from parnet_deploy.quantise.names import (
+    LIMIT,
+    check_needs_images,
+    check_per_tensor,
+    refuse_report,
+    refuse_without_ranges,
+)
 from parnet_deploy.spec import Backend, Preprocessing
 from parnet_deploy.spec.precision import Precision
 from parnet_deploy.spec.quantisation import Scheme, scheme_of
@@ -24,6 +30,7 @@ from parnet_deploy.spec.targets import check_precision
 if TYPE_CHECKING:
     from parnet_deploy.export.quantising import Quantised, QuantiseOptions
     from parnet_deploy.quantise.effect import Effect
+    from parnet_deploy.quantise.images import Found
     from parnet_deploy.quantise.result import QuantisationReport
     from parnet_deploy.spec.learned import LearnedRanges
 
@@ -83,6 +90,13 @@ class Options:
             from parnet_deploy.quantise.ranges import check_method
 
             check_method(self.calibration_method, self.percentile)
+            return
+        check_needs_images(
+            equalise=self.equalise,
+            correct_bias=self.correct_bias,
+            costs=self.quantisation_report is not None,
+            budget=self.auto_keep,
+        )
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -99,16 +113,37 @@ class Asked:
         precision: ``int8`` or ``fp8``.
         scheme: what the backend takes of it.
         options: how.
+        found: the images to calibrate on, not read yet; None before they are looked for, and where
+            there are none.
     """
 
     precision: Precision
     scheme: Scheme
     options: Options
+    found: Found | None = None
 
     @property
     def report(self) -> Path | None:
         """Folder for what each layer costs, or None."""
         return self.options.quantisation_report
+
+    def with_images(self, checkpoint: Path | None) -> Asked:
+        """The same, its images found: what is not there is known before a network is read.
+
+        Args:
+            checkpoint: what is to be quantised; None for a network with weights that were never
+                trained, and so without ranges of its own.
+
+        Raises:
+            UsageError: no images are named where there is nothing else to find ranges on, or what
+                is named is no data set.
+            ParnetDeployError: there are none at the place that is named.
+        """
+        if self.options.calibrate is None:
+            return self if checkpoint is not None else refuse_without_ranges()
+        from parnet_deploy.quantise.images import find_images_of
+
+        return replace(self, found=find_images_of(self.options.calibrate))
 
     def check_outside(self, bundle: Path) -> None:
         """Refuse a report in the bundle's own folder, which is put in place as a whole.
@@ -149,10 +184,10 @@ class Asked:
         from parnet_deploy.quantise.images import open_images
 
         images, options = None, self.options
-        if options.calibrate is not None:
+        if self.found is not None:
             with counting("read") as count:
                 images = open_images(
-                    options.calibrate,
+                    self.found,
                     preprocessing,
                     limit=options.calibration_images or None,
                     classes=labels,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
-from parnet_deploy.errors import UsageError, os_reason
+from parnet_deploy.errors import DataError, os_reason
 from parnet_deploy.images import normalise
 from parnet_deploy.spec import IMAGES, Array, Preprocessing
+
+T = TypeVar("T")
 
 LABELS = "labels"
 
@@ -24,11 +29,27 @@ class NpzImages:
     Attributes:
         images: (N, 3, H, W), N at least 1: uint8 pixels, or values of a float type as the network
             reads them.
+        name: what that array is called.
         labels: its array ``labels``, whatever that is; None where it has none.
     """
 
     images: Array
+    name: str = IMAGES
     labels: Array | None = None
+
+    @property
+    def called(self) -> str:
+        """What is to be said of the array's name: nothing where it is ``images``."""
+        return "" if self.name == IMAGES else f"the array '{self.name}' of "
+
+
+def check_npz(path: Path) -> None:
+    """Refuse what is no .npz with one array of images, without reading that.
+
+    Raises:
+        DataError: the file cannot be read, or does not say which array is meant.
+    """
+    _open(path, lambda file: _array_of(path, file))
 
 
 def read_npz(path: Path, preprocessing: Preprocessing) -> NpzImages:
@@ -40,19 +61,19 @@ def read_npz(path: Path, preprocessing: Preprocessing) -> NpzImages:
             normalises.
 
     Raises:
-        UsageError: the file cannot be read, or does not hold such an array.
+        DataError: the file cannot be read, or does not hold such an array.
     """
     found = _read(path)
     array = found.images
     wanted = (3, *preprocessing.size)
     if array.ndim != 4 or array.shape[1:] != wanted or not len(array):
-        raise UsageError(
+        raise DataError(
             f"{path} holds an array of shape {list(array.shape)}, and "
             f"[N, {', '.join(map(str, wanted))}] with at least one image is needed"
         )
     if array.dtype != np.uint8 and (preprocessing.in_graph or array.dtype.kind != "f"):
         needed = "uint8" if preprocessing.in_graph else "uint8 or a float type"
-        raise UsageError(f"{path} holds {array.dtype.name}, and this network reads {needed}")
+        raise DataError(f"{path} holds {array.dtype.name}, and this network reads {needed}")
     return found
 
 
@@ -68,44 +89,55 @@ def prepare(path: Path, array: Array, preprocessing: Preprocessing) -> Array:
         (N, 3, H, W): float32, normalised, or uint8 where the graph normalises.
 
     Raises:
-        UsageError: there are values that are not finite.
+        DataError: there are values that are not finite.
     """
     if array.dtype == np.uint8:
         return normalise(array, preprocessing)
     with np.errstate(over="ignore"):  # of float64; what becomes infinite is refused
         images: Array = array.astype(np.float32)
     if not np.isfinite(images).all():
-        raise UsageError(f"{path} holds values that are not finite")
+        raise DataError(f"{path} holds values that are not finite")
     return images
 
 
 def _check_kind(path: Path, start: bytes) -> None:
     """Refuse what is no .npz: numpy's own words for it are about pickles."""
     if start == _NPY:
-        raise UsageError(f"{path} is one array (.npy), and an .npz is needed")
+        raise DataError(f"{path} is one array (.npy), and an .npz is needed")
     if not start.startswith(_ZIP):
-        raise UsageError(
+        raise DataError(
             f"{path} is no .npz, which numpy.savez writes; pictures are given as a folder"
         )
 
 
 def _read(path: Path) -> NpzImages:
+    def read(file: NpzFile) -> NpzImages:
+        name = _array_of(path, file)
+        labels = file[LABELS] if LABELS in file.files else None
+        return NpzImages(images=file[name], name=name, labels=labels)
+
+    return _open(path, read)
+
+
+def _open(path: Path, use: Callable[[NpzFile], T]) -> T:
     try:
         with path.open("rb") as stream:
             _check_kind(path, stream.read(len(_NPY)))
-        file = np.load(path, allow_pickle=False)
-        with file:
-            others = [name for name in file.files if name != LABELS]
-            name = IMAGES if IMAGES in others else next(iter(others), None)
-            if name is None or (name != IMAGES and len(others) > 1):
-                raise UsageError(
-                    f"{path} has no array '{IMAGES}'; it has {', '.join(file.files) or 'none'}"
-                )
-            labels = file[LABELS] if LABELS in file.files else None
-            return NpzImages(images=file[name], labels=labels)
-    except UsageError:
+        with np.load(path, allow_pickle=False) as file:
+            return use(file)
+    except DataError:
         raise
     except OSError as exc:
-        raise UsageError(f"cannot read {path}: {os_reason(exc)}") from exc
+        raise DataError(f"cannot read {path}: {os_reason(exc)}") from exc
     except Exception as exc:  # zip, zlib and numpy raise almost anything on damaged files
-        raise UsageError(f"cannot read {path} as an .npz of plain arrays: {exc}") from exc
+        raise DataError(f"cannot read {path} as an .npz of plain arrays: {exc}") from exc
+
+
+def _array_of(path: Path, file: NpzFile) -> str:
+    """The name of the array of images: ``images``, or that of the only one besides the labels."""
+    others = [name for name in file.files if name != LABELS]
+    if IMAGES in others:
+        return IMAGES
+    if len(others) != 1:
+        raise DataError(f"{path} has no array '{IMAGES}'; it has {', '.join(file.files) or 'none'}")
+    return others[0]

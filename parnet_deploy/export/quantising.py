@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
-from parnet_deploy.errors import UsageError
 from parnet_deploy.lowering import keeping, observed
 from parnet_deploy.quantise.bias import correct_bias
 from parnet_deploy.quantise.calibrate import calibrate
@@ -16,7 +15,11 @@ from parnet_deploy.quantise.equalise import equalise
 from parnet_deploy.quantise.examine import Choices, examine
 from parnet_deploy.quantise.images import CalibrationImages
 from parnet_deploy.quantise.kernels import BlockKernels
-from parnet_deploy.quantise.names import check_per_tensor
+from parnet_deploy.quantise.names import (
+    check_needs_images,
+    check_per_tensor,
+    refuse_without_ranges,
+)
 from parnet_deploy.quantise.result import QuantisationReport
 from parnet_deploy.quantise.trial import Trial, make_trial
 from parnet_deploy.spec.learned import LearnedRanges, quantisation_of
@@ -73,18 +76,13 @@ class QuantiseOptions:
         if self.images is not None:
             return
         if self.learned is None:
-            raise UsageError(
-                "int8 and fp8 need ranges: give --calibrate with images like those it will see, or "
-                "a checkpoint that was trained with --qat"
-            )
-        asked = {
-            "--auto-keep": self.budget is not None,
-            "--equalise": self.equalise,
-            "--correct-bias": self.correct_bias,
-            "--quantisation-report": self.costs,
-        }
-        if wanted := [option for option, is_asked in asked.items() if is_asked]:
-            raise UsageError(f"{wanted[0]} needs images to measure on: give --calibrate, too")
+            refuse_without_ranges()
+        check_needs_images(
+            equalise=self.equalise,
+            correct_bias=self.correct_bias,
+            costs=self.costs,
+            budget=self.budget,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

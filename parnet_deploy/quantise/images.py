@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from parnet_deploy.data import Split, is_source, match_labels, open_learnt, read_npz
-from parnet_deploy.data.npz import prepare
+from parnet_deploy.data.npz import check_npz, prepare
 from parnet_deploy.errors import DataError, ImageError, UsageError
 from parnet_deploy.images import find_images, load_image, normalise, preprocess
 from parnet_deploy.quantise.names import LIMIT
@@ -87,8 +87,57 @@ class CalibrationImages:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Found:
+    """Calibration images that are there, and not read yet: one of three kinds.
+
+    Attributes:
+        split: of a data set.
+        folder: a folder of images.
+        paths: the images in it.
+        npz: a file of arrays.
+    """
+
+    split: Split | None = None
+    folder: Path | None = None
+    paths: tuple[Path, ...] = ()
+    npz: Path | None = None
+
+
+def find_images_of(source: str, *, hold_out: float | None = None) -> Found:
+    """Find calibration images by what is written after ``--calibrate``; none is decoded.
+
+    It takes no network, so that what is not there is known before one is read.
+
+    Args:
+        source: a folder of images, an .npz (see `data.npz`), or a data set as ``--data`` takes it,
+            of which the training split is read, or all where nobody has split it.
+        hold_out: for a data set: what was held out in training is not taken.
+
+    Raises:
+        UsageError: no such data set, or a part is held out of what is none.
+        DataError: there is nothing at the source, or it cannot be used.
+        ImageError: there is no image in the folder.
+        MissingDependencyError: a package is not installed.
+    """
+    if is_source(source):
+        return Found(split=open_learnt(source, hold_out=hold_out))
+    if hold_out is not None:
+        raise UsageError(f"only a data set has a part that is held out, and '{source}' is none")
+    place = Path(source).expanduser()
+    if source and place.is_dir():
+        return Found(folder=place, paths=tuple(find_images(place)))
+    if place.is_file():
+        check_npz(place)
+        return Found(npz=place)
+    raise DataError(
+        f"there are no calibration images at '{source}'; give a folder of images, an .npz, or a "
+        "data set: imagefolder:PATH, cifar10:PATH, cifar100:PATH or digits"
+    )
+
+
 def open_images(
-    source: str,
+    source: str | Found,
     preprocessing: Preprocessing,
     *,
     limit: int | None = LIMIT,
@@ -98,25 +147,24 @@ def open_images(
     outputs: int | None = None,
     progress: Progress | None = None,
 ) -> CalibrationImages:
-    """Open calibration images by what is written after ``--calibrate``.
+    """Read calibration images.
 
     Args:
-        source: a folder of images, an .npz (see `data.npz`), or a data set as ``--data`` takes it,
-            of which the training split is read, or all where nobody has split it.
+        source: what `find_images_of` found, or what it takes.
         preprocessing: of the network.
         limit: how many images at most, spread over the classes (over the folders, for a folder of
             images); None takes all.
         seed: decides which.
-        hold_out: for a data set: what was held out in training is not taken.
+        hold_out: see `find_images_of`; for a source that is still to be found.
         classes: class names in the order of the network's outputs; empty where they are not known.
         outputs: how many outputs the network has; as many as `classes` where None.
         progress: called after every image that was decoded.
 
     Raises:
-        UsageError: there is nothing, no image or no such data set at the source; an array does not
-            fit, or holds what the network can never read; every pixel of an image is the same.
+        UsageError: no such data set, or fewer than one image is asked for.
+        DataError: there is nothing at the source; an array does not fit, or holds what the network
+            can never read; every pixel of an image is the same; the data set cannot be used.
         ImageError: there is no image in the folder, or one cannot be decoded.
-        DataError: the data set cannot be used.
         MissingDependencyError: a package is not installed.
     """
     if limit is not None and limit < 1:
@@ -129,19 +177,14 @@ def open_images(
         outputs=len(classes) if outputs is None else outputs,
         progress=progress or (lambda done, total: None),
     )
-    if is_source(source):
-        return _of_split(open_learnt(source, hold_out=hold_out), wanted)
-    if hold_out is not None:
-        raise UsageError(f"only a data set has a part that is held out, and '{source}' is none")
-    place = Path(source).expanduser()
-    if source and place.is_dir():
-        return _of_folder(place, wanted)
-    if place.is_file():
-        return _of_npz(place, wanted)
-    raise UsageError(
-        f"there are no calibration images at '{source}'; give a folder of images, an .npz, or a "
-        "data set: imagefolder:PATH, cifar10:PATH, cifar100:PATH or digits"
-    )
+    found = find_images_of(source, hold_out=hold_out) if isinstance(source, str) else source
+    if found.split is not None:
+        return _of_split(found.split, wanted)
+    if found.npz is not None:
+        return _of_npz(found.npz, wanted)
+    if found.folder is None:
+        raise ValueError("nothing was found")
+    return _of_folder(found.folder, found.paths, wanted)
 
 
 def choose(strata: Sequence[object], limit: int | None, seed: int) -> list[int]:
@@ -211,8 +254,7 @@ class _Wanted:
         )
 
 
-def _of_folder(folder: Path, wanted: _Wanted) -> CalibrationImages:
-    paths = find_images(folder)
+def _of_folder(folder: Path, paths: Sequence[Path], wanted: _Wanted) -> CalibrationImages:
     places = wanted.chosen([path.parent for path in paths])
     as_pixels = replace(wanted.preprocessing, in_graph=True)
     values = wanted.pixels(
@@ -262,7 +304,7 @@ def _of_npz(path: Path, wanted: _Wanted) -> CalibrationImages:
         _check_varied(image, f"image {place} of {path}")
     if values.dtype != np.uint8:
         check_values(values, wanted.preprocessing, str(path))
-    source = wanted.said(len(places), total, path.name)
+    source = wanted.said(len(places), total, found.called + path.name)
     if labels is None:
         return wanted.made(values, source, unlabelled=f"{path.name} has no array 'labels'")
     return wanted.made(values, source, labels[places])
@@ -272,12 +314,12 @@ def _checked_labels(path: Path, labels: Array | None, total: int, outputs: int) 
     if labels is None:
         return None
     if labels.shape != (total,) or labels.dtype.kind not in "iu":
-        raise UsageError(
+        raise DataError(
             f"{path} has {total} images, and its labels are {labels.dtype.name} of shape "
             f"{list(labels.shape)}; an integer for each image is needed"
         )
     if labels.min() < 0 or (outputs and labels.max() >= outputs):
-        raise UsageError(
+        raise DataError(
             f"{path} has labels from {labels.min()} to {labels.max()}, and the network's classes "
             f"are 0 to {outputs - 1}"
             if outputs
@@ -290,7 +332,7 @@ def _check_varied(image: Array, name: str) -> None:
     """Refuse an image, (3, H, W), of one colour: all black, for one."""
     flat = image.reshape(len(image), -1)
     if (flat == flat[:, :1]).all():
-        raise UsageError(
+        raise DataError(
             f"{name} is of one colour, {flat[:, 0].tolist()} everywhere, and says nothing about "
             "the values that occur; take it out of the calibration images"
         )

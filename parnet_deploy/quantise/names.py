@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from parnet_deploy.errors import OutputExistsError, UsageError
 
@@ -77,3 +78,39 @@ def check_per_tensor(*, per_channel: bool, costs: bool, budget: float | None) ->
         raise UsageError(
             "--quantisation-report and --auto-keep measure --per-tensor anyway; leave it out"
         )
+
+
+def check_needs_images(
+    *, equalise: bool, correct_bias: bool, costs: bool, budget: float | None
+) -> None:
+    """Refuse what is measured on images where there are none.
+
+    Args:
+        equalise: even out channels' ranges first.
+        correct_bias: take off what quantising shifts on average.
+        costs: a report was asked for.
+        budget: points that may be lost by quantising more; None: no more are kept.
+
+    Raises:
+        UsageError: one of them is asked for.
+    """
+    asked = {
+        "--auto-keep": budget is not None,
+        "--equalise": equalise,
+        "--correct-bias": correct_bias,
+        "--quantisation-report": costs,
+    }
+    if wanted := [option for option, is_asked in asked.items() if is_asked]:
+        raise UsageError(f"{wanted[0]} needs images to measure on: give --calibrate, too")
+
+
+def refuse_without_ranges() -> NoReturn:
+    """Refuse to quantise where there are neither images nor ranges that were learned.
+
+    Raises:
+        UsageError: always.
+    """
+    raise UsageError(
+        "int8 and fp8 need ranges: give --calibrate with images like those it will see, or a "
+        "checkpoint that was trained with --qat"
+    )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from parnet_deploy.errors import UsageError
+from parnet_deploy.errors import DataError
 from parnet_deploy.spec import IMAGES, PREPROCESSED, Array, Preprocessing
 from parnet_deploy.spec.quantisation import Quantiser
 from parnet_deploy.spec.ranges import reach
@@ -42,7 +42,7 @@ def check_values(values: Array, preprocessing: Preprocessing, name: str) -> None
         name: where they are from, for the message.
 
     Raises:
-        UsageError: they go beyond black or white, or leave most of what is between unused.
+        DataError: they go beyond black or white, or leave most of what is between unused.
     """
     black, white = bounds(preprocessing)
     between = white - black
@@ -56,9 +56,9 @@ def check_values(values: Array, preprocessing: Preprocessing, name: str) -> None
         f"{_listed(preprocessing.std)}; give the pixels as uint8, which are normalised here"
     )
     if darkest < -SLACK or brightest > 1.0 + SLACK:
-        raise UsageError(f"{found}, and {read}")
+        raise DataError(f"{found}, and {read}")
     if brightest - darkest < LEAST_SPAN:
-        raise UsageError(
+        raise DataError(
             f"{found}, which is {100 * (brightest - darkest):.0f} % of the way from black to "
             f"white, as if they were normalised otherwise: {read}"
         )
