@@ -70,6 +70,15 @@ much as fp8, whose roundoff is of the value itself."""
 GREATEST = 0.9
 """More than this is never allowed: an answer of noughts is off by 1."""
 
+AGREEMENT: Mapping[str, float] = {"int8": 0.95, "fp8": 0.9}
+"""Share of images that keep their class at least, of what is quantised: its tolerance is so wide
+that it decides no image's class. Measured in docs/precision.md: what is sound keeps 98 % and more,
+what quantises badly loses 5 to 12 points."""
+
+AGREEMENT_CHANCE = 0.01
+"""Greatest chance that a network which keeps just that share of all images is found to keep fewer
+of those that were looked at than are needed."""
+
 
 def rounding_tolerance(precision: str, spec: ParNetSpec) -> float:
     """How far a network's answers may part because every value of it was rounded.
@@ -112,3 +121,29 @@ def quantised_tolerance(precision: str, layers: int) -> float:
     """
     allowed = QUANTISED[precision] * arithmetic(precision).roundoff * math.sqrt(ROUNDINGS * layers)
     return min(allowed, GREATEST)
+
+
+def needed_alike(images: int, share: float) -> int:
+    """How many of so many images must keep their class, where a share of all images must.
+
+    The few that are looked at may be more of the others: so it is the greatest number below which
+    a network that keeps just that share stays with a chance of `AGREEMENT_CHANCE` at most, by the
+    binomial distribution. 0 where so few images tell nothing.
+
+    Args:
+        images: how many are looked at.
+        share: from 0 to below 1.
+    """
+    lost = 1.0 - share
+    below = 0.0  # the chance of fewer than `number`
+    for number in range(images):
+        below += math.exp(
+            math.lgamma(images + 1)
+            - math.lgamma(number + 1)
+            - math.lgamma(images - number + 1)
+            + (number * math.log(share) if number else 0.0)
+            + (images - number) * math.log(lost)
+        )
+        if below > AGREEMENT_CHANCE:
+            return number
+    return images

@@ -2,8 +2,9 @@
 
 A network's answer is the class of its greatest logit. Where the reference's best two lie further
 apart than twice a rung's tolerance, what is allowed cannot turn them: the one may lose as much as
-the other gains. Such images are decided, and all of them must keep their class. Of the others it is
-only shown how many do.
+the other gains. Such images are decided, and all of them must keep their class. What is quantised
+is allowed so much that hardly any image is: of it, a share of all images must (`spec.precision`,
+`AGREEMENT`). Where neither says anything of the images at hand, top-1 is not judged.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from parnet_deploy.spec import LOGITS, Array
+from parnet_deploy.spec.precision import needed_alike
 from parnet_deploy.verify.compare import find_problem
 from parnet_deploy.verify.result import Agreement
 from parnet_deploy.verify.rungs import LOG_PROBABILITIES
 
 
 def agreement_of(
-    expected: Mapping[str, Array], actual: Mapping[str, Array], tolerance: float
+    expected: Mapping[str, Array],
+    actual: Mapping[str, Array],
+    tolerance: float,
+    share: float | None = None,
 ) -> Agreement | None:
     """Count the images that keep their class.
 
@@ -28,6 +33,7 @@ def agreement_of(
             which are logits but for a constant in every row.
         actual: the rung's.
         tolerance: greatest error that passes, relative to the greatest magnitude in the reference.
+        share: of all images that must keep their class, decided or not; None where none must.
 
     Returns:
         The counts, or None where the outputs cannot be compared.
@@ -49,4 +55,6 @@ def agreement_of(
         alike=int(alike.sum()),
         decided=int(decided.sum()),
         kept=int((decided & alike).sum()),
+        needed=0 if share is None else needed_alike(len(want), share),
+        share=share,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from parnet_deploy.bundle import EngineManifest
 from parnet_deploy.spec import BlockSpec
 from parnet_deploy.verify.locate import first_parting, parts, worst
-from parnet_deploy.verify.result import Against, RungResult, StepError, Verdict
+from parnet_deploy.verify.result import Against, Agreement, RungResult, StepError, Verdict
 from parnet_deploy.verify.steps import too_far
 from parnet_deploy.verify.tolerances import BLOCK_FACTOR, RungName
 
@@ -23,12 +23,14 @@ class Ruling:
             that they can be right on.
         scaled: whether blocks' values are scaled channel by channel, so that none can be compared.
         engines: manifests of the engines, by rung.
+        shares: of all images that must keep their class, by rung.
     """
 
     near: Mapping[RungName, float] = field(default_factory=dict)
     unlike: Mapping[RungName, str] = field(default_factory=dict)
     scaled: bool = False
     engines: Mapping[RungName, EngineManifest] = field(default_factory=dict)
+    shares: Mapping[RungName, float] = field(default_factory=dict)
 
 
 def judge_first(
@@ -128,12 +130,22 @@ def _complaints(against: Against) -> tuple[str, ...]:
         how = greatest.problem or f"differ by {greatest.max_rel:.1e}, and {limit:.1e} is allowed"
         problems.append(f"the outputs agree, but the values of {greatest.block} {how}")
     counted = against.agreement
-    if not problems and counted is not None and counted.kept < counted.decided:
-        problems.append(
+    if not problems and counted is not None and not counted.held:
+        problems.append(_changed(counted))
+    return tuple(problems)
+
+
+def _changed(counted: Agreement) -> str:
+    """Images that had to keep their class and do not, in words."""
+    if counted.kept < counted.decided:
+        return (
             f"{counted.decided - counted.kept} of {counted.decided} images change their class "
             "although its best two answers are further apart than the tolerance"
         )
-    return tuple(problems)
+    return (
+        f"{counted.alike} of {counted.images} images keep their class, and {counted.needed} are "
+        f"needed where {100 * (counted.share or 0.0):g} % of all must"
+    )
 
 
 def _broken(against: Against) -> tuple[str, ...]:

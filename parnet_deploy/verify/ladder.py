@@ -141,16 +141,16 @@ def _result(
             reason=stopped,
         )
     if one.before is None:
-        itself = _against(one, one, one.errors_first, tolerance, blocks)
+        itself = _against(one, one, one.errors_first, tolerance, blocks, None)
         return judge_first(step.name, step.what, itself, blocks)
     name, before = step.name, one.before.step.name
-    near = ruling.near.get(name, tolerance)
+    near, share = ruling.near.get(name, tolerance), ruling.shares.get(name)
     manifest = ruling.engines.get(name)
     return judge(
         name,
         step.what,
-        before=_against(one.before, one, one.errors_before, near, blocks),
-        first=_against(root, one, one.errors_first, tolerance, blocks),
+        before=_against(one.before, one, one.errors_before, near, blocks, share),
+        first=_against(root, one, one.errors_first, tolerance, blocks, share),
         trusted=results[before].verdict != "failed",
         blocks=blocks,
         alone=() if manifest is None else one.alone.result(blocks, manifest),
@@ -165,11 +165,12 @@ def _against(
     errors: BlockErrors,
     tolerance: float,
     blocks: Sequence[BlockSpec],
+    share: float | None,
 ) -> Against:
     expected, actual = reference.stacked(), one.stacked()
     return Against(
         rung=reference.step.name,
         comparison=compare(expected, actual, tolerance),
         blocks=errors.result(blocks),
-        agreement=agreement_of(expected, actual, tolerance),
+        agreement=agreement_of(expected, actual, tolerance, share),
     )

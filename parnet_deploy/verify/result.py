@@ -43,12 +43,26 @@ class Agreement:
         decided: how many have a reference whose best two answers are further apart than the
             tolerance, so that what is allowed cannot turn them.
         kept: how many of the decided ones have the reference's class.
+        needed: how many of all must have it; 0 where none must, or too few were fed to tell.
+        share: of all images that must have it, from which that follows; None where none must.
     """
 
     images: int
     alike: int
     decided: int
     kept: int
+    needed: int = 0
+    share: float | None = None
+
+    @property
+    def judged(self) -> bool:
+        """Whether it can fail: there is an image that must keep its class."""
+        return self.decided > 0 or self.needed > 0
+
+    @property
+    def held(self) -> bool:
+        """Whether all images that must keep their class do."""
+        return self.kept == self.decided and self.alike >= self.needed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,6 +31,7 @@ from parnet_deploy.net import BlockGraph, DeployParNet, ParNet, fuse, load_check
 from parnet_deploy.quantise.images import CalibrationImages, open_images
 from parnet_deploy.runtime import Runner, open_runner
 from parnet_deploy.spec import Array, layout
+from parnet_deploy.spec.precision import AGREEMENT
 from parnet_deploy.verify.building import Construction, examine
 from parnet_deploy.verify.inputs import Inputs, batches, from_folder, from_noise, from_npz
 from parnet_deploy.verify.judge import Ruling
@@ -152,6 +153,7 @@ def _ruling(
         unlike={} if told else dict.fromkeys(ROUNDED_RUNGS, UNSEEN),
         scaled=equalised and manifest.spec.activation == "relu",
         engines=engines,
+        shares=dict.fromkeys(ROUNDED_RUNGS, AGREEMENT[manifest.precision]),
     )
 
 

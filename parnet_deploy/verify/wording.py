@@ -106,11 +106,22 @@ def agreement(rung: RungResult) -> str:
     counted = None if rung.first is None else rung.first.agreement
     if counted is None or rung.first is None:
         return ""
-    return (
-        f"{rung.name}: {counted.alike} of {counted.images} images keep their class; "
-        f"{counted.kept} of the {counted.decided} whose best two answers in {rung.first.rung} are "
-        f"further apart than {figure(rung.first.comparison.tolerance)}"
+    said = f"{rung.name}: {counted.alike} of {counted.images} images keep their class"
+    if rung.verdict == "not verified":
+        return f"{said}; they are not judged"
+    further = (
+        f"whose best two answers in {rung.first.rung} are further apart than "
+        f"{figure(2 * rung.first.comparison.tolerance)} of its greatest"
     )
+    if not counted.judged:
+        few = "" if counted.share is None else f", and {counted.images} are too few for a share"
+        return f"{said}; top-1 is NOT JUDGED: there is none {further}{few}"
+    parts = []
+    if counted.needed and counted.share is not None:
+        parts.append(f"{counted.needed} are needed ({100 * counted.share:g} % of all must)")
+    if counted.decided:
+        parts.append(f"{counted.kept} of the {counted.decided} {further}")
+    return "; ".join((said, *parts))
 
 
 def steps(rung: RungResult) -> str:
