@@ -27,13 +27,14 @@ from parnet_deploy.export import ExportOptions, export_model
 from parnet_deploy.export.quantising import QuantiseOptions
 from parnet_deploy.net import initialise, load_checkpoint
 from parnet_deploy.quantise.images import open_images
-from parnet_deploy.spec import Array, Backend, Preprocessing
+from parnet_deploy.spec import Array, Backend, DeployForm, Preprocessing
 from parnet_deploy.spec.form import default_form
 from parnet_deploy.spec.precision import Precision
 from parnet_deploy.spec.quantisation import Quantisation, scheme_of
 from parnet_deploy.verify.written import load_graph
 
 Change = Callable[[onnx.ModelProto], None]
+Values = Callable[[Array], Array]
 
 BACKENDS: dict[str, Backend] = {"int8": "onnxruntime", "fp8": "tensorrt-rtx", "bf16": "openvino"}
 
@@ -56,14 +57,20 @@ def export_precision(
     backend: Backend = "onnxruntime",
     kept: tuple[str, ...] = (),
     preprocessing: Preprocessing | None = None,
+    *,
+    form: DeployForm | None = None,
+    in_graph: bool = False,
+    changes: dict[str, object] | None = None,
+    equalise: bool = False,
+    correct_bias: bool = False,
 ) -> ModelBundle:
     """A tiny network with sane activations in a precision, calibrated by greatest values."""
-    spec = tiny_spec()
-    right = Preprocessing(size=spec.image_size)
+    spec = tiny_spec(**(changes or {}))
+    right = Preprocessing(size=spec.image_size, in_graph=in_graph)
     options = ExportOptions(
         name=final.name,
         preprocessing=right,
-        form=default_form(backend),
+        form=form or default_form(backend),
         precision=precision,
     )
     scheme = scheme_of(precision, backend)
@@ -77,6 +84,8 @@ def export_precision(
             images=images,
             method="minmax",
             kept=kept,
+            equalise=equalise,
+            correct_bias=correct_bias,
         )
     network = initialise(spec, seed=0).eval()
     source = Source(kind="untrained", seed=0)
@@ -174,6 +183,19 @@ def kernel_scale(block: str, factor: float) -> Change:
                 constant.CopyFrom(numpy_helper.from_array(wrong, constant.name))
 
     return change
+
+
+def constant(name: str, change: Callable[[Array], Array]) -> Change:
+    """One constant is another; a graph that has none of the name is left as it is."""
+
+    def changed(model: onnx.ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            if tensor.name == name:
+                values = numpy_helper.to_array(tensor)
+                wrong = np.asarray(change(values.astype(np.float64))).astype(values.dtype)
+                tensor.CopyFrom(numpy_helper.from_array(wrong, name))
+
+    return changed
 
 
 def float_kernel(block: str) -> Change:

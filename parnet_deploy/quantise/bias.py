@@ -34,9 +34,14 @@ class BiasCorrection:
     shifts: Mapping[str, Array]
 
     @property
+    def greatest(self) -> dict[str, float]:
+        """The greatest magnitude that was added to a bias, by the block's name."""
+        return {block: float(np.abs(shift).max()) for block, shift in self.shifts.items()}
+
+    @property
     def verdict(self) -> str:
         """What was done, in a sentence."""
-        greatest = {block: float(np.abs(shift).max()) for block, shift in self.shifts.items()}
+        greatest = self.greatest
         if not greatest:
             return "no bias was corrected: nothing is quantised"
         block = max(greatest, key=greatest.__getitem__)

@@ -202,7 +202,8 @@ class _Work:
         before, self.graph = self.final, found.graph
         self.final = self.trial.effect(self.quantisation, self.graph)
         self._tell("correct-bias", before, self.final, found.verdict)
-        self.quantisation = replace(self.quantisation, bias_corrected=True)
+        shifts = found.greatest
+        self.quantisation = replace(self.quantisation, bias_corrected=True, shifts=shifts)
 
     def _observe(self) -> Mapping[str, Histogram]:
         names = observed(self.trial.graph, self.scheme)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from parnet_deploy.errors import SpecError
@@ -131,6 +131,7 @@ class Quantisation:
         per_channel: whether weights have a scale for each output channel, or one for all.
         equalised: whether channels' ranges were evened out before.
         bias_corrected: whether biases were corrected for what quantisation shifts.
+        shifts: by how much at most, channel by channel, by the block's name.
     """
 
     scheme: Scheme
@@ -140,6 +141,7 @@ class Quantisation:
     per_channel: bool = True
     equalised: bool = False
     bias_corrected: bool = False
+    shifts: Mapping[str, float] = field(default_factory=dict)
 
 
 def base_of(precision: str, quantisation: Quantisation | None) -> str:

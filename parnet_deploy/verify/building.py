@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import nn
-
 from parnet_deploy.bundle import EngineBundle, ModelManifest
 from parnet_deploy.errors import EngineError, VerificationError
 from parnet_deploy.net import DeployParNet
 from parnet_deploy.verify.built import block_types, check_model, look_into
 from parnet_deploy.verify.built_engine import BUILT, check_engine, engine_types
 from parnet_deploy.verify.inputs import Batch
-from parnet_deploy.verify.kernels import FoldedKernel
 from parnet_deploy.verify.ranges import check_ranges_of, observe_ranges, ranges_unseen
 from parnet_deploy.verify.result import BlockTypes, CheckResult, TensorRange
 from parnet_deploy.verify.subjects import Subjects
@@ -55,8 +52,8 @@ def examine(
     checks: list[CheckResult] = []
     types: tuple[BlockTypes, ...] = ()
     try:
-        facts = look_into(subjects.model)
-        checks += check_model(manifest, facts, folded_kernels(fused))
+        facts = look_into(subjects.model, fused)
+        checks += check_model(manifest, facts)
     except VerificationError as exc:
         facts = ()
         checks.append(_failed("onnx-whole", "graphs can be read", str(exc)))
@@ -75,20 +72,6 @@ def examine(
             ranges = observe_ranges(fused, manifest, fed)
             checks += check_ranges_of(manifest, ranges, same=same)
     return Construction(types=types, checks=tuple(checks), ranges=ranges)
-
-
-def folded_kernels(fused: DeployParNet) -> dict[str, FoldedKernel]:
-    """The kernels that a checkpoint folds to, by block."""
-    found = {}
-    for block in fused.layout:
-        conv = getattr(fused.blocks[block.name], "conv", None)
-        if isinstance(conv, nn.Conv2d):
-            found[block.name] = FoldedKernel(
-                values=conv.weight.detach().double().numpy(),
-                groups=conv.groups,
-                scaled=fused.spec.activation == "relu",
-            )
-    return found
 
 
 def _engine(

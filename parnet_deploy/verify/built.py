@@ -16,11 +16,14 @@ import onnx
 from parnet_deploy.bundle import MODEL_GRAPH, GraphStage, ModelBundle, ModelManifest
 from parnet_deploy.lowering import layer_types
 from parnet_deploy.lowering.faults import in_words
+from parnet_deploy.net import DeployParNet
 from parnet_deploy.spec import IMAGES, PREPROCESSED, Array, ParNetSpec, layout
 from parnet_deploy.spec.learned import quantisable_tensors
 from parnet_deploy.spec.precision import arithmetic
 from parnet_deploy.spec.quantisation import Quantisation, base_of
-from parnet_deploy.verify.kernels import FoldedKernel, kernel_problems
+from parnet_deploy.verify.constants import constant_problems, read_constants
+from parnet_deploy.verify.folded import WEIGHT, Constants, evened_out, folded_constants, kernels_of
+from parnet_deploy.verify.kernels import apart, kernel_problems
 from parnet_deploy.verify.result import BlockTypes, CheckResult
 from parnet_deploy.verify.tolerances import RungName
 from parnet_deploy.verify.written import Written, WrittenQuantiser, load_graph, read_written
@@ -31,6 +34,7 @@ TYPES = "each layer's type is what was asked for"
 QUANTISERS = "activations are quantised as the manifest says"
 ZERO_POINTS = "zero points are 0 where a type is symmetric"
 KERNELS = "quantised kernels are the checkpoint's"
+CONSTANTS = "constants that are not quantised are the checkpoint's"
 ALIKE = "the stages are quantised as the whole graph"
 
 _SHOWN = 3
@@ -46,6 +50,9 @@ class GraphFacts:
         reads: names of what it reads.
         types: precision of each block's convolution.
         written: how it is quantised; None where the manifest says that it is not.
+        constants: what is wrong with its other constants, in words.
+        counted: how many operators have such constants.
+        folded: what the checkpoint folds to, its channels scaled as the whole graph's are.
     """
 
     file: str
@@ -53,6 +60,9 @@ class GraphFacts:
     reads: tuple[str, ...]
     types: Mapping[str, str]
     written: Written | None
+    constants: tuple[str, ...]
+    counted: int
+    folded: Constants
 
 
 def asked_types(
@@ -70,8 +80,12 @@ def asked_types(
     return asked
 
 
-def look_into(model: ModelBundle) -> tuple[GraphFacts, ...]:
+def look_into(model: ModelBundle, fused: DeployParNet) -> tuple[GraphFacts, ...]:
     """What the bundle's graphs say: the whole one's first, then the stages'.
+
+    Args:
+        model: the bundle.
+        fused: its checkpoint's network, in the graphs' deploy form.
 
     Raises:
         VerificationError: a graph cannot be read.
@@ -84,18 +98,17 @@ def look_into(model: ModelBundle) -> tuple[GraphFacts, ...]:
         inputs=manifest.inputs,
         outputs=manifest.outputs,
     )
-    return tuple(_facts(model, stage) for stage in (whole, *manifest.stages))
+    first = _facts(model, whole, fused, None)
+    rest = (_facts(model, stage, fused, first.folded) for stage in manifest.stages)
+    return (first, *rest)
 
 
-def check_model(
-    manifest: ModelManifest, facts: Sequence[GraphFacts], kernels: Mapping[str, FoldedKernel]
-) -> tuple[CheckResult, ...]:
+def check_model(manifest: ModelManifest, facts: Sequence[GraphFacts]) -> tuple[CheckResult, ...]:
     """Hold the graphs against the manifest, the checkpoint and each other.
 
     Args:
         manifest: what the bundle says of itself.
         facts: what its graphs say (`look_into`).
-        kernels: what the checkpoint folds to, by block.
     """
     asked = asked_types(manifest.spec, manifest.precision, manifest.quantisation)
     whole, *stages = facts
@@ -104,12 +117,13 @@ def check_model(
         _result("onnx-stages", TYPES, type_problems(stages, asked), _counted(_joined(stages))),
     ]
     quantisation = manifest.quantisation
-    if quantisation is None:
-        return tuple(results)
     parts: tuple[tuple[RungName, list[GraphFacts]], ...] = (
         ("onnx-whole", [whole]),
         ("onnx-stages", stages),
     )
+    results += [_constants_of(rung, graphs, manifest) for rung, graphs in parts]
+    if quantisation is None:
+        return tuple(results)
     count = len(quantisation.tensors)
     layers = sum(asked[name] == manifest.precision for name in asked)
     channels = "each output channel" if quantisation.per_channel else "each kernel"
@@ -123,7 +137,9 @@ def check_model(
             f"{graph.file}: {problem}"
             for graph in graphs
             if graph.written is not None
-            for problem in kernel_problems(graph.written.kernels, kernels, quantisation)
+            for problem in kernel_problems(
+                graph.written.kernels, kernels_of(graph.folded), quantisation
+            )
         )
         good = f"{layers} kernels, a scale for {channels}: max|w| / limit, within half a step"
         results.append(_result(rung, KERNELS, found, good))
@@ -172,16 +188,60 @@ def type_problems(graphs: Iterable[GraphFacts], asked: Mapping[str, str]) -> Ite
                 yield f"{name} computes in {found} in {graph.file}, and {want} was asked for"
 
 
-def _facts(model: ModelBundle, stage: GraphStage) -> GraphFacts:
-    quantised = model.manifest.quantisation is not None
-    graph: onnx.ModelProto = load_graph(model.file(stage.file), weights=quantised)
+def _facts(
+    model: ModelBundle, stage: GraphStage, fused: DeployParNet, folded: Constants | None
+) -> GraphFacts:
+    """Look into one graph.
+
+    Args:
+        model: the bundle.
+        stage: the graph.
+        fused: the checkpoint's network.
+        folded: what the checkpoint folds to, scaled as the whole graph is; None for that itself.
+    """
+    manifest = model.manifest
+    graph: onnx.ModelProto = load_graph(model.file(stage.file))
+    written = None if manifest.quantisation is None else read_written(graph)
+    found = read_constants(graph)
+    if folded is None:
+        every = {node: dict(roles) for node, roles in found.known.items()}
+        for block, kernel in ({} if written is None else written.kernels).items():
+            every.setdefault(f"{block}.conv", {})[WEIGHT] = kernel.dequantised()
+        exact = folded_constants(fused, manifest.preprocessing)
+        folded = evened_out(exact, every, fused, manifest)
+    base = base_of(manifest.precision, manifest.quantisation)
+    asked = asked_types(manifest.spec, manifest.precision, manifest.quantisation)
+    types = {name: asked[name] if name == HEAD else base for name in stage.blocks}
     return GraphFacts(
         file=stage.file,
         blocks=stage.blocks,
         reads=tuple(spec.name for spec in stage.inputs),
         types=layer_types(graph),
-        written=read_written(graph) if quantised else None,
+        written=written,
+        constants=tuple(constant_problems(found, folded, types, manifest.quantisation)),
+        counted=len(found.known),
+        folded=folded,
     )
+
+
+def _constants_of(
+    rung: RungName, graphs: Sequence[GraphFacts], manifest: ModelManifest
+) -> CheckResult:
+    """Whether all constants but quantised kernels are the checkpoint's."""
+    quantisation = manifest.quantisation
+    problems = [f"{graph.file}: {problem}" for graph in graphs for problem in graph.constants]
+    base = base_of(manifest.precision, quantisation)
+    good = f"of {sum(graph.counted for graph in graphs)} operators, within a rounding to {base}"
+    if quantisation is not None and quantisation.bias_corrected:
+        if quantisation.shifts:
+            greatest = max(quantisation.shifts.values())
+            good += f"; biases were corrected, by {greatest:.2g} at most"
+        elif not problems:
+            detail = (
+                "biases were corrected, and the manifest does not say by how much: export it again"
+            )
+            return CheckResult(rung=rung, name=CONSTANTS, verdict="not verified", detail=detail)
+    return _result(rung, CONSTANTS, problems, good)
 
 
 def _result(rung: RungName, name: str, problems: Iterable[str], good: str) -> CheckResult:
@@ -237,7 +297,8 @@ def _scale_problem(one: WrittenQuantiser, quantisation: Quantisation) -> str | N
         return f"has {one.scale.size} scales"
     scale = float(one.scale.reshape(()))
     if not abs(scale - should) <= 2 * numbers.roundoff * should:
-        return f"has the scale {scale:.4g} instead of {wanted.scale:.4g}"
+        got, right = apart(scale, wanted.scale)
+        return f"has the scale {got} instead of {right}"
     if one.zero_point is None:
         return None if wanted.zero_point == 0 else f"has no zero point, not {wanted.zero_point}"
     if one.zero_point.dtype != np.dtype(wanted.dtype):
