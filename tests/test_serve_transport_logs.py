@@ -198,8 +198,11 @@ def test_a_reader_that_has_gone() -> None:
     assert not writing.is_stuck
 
 
-def test_no_line_is_left_behind_when_the_writer_goes_to_sleep() -> None:
+def test_no_line_is_left_behind_when_the_writer_goes_to_sleep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Lines come alone and in crowds, just when the thread that writes looks for more."""
+    monkeypatch.setattr(logs, "_PAUSE", 0.02)
     stream = io.StringIO()
 
     def say(number: int) -> None:
@@ -218,3 +221,20 @@ def test_no_line_is_left_behind_when_the_writer_goes_to_sleep() -> None:
             pass
     told = sorted(re.findall(r"line (\d+) of (\d)", stream.getvalue()))
     assert told == sorted((str(line), str(number)) for line in range(100) for number in range(4))
+
+
+def test_lines_that_follow_each_other_wake_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is written at once, and whoever writes looks for the others by itself."""
+    monkeypatch.setattr(logs, "_PAUSE", 0.5)
+    stream = io.StringIO()
+    with logging_to(stream, "text") as writing:
+        log.info("the first")
+        while "the first" not in stream.getvalue():
+            time.sleep(0.001)
+        filled = threading.Event()
+        monkeypatch.setattr(writing._lines, "_filled", filled)
+        for number in range(20):
+            log.info("line %d", number)
+        assert not filled.is_set()
+        writing.flush()
+    assert len(stream.getvalue().splitlines()) == 21

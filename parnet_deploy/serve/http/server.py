@@ -24,7 +24,7 @@ from parnet_deploy.serve.http.app import create_app
 from parnet_deploy.serve.http.connection import Connection, Limits
 from parnet_deploy.serve.http.hearing_out import Server
 from parnet_deploy.serve.http.listening import Listener
-from parnet_deploy.serve.http.memory import keep_memory
+from parnet_deploy.serve.http.memory import gather_memory, keep_memory
 from parnet_deploy.serve.http.reading import PARSED, Reading
 from parnet_deploy.serve.http.watchdog import watching
 from parnet_deploy.serve.plane import DataPlane
@@ -225,6 +225,7 @@ class _Life:
         """Say where to send images."""
         gc.collect()
         gc.freeze()  # what is here by now stays: it need not be looked through again
+        gather_memory()
         signature, url = self.signature, self.listener.url
         keyed = self.settings.api_key is not None
         key = '-H "Authorization: Bearer KEY" ' * keyed

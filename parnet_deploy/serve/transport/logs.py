@@ -31,9 +31,10 @@ _TOGETHER = 64
 _PATIENCE = 1.0
 """Seconds for the last lines to be written."""
 
-_PAUSE = 0.02
-"""Seconds after which the thread that writes looks for more lines by itself. To wake it for each
-would take longer than all else that a line costs the request it is about."""
+_PAUSE = 0.25
+"""Seconds after which the thread that writes looks for more lines by itself. To wake it costs the
+request that is being answered more than all its lines do, so that this must be seldom; a line that
+comes alone is written at once."""
 
 
 def log_facts(
@@ -93,16 +94,27 @@ class _Lines:
         """All that are put in, some at a time, until the end."""
         ended = False
         while not ended:
-            ended = self._ended.wait(_PAUSE)
-            while self._waiting:
-                self._taken = min(_TOGETHER, len(self._waiting))  # they count until written
-                yield [self._waiting.popleft() for _ in range(self._taken)]
-                self._taken = 0
-            self._idle = True
-            if not self._waiting and not ended:  # whoever puts one in now sees that it is idle
-                self._filled.wait()
-            self._idle = False
-            self._filled.clear()
+            if self._waiting:
+                yield from self._pieces()
+                ended = self._ended.wait(_PAUSE)  # more will come, and need wake nobody
+            else:
+                ended = self._sleep()
+        yield from self._pieces()
+
+    def _pieces(self) -> Iterator[list[str]]:
+        while self._waiting:
+            self._taken = min(_TOGETHER, len(self._waiting))  # they count until written
+            yield [self._waiting.popleft() for _ in range(self._taken)]
+            self._taken = 0
+
+    def _sleep(self) -> bool:
+        """Until a line is put in, or the end, which is told."""
+        self._idle = True
+        if not self._waiting and not self._ended.is_set():  # whoever puts one in sees it is idle
+            self._filled.wait()
+        self._idle = False
+        self._filled.clear()
+        return self._ended.is_set()
 
     def __len__(self) -> int:
         """How many are not written yet, those among them that are being written."""
