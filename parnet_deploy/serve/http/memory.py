@@ -70,7 +70,7 @@ def gather_memory() -> int:
 
 
 def _writable(maps: list[str]) -> Iterator[int]:
-    """Where whole huge pages begin of memory that is the process's own and no file's. See proc(5)."""
+    """Where whole huge pages begin of memory of its own that is no file's. See proc(5)."""
     for line in maps:
         place, access, _, _, file, *name = line.split(maxsplit=5)
         if access == "rw-p" and file == "0" and name in ([], ["[heap]"]):
