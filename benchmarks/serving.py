@@ -4,12 +4,16 @@ One network runs in one version of ONNX Runtime, with one thread, behind each of
 client sends the same bodies, from one process and from four. In every round all take a turn, in
 shuffled order; whoever has none is stopped. Every answer is compared with the engine's. A run that
 was interrupted goes on where it was when the same command is given again.
+
+With `--cores 1` clients, servers and engine share one core. A virtual machine's core that sleeps is
+woken after milliseconds where the host is busy; on one core nobody ever waits for another to wake.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # where Triton is installed from
 
 from contest import RESULTS
+from parnet_deploy.runtime.cpu import core_numbers
 from serving_contest.client import Crew
 from serving_contest.contestants import Engines, Servers, entries_of, prepare
 from serving_contest.network import SMALL, build, open_engine, photographs
@@ -41,13 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parse(given)
+    if options.cores:
+        os.sched_setaffinity(0, core_numbers()[-options.cores :])  # processes it starts inherit it
     workspace = options.workspace.resolve()
     workspace.mkdir(parents=True, exist_ok=True)
     plan = Plan(
         rounds=options.rounds, requests=options.requests, warm_up=options.warm_up, clients=CLIENTS
     )
     name = Path(options.variant).stem
-    contest = Contest(file=workspace / f"rounds-{name}.json")
+    on_cores = f"-{options.cores}-core" if options.cores else ""
+    contest = Contest(file=workspace / f"rounds-{name}{on_cores}.json")
     try:
         engines = make_engines(options.variant, workspace)
         servers = prepare(engines, workspace)
@@ -57,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     facts = Facts(
         network=name,
+        cores=options.cores,
         size=SIZE,
         plan=plan,
         command=command_of(given, options.workspace),
@@ -84,6 +93,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--requests", type=int, default=400, help="of a turn, of all clients")
     parser.add_argument("--warm-up", type=int, default=20, help="of a client, in front of them")
+    parser.add_argument("--cores", type=int, default=0, help="that all share (default: all)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result")
     return parser.parse_args(arguments)
 
@@ -106,7 +116,9 @@ def measure(
         PeerError: a server does not start.
     """
     entries = entries_of(engines)
-    mark = conditions(plan, engines=engines.fp32.path, versions=servers.versions)
+    mark = conditions(
+        plan, engines=engines.fp32.path, versions=servers.versions, cores=core_numbers()
+    )
     contest.load(mark)
     with contextlib.ExitStack() as ending:
         running = {}

@@ -387,7 +387,10 @@ def test_the_exit_status_is_by_what_was_measured(rounds: list[Round], status: in
     assert serving.status_of(rounds) == 1
 
 
-def test_a_result_is_written_with_all_that_makes_it_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cores", "stem"), [(0, "-serving-small"), (1, "-serving-small-1-core")])
+def test_a_result_is_written_with_all_that_makes_it_again(
+    cores: int, stem: str, tmp_path: Path
+) -> None:
     rounds = rounds_of((1, 2, 3))
     contest = Contest(file=tmp_path / "rounds.json", rounds=rounds, out={"x/y": "why"})
     given = ["--workspace", str(tmp_path / "work"), "--rounds", "3"]
@@ -396,6 +399,7 @@ def test_a_result_is_written_with_all_that_makes_it_again(tmp_path: Path) -> Non
     assert str(tmp_path) not in command
     facts = Facts(
         network="small",
+        cores=cores,
         size=(224, 224),
         plan=PLAN,
         command=command,
@@ -405,7 +409,7 @@ def test_a_result_is_written_with_all_that_makes_it_again(tmp_path: Path) -> Non
     page, data = sorted((tmp_path / "results").iterdir(), key=lambda path: path.suffix)[::-1]
     assert page.read_text() == text
     assert page.stem == data.stem
-    assert page.stem.endswith("-serving-small")
+    assert page.stem.endswith(stem)
     for words in (command, "tritonserver 2.51", "at most as much as Triton: 0.50", "Out: x/y: why"):
         assert words in text
     found = json.loads(data.read_text())

@@ -34,6 +34,7 @@ class Facts:
 
     Attributes:
         network: its name.
+        cores: how many all shared; 0: all of the machine's.
         size: height and width of its images.
         plan: how much was measured.
         command: what makes it again.
@@ -41,6 +42,7 @@ class Facts:
     """
 
     network: str
+    cores: int
     size: tuple[int, int]
     plan: Plan
     command: str
@@ -54,10 +56,12 @@ def write(contest: Contest, facts: Facts, folder: Path) -> str:
         The Markdown.
     """
     today = datetime.date.today().isoformat()
-    hardware = f"{cpu_model()}, {usable_cores()} cores; Python {platform.python_version()}"
+    cores = f"{usable_cores()} core{'s' if usable_cores() > 1 else ''}"
+    hardware = f"{cpu_model()}, {cores}; Python {platform.python_version()}"
     text = "\n".join(_markdown(contest, facts, f"{today}; {hardware}")) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"{today}-serving-{facts.network}"
+    on_cores = f"-{facts.cores}-core" if facts.cores else ""
+    stem = folder / f"{today}-serving-{facts.network}{on_cores}"
     stem.with_name(f"{stem.name}.md").write_text(text)
     data = {"date": today, "hardware": hardware, **asdict(facts), **_figures(contest)}
     stem.with_name(f"{stem.name}.json").write_text(json.dumps(data) + "\n")
