@@ -22,7 +22,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # where Triton is installed from
 
 from contest import RESULTS
-from parnet_deploy.runtime.cpu import core_numbers
 from serving_contest.client import Crew
 from serving_contest.contestants import Engines, Servers, entries_of, prepare
 from serving_contest.network import SMALL, build, open_engine, photographs
@@ -32,6 +31,8 @@ from serving_contest.rounds import Contest, Entry, Plan, Round, conditions, hold
 from serving_contest.servers import Server
 from serving_contest.writing import Facts, write
 from triton_server import TritonError
+
+from parnet_deploy.runtime.cpu import core_numbers
 
 SIZE = (224, 224)
 CLIENTS = (1, 4)
