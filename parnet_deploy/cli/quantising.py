@@ -66,6 +66,11 @@ class Options:
     equalise: Annotated[bool, "Even out channels' ranges first, where it is exact."] = False
     correct_bias: Annotated[bool, "Take off what quantising shifts on average."] = False
     per_tensor: Annotated[bool, "One scale for a whole kernel: naive, for comparison."] = False
+    allow_doubtful: Annotated[
+        bool,
+        "Go on where the images are unlike those of the training, or too many answers on them "
+        "are others than in fp32: a warning, then.",
+    ] = False
     quantisation_report: Annotated[
         Path | None, "Folder for what each layer costs: a page, a picture and JSON."
     ] = None
@@ -208,6 +213,7 @@ class Asked:
             correct_bias=options.correct_bias,
             per_channel=not options.per_tensor,
             costs=self.report is not None,
+            doubtful=options.allow_doubtful,
         )
 
 

@@ -37,11 +37,13 @@ from parnet_deploy.export.gate import (
 )
 from parnet_deploy.export.graph import ExportOptions, float_graph, lower_graph, whole_graph
 from parnet_deploy.export.kernels import block_kernels
+from parnet_deploy.export.likeness import check_likeness
 from parnet_deploy.export.magnitudes import check_range
 from parnet_deploy.export.quantising import (
     Counted,
     Quantised,
     QuantiseOptions,
+    check_agreement,
     quantise_graph,
 )
 from parnet_deploy.export.stages import contracts, cut_stage, describe_cuts, describe_stage
@@ -101,7 +103,9 @@ def export_model(
         OutputExistsError: something stands at `final`.
         ExportError: a weight is not finite, the whole graph does not equal the network, or the
             stages joined together do not equal the whole graph; a weight or a value is beyond
-            the range of the precision; or int8 or fp8 without a quantisation that fits.
+            the range of the precision; int8 or fp8 without a quantisation that fits; or a trained
+            network on calibration images that are unlike those of its training, or that it answers
+            otherwise than in float32 (`export.likeness`, `export.quantising.check_agreement`).
         BundleError: the bundle cannot be written.
     """
     listed = _listed(labels, model.spec.classes)
@@ -116,7 +120,7 @@ def export_model(
         ready = _Ready(graph=float_graph(fused, options), options=options, images=images)
         if quantise is not None:
             progress(f"quantise: what {options.precision} makes of it")
-            ready = _quantised(ready, quantise, model, quantised, counted)
+            ready = _quantised(ready, quantise, model, source, quantised, counted)
         manifest = _write(work, ready, fused, source, progress)
         _write_beside(work, model, options.preprocessing, labels or (), listed)
         _prove(work, manifest, model, ready, progress)
@@ -145,11 +149,13 @@ def _quantised(
     ready: _Ready,
     quantise: QuantiseOptions,
     model: ParNet,
+    source: Source,
     told: Callable[[Quantised], None],
     counted: Counted,
 ) -> _Ready:
     """Find out how it is to be quantised; it is proven on some of the images of the calibration."""
-    options = ready.options
+    options, trained = ready.options, source.kind != "untrained"
+    unlike = _unlike(quantise, model) if trained else ()
     found = quantise_graph(
         ready.graph,
         quantise,
@@ -157,14 +163,24 @@ def _quantised(
         kernels=partial(block_kernels, model, options.form),
         progress=counted,
     )
-    found = replace(found, warnings=_odd(found, quantise, options))
+    found = replace(found, warnings=(*unlike, *_odd(found, quantise, options)))
     told(found)
+    if trained and (odd := check_agreement(found, quantise)):
+        found = replace(found, warnings=(*found.warnings, odd))
     return _Ready(
         graph=found.graph,
         options=replace(options, quantisation=found.quantisation),
         images=ready.images or _some_of(quantise.images, options.batch),
         warnings=found.warnings,
     )
+
+
+def _unlike(quantise: QuantiseOptions, model: ParNet) -> tuple[str, ...]:
+    """What is doubtful about the images that a trained network is calibrated on."""
+    if quantise.images is None:
+        return ()
+    found = check_likeness(model, quantise.images, doubtful=quantise.doubtful)
+    return () if found is None else (found,)
 
 
 def _write(

@@ -15,6 +15,9 @@ LIMIT = 512
 JSON_FILE, PAGE_FILE = "quantisation.json", "quantisation.html"
 """Of a report, in its folder."""
 
+ALLOW_DOUBTFUL = "--allow-doubtful"
+"""The option to go on where images or answers are in doubt, for messages."""
+
 FORMAT = "parnet-deploy/quantisation"
 """What a report's JSON says of itself, by which it is known for ours."""
 
