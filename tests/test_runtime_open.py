@@ -189,7 +189,8 @@ IN_PLACE = ["--backend", "onnxruntime", "--provider", "cpu", "--threads", "3", *
     [
         ("cpu", "no driver", IN_PLACE),
         ("cuda:1", None, IN_PLACE),
-        ("cuda:1", "no driver", []),  # the same would not run here
+        # The same would not run here: beside it, with a backend that does.
+        ("cuda:1", "no driver", ["--backend", "onnxruntime"]),
     ],
 )
 def test_the_command_that_rebuilds_is_one_that_a_shell_reads_back(
@@ -228,6 +229,37 @@ def quantised_plan(bundle: EngineBundle, precision: str) -> EngineBundle:
         target={"compute_capabilities": ["8.9"]},
         options={},
     )
+
+
+@pytest.mark.parametrize(
+    ("precision", "installed", "backend", "half", "said"),
+    [
+        ("fp32", {}, "onnxruntime", False, ""),
+        ("fp16", {}, "onnxruntime", False, " (which computes in fp32 here)"),
+        ("fp16", {}, "onnxruntime", True, ""),
+        ("bf16", {"openvino": "1.0"}, "openvino", False, " (which computes in fp32 here)"),
+        ("bf16", {"openvino": "1.0"}, "openvino", True, ""),
+        ("bf16", {}, "openvino", False, " (which computes in fp32 here)"),
+    ],
+)
+def test_without_a_gpu_the_backend_that_builds_it_is_named_and_what_it_computes_in(
+    engines: dict[str, EngineBundle],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    installed: dict[str, str],
+    backend: str,
+    half: bool,
+    said: str,
+) -> None:
+    monkeypatch.setattr(module, "cuda_driver", lambda: CudaDriver(problem="no driver"))
+    monkeypatch.setattr(module, "installed", installed.get)
+    monkeypatch.setattr(module, "has_half_kernels", lambda: half)
+    monkeypatch.setattr("parnet_deploy.runtime.openvino.has_bfloat16", lambda: half)
+    plan = quantised_plan(engines["whole"], precision)
+    model = resolve_model(plan.manifest.model, plan.path)
+    command = f"parnet-deploy build-engine {model} --backend {backend}"
+    assert rebuild_command(plan) == command
+    assert module.way_out(plan) == f"build it again: {command}{said}"
 
 
 def gpu(capability: str) -> Gpu:

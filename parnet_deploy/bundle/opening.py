@@ -23,7 +23,7 @@ from parnet_deploy.bundle.manifest import (
 )
 from parnet_deploy.bundle.recorded import recorded_fields
 from parnet_deploy.errors import BundleError, SpecError, os_reason
-from parnet_deploy.spec import decode
+from parnet_deploy.spec import Backend, decode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,22 +94,27 @@ def resolve_model(reference: ModelReference, engine: Path) -> Path:
 
 
 def build_command(
-    path: Path, manifest: EngineManifest, *, same: bool = True, capability: str | None = None
+    path: Path,
+    manifest: EngineManifest,
+    *,
+    other: Backend | None = None,
+    capability: str | None = None,
 ) -> str:
     """The command that builds an engine from its model.
 
     Args:
         path: the engine's folder.
         manifest: what it is.
-        same: of the same backend and in its place; otherwise of the fastest backend, beside it.
+        other: another backend, whose engine is built beside it; None: its own, in its place.
         capability: compute capability of the GPU that a TensorRT RTX plan in fp8 is to be for; None
             for those that it was built for. In other precisions one plan runs on many.
     """
     words = ["parnet-deploy", "build-engine", str(resolve_model(manifest.model, path))]
     words += ["--split-streams"] * manifest.split
-    if same:
-        words += ["--backend", manifest.backend, *_build_flags(manifest, capability)]
-        words += ["--output", str(path), "--force"]
+    if other is not None:
+        return shlex.join([*words, "--backend", other])
+    words += ["--backend", manifest.backend, *_build_flags(manifest, capability)]
+    words += ["--output", str(path), "--force"]
     return shlex.join(words)
 
 

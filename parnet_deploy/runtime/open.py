@@ -18,14 +18,21 @@ from parnet_deploy.bundle import (
     open_model,
     resolve_model,
 )
-from parnet_deploy.errors import BundleError, EngineError
+from parnet_deploy.errors import BundleError, EngineError, MissingDependencyError
 from parnet_deploy.runtime.base import Runner
-from parnet_deploy.runtime.machine import Gpu, cuda_driver
-from parnet_deploy.runtime.onnxruntime import PROVIDERS, OnnxRuntimeRunner, Provider
+from parnet_deploy.runtime.machine import Gpu, cuda_driver, installed
+from parnet_deploy.runtime.onnxruntime import (
+    PROVIDERS,
+    OnnxRuntimeRunner,
+    Provider,
+    has_half_kernels,
+)
 from parnet_deploy.runtime.split import SplitRunner, StageRunner
 from parnet_deploy.runtime.target import check_target
 from parnet_deploy.runtime.tensorrt_target import LEAST_CAPABILITY
+from parnet_deploy.spec import Backend
 from parnet_deploy.spec.precision import QUANTISED
+from parnet_deploy.spec.targets import ON_CPU, TAKES
 
 if TYPE_CHECKING:
     from parnet_deploy.runtime.cuda.stage import CudaStage
@@ -71,17 +78,18 @@ def open_runner(bundle: EngineBundle, *, contexts: int = 1) -> Runner:
 def rebuild_command(bundle: EngineBundle) -> str:
     """The command that builds an engine again, for the machine it is given on.
 
-    It takes the place of the old one, but for a GPU's engine where there is no GPU: there the
-    fastest backend that works is built beside it. That is none for what is quantised, whose graphs
-    no backend on a CPU takes: see `way_out`.
+    It takes the place of the old one, but for a GPU's engine where there is no GPU: there one of
+    the first backend on a CPU that takes its graphs is built beside it. That is none for what is
+    quantised: see `way_out`.
     """
     manifest = bundle.manifest
     if _of_gpus(manifest) and manifest.precision in QUANTISED:
         fit = _fit_gpus(manifest.precision)
         capability = fit[0].compute_capability if fit else None
         return build_command(bundle.path, manifest, capability=capability)
-    lacks_gpu = _of_gpus(manifest) and cuda_driver().problem is not None
-    return build_command(bundle.path, manifest, same=not lacks_gpu)
+    if _lacks_gpu(manifest):
+        return build_command(bundle.path, manifest, other=_on_cpu(manifest.precision))
+    return build_command(bundle.path, manifest)
 
 
 def way_out(bundle: EngineBundle) -> str:
@@ -89,7 +97,7 @@ def way_out(bundle: EngineBundle) -> str:
     manifest = bundle.manifest
     precision = manifest.precision
     if not _of_gpus(manifest) or precision not in QUANTISED or _fit_gpus(precision):
-        return f"build it again: {rebuild_command(bundle)}"
+        return f"build it again: {rebuild_command(bundle)}{_loss(manifest)}"
     model = resolve_model(manifest.model, bundle.path)
     least = LEAST_CAPABILITY.get(precision)
     which = "" if least is None else f" of compute capability {least[0]}.{least[1]} or later"
@@ -102,6 +110,37 @@ def way_out(bundle: EngineBundle) -> str:
         f"here, '{evaluate} --data SOURCE' tells what its model gets right, and '{export} "
         "--calibrate DATA' makes one for the CPU"
     )
+
+
+def _lacks_gpu(manifest: EngineManifest) -> bool:
+    return _of_gpus(manifest) and cuda_driver().problem is not None
+
+
+def _on_cpu(precision: str) -> Backend:
+    """The first backend on a CPU that takes graphs of a precision and is here; else the first."""
+    takers = [backend for backend in ON_CPU if precision in TAKES[backend]]
+    here = (name for name in takers if name == "onnxruntime" or installed(name) is not None)
+    return next(here, takers[0])
+
+
+def _loss(manifest: EngineManifest) -> str:
+    """That a CPU computes in more than the GPU would, as the end of a sentence."""
+    precision = manifest.precision
+    if not _lacks_gpu(manifest) or precision == "fp32":
+        return ""
+    return "" if _computes(_on_cpu(precision), precision) else " (which computes in fp32 here)"
+
+
+def _computes(backend: Backend, precision: str) -> bool:
+    """Whether a backend computes in a precision of floating point on this CPU."""
+    if precision == "fp16":
+        return backend == "onnxruntime" and has_half_kernels()
+    from parnet_deploy.runtime.openvino import has_bfloat16
+
+    try:
+        return has_bfloat16()
+    except MissingDependencyError:  # nobody can tell: the build says so
+        return True
 
 
 def _of_gpus(manifest: EngineManifest) -> bool:
