@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import bench_results as made
 import numpy as np
 import pytest
 
@@ -138,3 +139,20 @@ def test_peers_without_any_model_are_absent_once(
     assert [absence.name for absence in absent] == ["onnxruntime", "mnn"]
     assert all("there is no bundle at" in absence.reason for absence in absent)
     assert prepared == []
+
+
+def test_whose_model_was_replaced_is_doubted_and_says_why(
+    engines: dict[str, EngineBundle], tmp_path: Path
+) -> None:
+    model = replace(engines["whole"].manifest.model, manifest_sha256="f" * 64)
+    lost = replace(engines["whole"], manifest=replace(engines["whole"].manifest, model=model))
+    programme = Programme(title="t", command="c", engines=(lost,), settings=Settings())
+    entries = benchmark._Entries(programme, tmp_path, lambda step: None)
+    entries.enter_engine(lost)
+    (contestant,) = entries.contestants.values()
+    outcome = replace(made.outcome("whole", parity=None), contestant=contestant)
+    (said,) = entries.with_doubt(outcome).warnings
+    assert said.startswith("how near its answers are is not known: ")
+    assert "is another model than" in said
+    other = made.outcome("another")
+    assert entries.with_doubt(other) is other

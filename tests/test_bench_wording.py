@@ -352,3 +352,28 @@ def test_figures_are_short_and_true() -> None:
     assert [figures.mebibytes(v) for v in (None, 3 * 2**20)] == ["-", "3"]
     assert [figures.error(v) for v in (0.0, 1.23e-7)] == ["0", "1.2e-07"]
     assert figures.listed(["a", "b", "c"]) == "a, b and c"
+
+
+def test_whose_answers_are_not_known_wins_nothing() -> None:
+    """An engine whose model was replaced cannot be judged: it may be fast by being wrong."""
+    text = said(
+        made.outcome("a", 10.0, settings={"backend": "x", "precision": "fp32"}),
+        made.outcome("b", 2.0, precision="int8", parity=None),
+    )
+    assert "'b' is the fastest" not in text
+    assert "'a' (ours, fp32) has nothing to be compared with" in text
+    assert (
+        "how near the answers of 'b' are to the training form's is not known: so nothing is "
+        "compared with them." in text
+    )
+    alone = said(made.outcome("b", 2.0, parity=None), made.outcome("c", 4.0, parity=None))
+    assert "'b' (ours, fp32) is the fastest" in alone
+    assert "how near the answers of 'b' and 'c' are to the training form's is not known." in alone
+
+
+def test_what_is_computed_in_fp32_is_not_said_to_be_of_that_precision() -> None:
+    text = said(
+        made.outcome("half", 2.0, settings={"backend": "onnxruntime", "precision": "fp16"}),
+        made.outcome("single", 10.0, settings={"backend": "onnxruntime", "precision": "fp32"}),
+    )
+    assert "'half' (ours, fp16 computed in fp32) is the fastest" in text

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parnet_deploy.bench.conditions import conditions, look
+from parnet_deploy.bench.conditions import conditions, look, with_weights
 from parnet_deploy.bench.contest.holding import hold_contest
 from parnet_deploy.bench.contestant import Contestant
 from parnet_deploy.bench.entries.images import images_for, read_images, write_images, write_labelled
@@ -25,7 +25,7 @@ from parnet_deploy.bench.peers import Preparation, find_peer
 from parnet_deploy.bench.peers.base import Kind
 from parnet_deploy.bench.peers.base import Precision as PeerPrecision
 from parnet_deploy.bench.report.wording import sentences
-from parnet_deploy.bench.result import Absence, BenchResult, Conditions, Outcome, Settings
+from parnet_deploy.bench.result import Absence, BenchResult, Outcome, Settings
 from parnet_deploy.bench.tolerances import Graph
 from parnet_deploy.bundle import CHECKPOINT, EngineBundle, ModelBundle, open_model, resolve_model
 from parnet_deploy.data import Split, match_labels
@@ -124,14 +124,14 @@ def run_benchmark(
     measured = outcomes(
         contest.records, programme.settings.batch, references=references, graphs=entries.graphs
     )
-    found = measured.outcomes
+    found = tuple(entries.with_doubt(outcome) for outcome in measured.outcomes)
     if programme.floor:
         found = tuple(entries.with_floor(outcome) for outcome in found)
     result = BenchResult(
         title=programme.title,
         command=programme.command,
         settings=programme.settings,
-        conditions=_with_weights(conditions(before, look()), programme.engines),
+        conditions=with_weights(conditions(before, look()), programme.engines),
         outcomes=found,
         absent=(*programme.absent, *entries.absent, *contest.absent, *measured.absent),
         images=_images_in_words(programme.labelled),
@@ -141,21 +141,6 @@ def run_benchmark(
 
 def _images_in_words(labelled: Labelled | None) -> str:
     return "noise" if labelled is None else f"the test images of {labelled.split.name}"
-
-
-def _with_weights(found: Conditions, engines: Sequence[EngineBundle]) -> Conditions:
-    """Conditions that say which networks are untrained: their answers are no accuracy."""
-    untrained = sorted(
-        {
-            engine.manifest.spec.name
-            for engine in engines
-            if engine.manifest.source is not None and engine.manifest.source.kind == "untrained"
-        }
-    )
-    if not untrained:
-        return found
-    said = f"untrained weights, whose answers mean nothing: {', '.join(untrained)}"
-    return replace(found, observations=(*found.observations, said))
 
 
 def _own_references(others: Sequence[Contestant]) -> dict[str, Path]:
@@ -204,7 +189,8 @@ class _Entries:
         self._workspace = workspace
         self._progress = progress
         self._images: dict[str, Path] = {}
-        self._answers: dict[str, Path | None] = {}
+        self._answers: dict[str, Path | str] = {}
+        self._unknown: dict[str, str] = {}
         self._entered: set[Identity] = set()
         self._peers: set[_PeerKey] = set()
         self._lacking: dict[_PeerKey, str] = {}
@@ -273,6 +259,13 @@ class _Entries:
         words = "" if precision == "fp32" else f", {precision}"
         self._add(replace(made, name=made.name + words), engine, precision)
 
+    def with_doubt(self, outcome: Outcome) -> Outcome:
+        """An outcome that says why its answers could not be compared, where they could not."""
+        if (why := self._unknown.get(outcome.contestant.key)) is None:
+            return outcome
+        said = f"how near its answers are is not known: {why}"
+        return replace(outcome, warnings=(*outcome.warnings, said))
+
     def with_floor(self, outcome: Outcome) -> Outcome:
         """An outcome with the floor of its network on its device, where that is known."""
         graph = self.graphs.get(outcome.contestant.key)
@@ -311,8 +304,11 @@ class _Entries:
         while contestant.key in self.contestants:
             contestant = replace(contestant, name=f"{contestant.name}, {engine.path.name}")
         self.contestants[contestant.key] = contestant
-        if (answers := self._answers_of(engine)) is not None:
+        answers = self._answers_of(engine)
+        if isinstance(answers, Path):
             self.references[contestant.key] = answers
+        else:
+            self._unknown[contestant.key] = answers
         manifest = engine.manifest
         self.graphs[contestant.key] = Graph(
             spec=manifest.spec, precision=precision or manifest.precision
@@ -338,15 +334,15 @@ class _Entries:
                 write_labelled(path, preprocessing, labelled.split, logits, count=labelled.count)
         return path
 
-    def _answers_of(self, engine: EngineBundle) -> Path | None:
-        """What is right, or None where it cannot be known.
+    def _answers_of(self, engine: EngineBundle) -> Path | str:
+        """What is right, or why it cannot be known.
 
         Models of several precisions have one checkpoint, and are asked once.
         """
         model = _model_of(engine)
         if isinstance(model, str):
             self._progress(f"no parity: {model}")
-            return None
+            return model
         weights = model.manifest.files.get(CHECKPOINT)
         digest = weights.sha256 if weights else model.manifest_sha256
         key = f"{digest} {model.manifest.preprocessing}"
@@ -354,7 +350,7 @@ class _Entries:
             self._answers[key] = self._ask(engine, model)
         return self._answers[key]
 
-    def _ask(self, engine: EngineBundle, model: ModelBundle) -> Path | None:
+    def _ask(self, engine: EngineBundle, model: ModelBundle) -> Path | str:
         self._progress(f"reference: {engine.manifest.spec.name} in training form, float64")
         question = Question(
             model=str(model.path),
@@ -366,7 +362,7 @@ class _Entries:
             return Path(reference_in_process(question).path)
         except BuildError as exc:
             self._progress(f"no parity: {exc}")
-            return None
+            return str(exc)
 
     def _devices(self, engine: EngineBundle) -> Sequence[str]:
         own = tuple(dict.fromkeys(stage.device for stage in engine.manifest.stages))

@@ -6,13 +6,14 @@ import importlib.metadata
 import os
 import resource
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from parnet_deploy.bench.contest.environment import not_passed_on
 from parnet_deploy.bench.nvml import GpuState, gpu_states
 from parnet_deploy.bench.result import Conditions
+from parnet_deploy.bundle import EngineBundle
 from parnet_deploy.runtime.cpu import core_numbers, read_cpu
 
 PACKAGES = (
@@ -157,3 +158,18 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def with_weights(found: Conditions, engines: Sequence[EngineBundle]) -> Conditions:
+    """Conditions that say which networks are untrained: their answers are no accuracy."""
+    untrained = sorted(
+        {
+            engine.manifest.spec.name
+            for engine in engines
+            if engine.manifest.source is not None and engine.manifest.source.kind == "untrained"
+        }
+    )
+    if not untrained:
+        return found
+    said = f"untrained weights, whose answers mean nothing: {', '.join(untrained)}"
+    return replace(found, observations=(*found.observations, said))

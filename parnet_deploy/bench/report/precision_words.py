@@ -66,6 +66,11 @@ def name_of(outcome: Outcome) -> str:
     return f"{graph} as {outcome.precision}"
 
 
+def words_of(outcome: Outcome) -> str:
+    """Its precision in a sentence: ``int8``; ``bf16 computed in fp32``."""
+    return outcome.precision if _as_asked(outcome) else f"{outcome.graph} computed in fp32"
+
+
 def price(parity: Parity | None) -> str:
     """What is lost of the answers, in words; empty where nothing is known."""
     if parity is None:
@@ -162,7 +167,7 @@ def _compared(meeting: _Meeting) -> str:
     """A lower precision against a higher one: its time, then its price."""
     lower, first = meeting.lower, meeting.first
     found = duel(lower, first)
-    name, other = _words(lower), _words(first)
+    name, other = words_of(lower), words_of(first)
     if _kind(first) != meeting.kind:
         other += f" of {_kind(first)}"
     paid = price(lower.parity)
@@ -180,21 +185,16 @@ def _compared(meeting: _Meeting) -> str:
         )
         said += f", and {paid}" if paid else ""
     return said + "".join(
-        f"; beside {_words(between)} it IS SLOWER: it {_longer(lower, between)}"
+        f"; beside {words_of(between)} it IS SLOWER: it {_longer(lower, between)}"
         for between in meeting.higher[1:]
         if duel(lower, between).verdict == "slower"
     )
 
 
-def _words(outcome: Outcome) -> str:
-    """``int8``; ``bf16 computed in fp32``."""
-    return outcome.precision if _as_asked(outcome) else f"{outcome.graph} computed in fp32"
-
-
 def _longer(slower: Outcome, faster: Outcome, name: str | None = None) -> str:
     """``takes 1.20 times as long as fp32 (...)``."""
     found = duel(faster, slower)
-    times = f"{figures.times(found.speed.median)} as long as {name or _words(faster)}"
+    times = f"{figures.times(found.speed.median)} as long as {name or words_of(faster)}"
     return f"takes {times} ({figures.evidence(found)})"
 
 

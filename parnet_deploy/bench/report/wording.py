@@ -56,6 +56,8 @@ def network_sentences(outcomes: Sequence[Outcome], network: str) -> list[str]:
         network: its name, which stands in front of each sentence.
     """
     right = [outcome for outcome in outcomes if outcome.right]
+    # Whose answers cannot be judged may be fast by being wrong: beside others it wins nothing.
+    right = [outcome for outcome in right if outcome.parity is not None] or right
     pairs = list(peer_pairs(right))
     told = [*pairs, *schedule_words.pairs(right), *precision_words.pairs(right)]
     said = (
@@ -65,6 +67,7 @@ def network_sentences(outcomes: Sequence[Outcome], network: str) -> list[str]:
         *(_against(best, peer) for best, peer in pairs),
         *floor_sentences(right, floor_basis(outcomes)),
         *_not_right(outcomes),
+        *_not_known(outcomes),
         *precision_words.wrong(outcomes),
     )
     return [f"{network}: {sentence}" for sentence in said]
@@ -112,8 +115,9 @@ def floor_sentences(outcomes: Sequence[Outcome], basis: Basis) -> Iterator[str]:
             parts += f", {figures.milliseconds(floor.launches)} ms of launches"
         factor = times_floor(outcome, basis)
         below = f"; {BELOW}" if factor < 1 else ""
+        computed = precision_words.words_of(outcome)
         yield (
-            f"{_name(outcome)} ({outcome.precision}, {basis}) takes {figures.times(factor)} the "
+            f"{_name(outcome)} ({computed}, {basis}) takes {figures.times(factor)} the "
             f"floor of {figures.milliseconds(floor.total)} ms ({parts}; {floor.device}){below}."
         )
 
@@ -223,6 +227,18 @@ def _not_right(outcomes: Sequence[Outcome]) -> Iterator[str]:
         )
 
 
+def _not_known(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Whose answers could be compared with nothing; the tables' notes say why."""
+    unknown = [_name(outcome) for outcome in outcomes if outcome.parity is None]
+    if not unknown:
+        return
+    alone = len(unknown) == len(outcomes)
+    yield (
+        f"how near the answers of {figures.listed(unknown)} are to the training form's is not known"
+        + ("." if alone else ": so nothing is compared with them.")
+    )
+
+
 def _how_wrong(outcome: Outcome, parity: Parity) -> str:
     error = f"relative error {figures.error(parity.max_rel)}"
     if parity.max_rel > outcome.tolerance:
@@ -240,4 +256,4 @@ def _name(outcome: Outcome) -> str:
 
 def _who(outcome: Outcome) -> str:
     whose = "ours" if outcome.contestant.group == "ours" else "a peer"
-    return f"{_name(outcome)} ({whose}, {outcome.precision})"
+    return f"{_name(outcome)} ({whose}, {precision_words.words_of(outcome)})"
