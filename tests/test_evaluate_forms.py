@@ -18,6 +18,7 @@ from parnet_deploy.data import ArraySamples, Split
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.errors import DataError, ExportError, MissingDependencyError, ParnetDeployError
 from parnet_deploy.evaluate import Evaluation, Options, Subject, evaluate, open_subject
+from parnet_deploy.evaluate import subject as subject_module
 from parnet_deploy.export import ExportOptions, export_model
 from parnet_deploy.net import TorchRunner
 from parnet_deploy.spec import Array, Preprocessing
@@ -145,6 +146,22 @@ def test_every_form_says_what_it_is(form: Subject) -> None:
     assert found.warnings == ()
     assert len(found.sha256) == 64
     assert "onnxruntime" in found.runs_on.lower().replace(" ", "")
+
+
+def test_an_engine_that_computes_in_more_than_its_precision_says_so(
+    tiny_bundle: ModelBundle, tmp_path: Path
+) -> None:
+    builder = make_builder("onnxruntime", CPU, split=False)
+    manifest = build_engine(tiny_bundle, tmp_path / "engine", builder, split=False).manifest
+    plain = "onnxruntime, one engine, on cpu"
+    for precision, computes, said in (
+        ("fp32", "fp32", plain),
+        ("fp16", "fp32", f"{plain}, computed in fp32"),
+        ("bf16", "bf16", plain),
+        ("fp16", "", plain),
+    ):
+        changed = replace(manifest, precision=precision, computes=computes)
+        assert subject_module._engine_words(changed) == said
 
 
 @pytest.fixture(scope="module")

@@ -101,4 +101,6 @@ def _is_engine(bundle: ModelBundle | EngineBundle) -> TypeGuard[EngineBundle]:
 def _engine_words(manifest: EngineManifest) -> str:
     devices = sorted({stage.device for stage in manifest.stages})
     engines = f"split into {len(manifest.stages)} engines" if manifest.split else "one engine"
-    return f"{manifest.backend}, {engines}, on {', '.join(devices)}"
+    other = manifest.computes not in ("", manifest.precision)
+    computed = f", computed in {manifest.computes}" if other else ""
+    return f"{manifest.backend}, {engines}, on {', '.join(devices)}{computed}"
