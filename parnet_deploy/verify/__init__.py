@@ -13,6 +13,7 @@ ladder      the climb: every rung against the one before and against the first
 probes      what an engine must keep to whatever its weights are
 subjects    the bundles that are verified
 verifying   verify: a bundle's ladder and probes
+failing     what failed, the clearest cause first
 wording     figures as people read them
 plots       the plots of the page, as SVG
 page        the result as one page that needs nothing else

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from parnet_deploy.bundle import EngineBundle, ModelManifest
 from parnet_deploy.errors import EngineError, VerificationError
 from parnet_deploy.net import DeployParNet
-from parnet_deploy.verify.built import block_types, check_model, look_into
+from parnet_deploy.verify.built import READABLE, block_types, check_model, look_into
 from parnet_deploy.verify.built_engine import BUILT, check_engine, engine_types
 from parnet_deploy.verify.inputs import Batch
 from parnet_deploy.verify.ranges import check_ranges_of, observe_ranges, ranges_unseen
@@ -56,7 +56,7 @@ def examine(
         checks += check_model(manifest, facts)
     except VerificationError as exc:
         facts = ()
-        checks.append(_failed("onnx-whole", "graphs can be read", str(exc)))
+        checks.append(_failed("onnx-whole", READABLE, str(exc)))
     for rung, engine in subjects.engines.items():
         if rung not in subjects.foreign:
             found, types_found = _engine(rung, engine, manifest)

@@ -30,6 +30,7 @@ from parnet_deploy.verify.written import Written, WrittenQuantiser, load_graph, 
 
 HEAD = "head"
 
+READABLE = "graphs can be read"
 TYPES = "each layer's type is what was asked for"
 QUANTISERS = "activations are quantised as the manifest says"
 ZERO_POINTS = "zero points are 0 where a type is symmetric"

@@ -30,6 +30,7 @@ class Step:
         rung: the rung, or None.
         reason: why there is none.
         fault: the reason is a fault of what is verified, not of this machine.
+        foreign: that fault is that it is of another model.
     """
 
     name: RungName
@@ -37,6 +38,7 @@ class Step:
     rung: Rung | None = None
     reason: str | None = None
     fault: bool = False
+    foreign: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -139,6 +141,7 @@ def _result(
             verdict="failed" if fault else "not verified",
             tolerance=tolerance,
             reason=stopped,
+            foreign=step.foreign,
         )
     if one.before is None:
         itself = _against(one, one, one.errors_first, tolerance, blocks, None)

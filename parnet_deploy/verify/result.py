@@ -119,6 +119,7 @@ class RungResult:
             where they do not, or nothing can be seen.
         alone: of a quantised engine, each block by itself: against what the graph makes of the
             engine's own values before it.
+        foreign: it failed since it is of another model than the one that is verified.
     """
 
     name: RungName
@@ -130,6 +131,7 @@ class RungResult:
     first: Against | None = None
     parted_at: str | None = None
     alone: tuple[StepError, ...] = ()
+    foreign: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,6 +33,7 @@ from parnet_deploy.runtime import Runner, open_runner
 from parnet_deploy.spec import Array, layout
 from parnet_deploy.spec.precision import AGREEMENT
 from parnet_deploy.verify.building import Construction, examine
+from parnet_deploy.verify.failing import failures_of
 from parnet_deploy.verify.inputs import Inputs, batches, from_folder, from_noise, from_npz
 from parnet_deploy.verify.judge import Ruling
 from parnet_deploy.verify.ladder import Step, climb
@@ -235,7 +236,7 @@ def _steps(subjects: Subjects, scratch: Path, opener: Opener, fused: DeployParNe
         engine = subjects.engines[rung]
         what = f"{engine.path.name}: {engine.manifest.backend} on {_devices(engine)}"
         if reason := subjects.foreign.get(rung):
-            steps.append(Step(name=rung, what=what, reason=reason, fault=True))
+            steps.append(Step(name=rung, what=what, reason=reason, fault=True, foreign=True))
             continue
         opening = partial(open_engine, engine, model, scratch / rung, opener)
         steps.append(_open(rung, what, opening, may_be_elsewhere=True))
@@ -329,16 +330,7 @@ def _verification(
     built: Construction,
 ) -> Verification:
     manifest = subjects.model.manifest
-    failures = (
-        *(f"{rung.name}: {rung.reason}" for rung in rungs if rung.verdict == "failed"),
-        *(
-            f"{rung.name} is required and not verified: {rung.reason}"
-            for rung in rungs
-            if rung.verdict == "not verified" and rung.name in options.required
-        ),
-        *(f"{c.rung}, {c.name}: {c.detail}" for c in built.checks if c.verdict == "failed"),
-        *(f"{p.rung}, {p.name}: {p.detail}" for p in probes if p.verdict == "failed"),
-    )
+    failures = failures_of(rungs, built.checks, probes, options.required)
     return Verification(
         bundle=str(subjects.given),
         model=str(subjects.model.path),

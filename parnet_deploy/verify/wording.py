@@ -71,6 +71,21 @@ def headline(verification: Verification) -> str:
     return "NOT VERIFIED" if unseen else "passed"
 
 
+def unjudged(verification: Verification) -> str:
+    """Why numbers were not judged although their rungs ran; empty where they were.
+
+    A rung that does not run here is none of these.
+    """
+    return next(
+        (
+            rung.reason or ""
+            for rung in verification.rungs
+            if rung.verdict == "not verified" and rung.first is not None
+        ),
+        "",
+    )
+
+
 def summary(verification: Verification) -> str:
     """The verdict in one line."""
     counts = [
