@@ -300,6 +300,9 @@ def test_fp32_sold_as_fp16(fp16: ModelBundle, pixels: Path, tmp_path: Path) -> N
     faults.reseal_model(path)
     found = verify(path, VerifyOptions(samples=4))
     failed(found, "onnx-whole", "stem1 computes in fp32 in model.onnx, and fp16 was asked for")
+    first, *rest = found.failures
+    assert first.startswith("onnx-whole and onnx-stages, each layer's type is what was asked for: ")
+    assert all("asked for" not in text for text in rest), "it is said once"
 
 
 def test_an_engine_that_was_asked_for_fp16_and_runs_fp32(fp16: ModelBundle, tmp_path: Path) -> None:
@@ -388,4 +391,18 @@ def test_verify_says_on_the_command_line_what_failed(
     precise.change_graphs(path, precise.times_scale("merge1", 2))
     faults.reseal_model(path)
     assert main.run(["verify", str(path), *arguments]) == 1
-    assert "'merge1' has the scale" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "FAILED onnx-whole and onnx-stages, activations are quantised as" in shown
+    assert shown.count("FAILED ") == 1, "what follows from it is no second fault"
+    assert "'merge1' has the scale" in shown
+
+
+def test_verify_without_images_does_not_end_as_if_it_had_judged(
+    int8: ModelBundle, bf16: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ("--output", str(tmp_path / "out"), "--samples", "1")
+    assert main.run(["verify", str(int8.path), *out]) == 3
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "NOT VERIFIED" in shown
+    assert "give --images or --npz" in shown
+    assert main.run(["verify", str(bf16.path), *out]) == 0, "noise judges it"

@@ -79,6 +79,9 @@ _STYLES = {
 
 _HEADLINES = {"passed": "green", "FAILED": "red", "NOT VERIFIED": "yellow"}
 
+NOT_JUDGED = 3
+"""Exit status where nothing failed, and what is quantised was fed nothing that judges it."""
+
 
 def command(
     engine: Engine,
@@ -98,8 +101,10 @@ def command(
 
     Every rung is compared with the one before and with the first: training-f64, fused-f64,
     fused-f32, onnx-whole, onnx-stages, engine, split-engine. What graphs and engines compute in is
-    read from their files. The exit status is 0 only when nothing failed; a rung that cannot run
-    on this machine is "not verified".
+    read from their files. The exit status is 1 where something failed, and 3 where int8 or fp8
+    graphs were fed noise, on which their numbers are not judged: give images. It is 0 where
+    nothing failed. A rung that cannot run on this machine is "not verified" and changes nothing
+    of that, unless it is named with --require.
     """
     from parnet_deploy.verify.options import VerifyOptions
     from parnet_deploy.verify.tolerances import parse_rung, parse_tolerances
@@ -116,6 +121,7 @@ def command(
         sibling=sibling,
     )
     need("verify")
+    from parnet_deploy.verify import wording
     from parnet_deploy.verify.report import check_writable, write_report
     from parnet_deploy.verify.verifying import verify
 
@@ -131,6 +137,8 @@ def command(
         tell(f"written: {path}")
     if not found.passed:
         raise typer.Exit(1)
+    if wording.unjudged(found):
+        raise typer.Exit(NOT_JUDGED)
 
 
 def _print(found: Verification) -> None:
@@ -157,8 +165,10 @@ def _print(found: Verification) -> None:
     console.print()
     print_table(_judged("probed", "property", wording.probes(found)))
     console.print()
-    for failure in found.failures:
-        _say(f"[bold red]FAILED[/] {escape(failure)}")
+    for number, failure in enumerate(found.failures):
+        # The clearest is the first; what may follow from it is not a second fault.
+        mark = "[red]  also[/]" if number else "[bold red]FAILED[/]"
+        _say(f"{mark} {escape(failure)}")
     verdict = wording.headline(found)
     shown = f"[bold {_HEADLINES[verdict]}]{verdict}[/]"
     _say(f"{shown}: {escape(found.bundle)}; {wording.summary(found)}")
