@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-_LAST_WORD = 0.25
+_LAST_WORD = 1.0
 """Seconds that a client has to ask, whose connection was taken just before the end."""
 
 
