@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from commands import call
@@ -149,6 +148,7 @@ def test_who_cannot_take_part_is_named_with_the_reason(
         (["--variants", "s", "--seconds", "-1"], 2, "--seconds"),
         (["--variants", "s", "--forms", "keep"], 2, "nothing is counted, so leave out --forms"),
         (["--variants", "s", "--warm-up-seconds", "-1"], 2, "--warm-up-seconds"),
+        (["--variants", "s", "--seed", "-1"], 2, "--seed"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_built(
@@ -247,14 +247,17 @@ def test_help_names_the_peers(cli: Cli) -> None:
 
 def test_the_settings_are_those_of_the_options() -> None:
     """So that a default is told in one place."""
-    import inspect
+    from dataclasses import asdict, fields
 
     from parnet_deploy.bench.result import Settings
-    from parnet_deploy.cli.bench import command
+    from parnet_deploy.cli.bench import Measuring
 
-    defaults = {n: p.default for n, p in inspect.signature(command).parameters.items()}
-    plain = json.loads(json.dumps({name: getattr(Settings(), name) for name in Settings.__slots__}))
-    assert {name: defaults[name] for name in plain} == plain
+    plain = asdict(Settings())
+    assert [field.name for field in fields(Measuring)] == list(plain)
+    for name, hint in get_type_hints(Measuring, include_extras=True).items():
+        kind, words = get_args(hint)
+        assert kind is type(plain[name])
+        assert words.endswith(f"[default: {plain[name]}].")
 
 
 def test_the_names_of_the_peers_are_those_there_are() -> None:

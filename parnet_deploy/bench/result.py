@@ -49,8 +49,8 @@ class Settings:
         for name in ("batch", "rounds", "processes", "iterations"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} is at least 1, not {getattr(self, name)}")
-        if min(self.warm_up, self.warm_up_seconds, self.seconds) < 0:
-            raise UsageError("--warm-up, --warm-up-seconds and --seconds are not negative")
+        if min(self.warm_up, self.warm_up_seconds, self.seconds, self.seed) < 0:
+            raise UsageError("--warm-up, --warm-up-seconds, --seconds and --seed are not negative")
         if max(self.seconds, self.warm_up_seconds) > LONGEST:
             raise UsageError(f"--seconds and --warm-up-seconds are at most {LONGEST:.0f}, a day")
 

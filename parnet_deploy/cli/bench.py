@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from parnet_deploy.bench.peer_names import PEER_NAMES
 from parnet_deploy.bench.result import Settings
+from parnet_deploy.cli.field_options import with_options_of
 from parnet_deploy.cli.options import parse_numbers, refuse_given
 
 Subjects = Annotated[
@@ -36,18 +38,6 @@ Precisions = Annotated[
 Devices = Annotated[
     str | None, typer.Option(help="GPUs that split engines may use, such as 0,1,2; none: all.")
 ]
-BatchSize = Annotated[int, typer.Option("--batch", help="Images per run.", min=1)]
-Rounds = Annotated[
-    int, typer.Option(help="Turns of each contestant, in an order shuffled in each round.", min=1)
-]
-Processes = Annotated[
-    int, typer.Option(help="How often each contestant is started anew meanwhile.", min=1)
-]
-WarmUp = Annotated[int, typer.Option(help="Runs of each turn that do not count, at least.", min=0)]
-WarmUpSeconds = Annotated[float, typer.Option(help="How long these go on, at least.", min=0)]
-Iterations = Annotated[int, typer.Option(help="Runs of a contestant, at least.", min=1)]
-Seconds = Annotated[float, typer.Option(help="Seconds of a contestant, at least.", min=0)]
-Seed = Annotated[int, typer.Option(help="Seed of images and of the order.", min=0)]
 Schedules = Annotated[
     bool,
     typer.Option(
@@ -112,6 +102,31 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with every lat
 _DEFAULT = Settings()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measuring:
+    """Every field of `bench.result.Settings` as an option, with its help."""
+
+    batch: Annotated[int, f"Images per run [default: {_DEFAULT.batch}]."]
+    rounds: Annotated[
+        int,
+        "Turns of each contestant, in an order shuffled in each round [default: "
+        f"{_DEFAULT.rounds}].",
+    ]
+    processes: Annotated[
+        int,
+        f"How often each contestant is started anew meanwhile [default: {_DEFAULT.processes}].",
+    ]
+    warm_up: Annotated[
+        int, f"Runs of each turn that do not count, at least [default: {_DEFAULT.warm_up}]."
+    ]
+    warm_up_seconds: Annotated[
+        float, f"How long these go on, at least [default: {_DEFAULT.warm_up_seconds}]."
+    ]
+    iterations: Annotated[int, f"Runs of a contestant, at least [default: {_DEFAULT.iterations}]."]
+    seconds: Annotated[float, f"Seconds of a contestant, at least [default: {_DEFAULT.seconds}]."]
+    seed: Annotated[int, f"Seed of images and of the order [default: {_DEFAULT.seed}]."]
+
+
 OF_PLANS = frozenset({"forms", "compute_capability"})
 """Parameters that mean something with ``--plan`` only."""
 
@@ -119,6 +134,7 @@ OF_BOTH = frozenset({"engines", "variants", "precisions", "plan", "output", "for
 """Parameters that mean something with ``--plan`` and without it."""
 
 
+@with_options_of(Measuring)
 def command(
     context: typer.Context,
     engines: Subjects = None,
@@ -127,14 +143,6 @@ def command(
     backends: Backends = None,
     precisions: Precisions = "fp32",
     devices: Devices = None,
-    batch: BatchSize = _DEFAULT.batch,
-    rounds: Rounds = _DEFAULT.rounds,
-    processes: Processes = _DEFAULT.processes,
-    warm_up: WarmUp = _DEFAULT.warm_up,
-    warm_up_seconds: WarmUpSeconds = _DEFAULT.warm_up_seconds,
-    iterations: Iterations = _DEFAULT.iterations,
-    seconds: Seconds = _DEFAULT.seconds,
-    seed: Seed = _DEFAULT.seed,
     schedules: Schedules = True,
     data: Data = None,
     data_images: DataImages = 256,
@@ -148,6 +156,7 @@ def command(
     output: Output = None,
     force: Force = False,
     as_json: AsJson = False,
+    **measuring: Any,
 ) -> None:
     """Measure engines and their peers in one interleaved run, each in a process of its own.
 
@@ -162,13 +171,7 @@ def command(
         parse_precisions,
     )
 
-    if plan:
-        others = context.params.keys() - OF_PLANS - OF_BOTH
-        refuse_given(context, others, "--plan runs nothing")
-    else:
-        refuse_given(context, OF_PLANS, "without --plan nothing is counted")
-    if data is None:
-        refuse_given(context, {"data_images", "hold_out"}, "without --data everybody answers noise")
+    _refuse_idle(context)
     asked = Asked(
         subjects=tuple(engines or ()),
         variants=parse_names(variants),
@@ -191,14 +194,15 @@ def command(
         return
     from parnet_deploy.cli.bench_running import bench
 
-    settings = Settings(
-        batch=batch,
-        rounds=rounds,
-        processes=processes,
-        warm_up=warm_up,
-        warm_up_seconds=warm_up_seconds,
-        iterations=iterations,
-        seconds=seconds,
-        seed=seed,
-    )
-    bench(asked, settings, output, force=force, as_json=as_json)
+    bench(asked, Settings(**measuring), output, force=force, as_json=as_json)
+
+
+def _refuse_idle(context: typer.Context) -> None:
+    """Refuse options that mean nothing beside what else was given."""
+    if context.params["plan"]:
+        others = context.params.keys() - OF_PLANS - OF_BOTH
+        refuse_given(context, others, "--plan runs nothing")
+    else:
+        refuse_given(context, OF_PLANS, "without --plan nothing is counted")
+    if context.params["data"] is None:
+        refuse_given(context, {"data_images", "hold_out"}, "without --data everybody answers noise")

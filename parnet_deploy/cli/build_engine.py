@@ -33,7 +33,7 @@ from parnet_deploy.cli.console import (
     warn,
 )
 from parnet_deploy.cli.options import parse_numbers
-from parnet_deploy.cli.placing import settle_placing
+from parnet_deploy.cli.placing import Placing, settle_placing
 from parnet_deploy.engine import (
     BuildOptions,
     ProviderChoice,
@@ -188,6 +188,21 @@ def command(
     placing = settle_placing(
         model.manifest, split=split_streams, devices=options.devices, place=place, plan=plan
     )
+    engine, reasons = _build(model, backend, options, placing, output, force=force)
+    warn(engine.manifest.warnings)
+    _print(engine, reasons, as_json=as_json)
+
+
+def _build(
+    model: ModelBundle,
+    backend: BackendChoice,
+    options: BuildOptions,
+    placing: Placing,
+    output: Path | None,
+    *,
+    force: bool,
+) -> tuple[EngineBundle, tuple[str, ...]]:
+    """The engine, and why it is of that backend."""
     options = replace(options, devices=placing.devices)
     chosen, reasons = _settle(backend, model)
     builder = make_builder(chosen, options, split=placing.split, precision=model.manifest.precision)
@@ -202,8 +217,7 @@ def command(
         force=force,
         progress=progress,
     )
-    warn(engine.manifest.warnings)
-    _print(engine, reasons, as_json=as_json)
+    return engine, reasons
 
 
 def _default_folder(model: ModelBundle, label: str, *, split: bool) -> Path:

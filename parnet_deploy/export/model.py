@@ -103,9 +103,8 @@ def export_model(
         OutputExistsError: something stands at `final`.
         ExportError: a weight is not finite, the whole graph does not equal the network, or the
             stages joined together do not equal the whole graph; a weight or a value is beyond
-            the range of the precision; int8 or fp8 without a quantisation that fits; or a trained
-            network on calibration images that are unlike those of its training, or that it answers
-            otherwise than in float32 (`export.likeness`, `export.quantising.check_agreement`).
+            the range of the precision; int8 or fp8 without a quantisation that fits; or images of
+            the calibration, or answers on them, that are in doubt (`export.likeness`).
         BundleError: the bundle cannot be written.
     """
     listed = _listed(labels, model.spec.classes)
