@@ -3,6 +3,8 @@
 builder     one method per ONNX operator
 blocks      every block as ONNX operators
 graph       the whole network as one graph
+quantising  what int8 and fp8 make of it: ranges, what is kept, what it costs
+likeness    whether calibration images are like those of the training
 magnitudes  values that a lower precision could not hold
 stages      the cuts: one graph per stage
 weights     weights stored once, shared by all graphs

@@ -6,6 +6,7 @@ layout    BlockSpec and StageSpec: the blocks, their order, and the cuts, derive
 counts    depth, parameters and operations, derived from a layout
 form      DeployForm: which of the equivalent deploy forms a target is given
 precision Arithmetic: what a network computes in, and how far rounding may take it
+targets   which backend takes which precision
 quantisation  Quantisation: which numbers stand for which in int8 and fp8
 learned   LearnedRanges: where activations' values lie, as a training found it
 images    Preprocessing: how an image becomes the array the network reads
