@@ -190,7 +190,7 @@ def _nothing(graphs: Graphs, problems: Mapping[Backend, str | None]) -> str:
         return f"nothing that works here runs these graphs in {precision} ({why})"
     again = " or ".join(f"--for {name}" for name in others)
     return (
-        f"these graphs in {precision} were quantised for {takers(named, scheme)}, which does not "
+        f"these graphs in {precision} were quantised for {takers(named, scheme)}, which do not "
         f"run here: export the model again with --precision {precision} {again}, or {for_gpu}"
     )
 
