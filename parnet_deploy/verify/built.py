@@ -17,18 +17,17 @@ from parnet_deploy.bundle import MODEL_GRAPH, GraphStage, ModelBundle, ModelMani
 from parnet_deploy.lowering import layer_types
 from parnet_deploy.lowering.faults import in_words
 from parnet_deploy.net import DeployParNet
-from parnet_deploy.spec import IMAGES, PREPROCESSED, Array, ParNetSpec, layout
+from parnet_deploy.spec import IMAGES, PREPROCESSED, Array, layout
 from parnet_deploy.spec.learned import quantisable_tensors
 from parnet_deploy.spec.precision import arithmetic
 from parnet_deploy.spec.quantisation import Quantisation, base_of
+from parnet_deploy.verify.asked import HEAD, asked_types
 from parnet_deploy.verify.constants import constant_problems, read_constants
 from parnet_deploy.verify.folded import WEIGHT, Constants, evened_out, folded_constants, kernels_of
 from parnet_deploy.verify.kernels import apart, kernel_problems
 from parnet_deploy.verify.result import BlockTypes, CheckResult
 from parnet_deploy.verify.tolerances import RungName
 from parnet_deploy.verify.written import Written, WrittenQuantiser, load_graph, read_written
-
-HEAD = "head"
 
 READABLE = "graphs can be read"
 TYPES = "each layer's type is what was asked for"
@@ -64,21 +63,6 @@ class GraphFacts:
     constants: tuple[str, ...]
     counted: int
     folded: Constants
-
-
-def asked_types(
-    spec: ParNetSpec, precision: str, quantisation: Quantisation | None
-) -> dict[str, str]:
-    """What each block's convolution, and the head, is to compute in by the manifest's word."""
-    base = base_of(precision, quantisation)
-    kept = () if quantisation is None else quantisation.kept
-    asked = {}
-    for block in layout(spec):
-        if block.kind == "head":
-            asked[block.name] = "fp32" if base == "bf16" else base  # `lowering.half` says why
-        else:
-            asked[block.name] = base if block.name in kept else precision
-    return asked
 
 
 def look_into(model: ModelBundle, fused: DeployParNet) -> tuple[GraphFacts, ...]:

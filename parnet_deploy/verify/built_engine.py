@@ -22,7 +22,7 @@ from parnet_deploy.runtime.onnxruntime import has_half_kernels
 from parnet_deploy.runtime.openvino import compile_model, has_bfloat16
 from parnet_deploy.runtime.plan_types import built_types
 from parnet_deploy.runtime.tensorrt_api import TensorRTBackend
-from parnet_deploy.verify.built import asked_types
+from parnet_deploy.verify.asked import asked_types
 from parnet_deploy.verify.result import CheckResult, ProbeVerdict
 from parnet_deploy.verify.tolerances import RungName
 from parnet_deploy.verify.written import load_graph
