@@ -55,8 +55,8 @@ def test_without_a_bundle_the_only_one_is_built_and_the_result_is_told(
     assert "build: fusion for cpu" in result.stderr
 
 
-def test_auto_says_why_and_json_is_clean(cli: Cli, models: Path, tmp_path: Path) -> None:
-    result = cli("build-engine", models / "tiny", "--output", tmp_path / "out", "--json")
+def test_auto_says_why_and_json_is_clean(here: Cli, models: Path, tmp_path: Path) -> None:
+    result = here("build-engine", models / "tiny", "--output", tmp_path / "out", "--json")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["path"] == str(tmp_path / "out")
@@ -75,15 +75,15 @@ def test_progress_that_nobody_reads_stops_nothing(models: Path, tmp_path: Path) 
     open_engine_bundle(built)
 
 
-def test_several_bundles_and_nobody_to_ask_is_one_clear_error(cli: Cli, models: Path) -> None:
+def test_several_bundles_and_nobody_to_ask_is_one_clear_error(here: Cli, models: Path) -> None:
     shutil.copytree(models / "tiny", models / "other")
-    result = cli("build-engine", *CPU)
+    result = here("build-engine", *CPU)
     clean_error(result, "several bundles", "models/other, models/tiny")
     assert result.returncode == 2
 
 
-def test_no_bundle_at_all_says_how_to_make_one(cli: Cli) -> None:
-    result = cli("build-engine", *CPU)
+def test_no_bundle_at_all_says_how_to_make_one(here: Cli) -> None:
+    result = here("build-engine", *CPU)
     clean_error(result, "there is no bundle under models/", "parnet-deploy export")
     assert result.returncode == 2
 
@@ -122,41 +122,41 @@ def test_on_a_terminal_it_asks_until_the_answer_is_one(models: Path, tmp_path: P
     ids=["tf32", "devices", "capability", "backend", "spin"],
 )
 def test_options_that_cannot_be_are_wrong_usage(
-    cli: Cli, models: Path, tmp_path: Path, options: tuple[str, ...], parts: tuple[str, ...]
+    here: Cli, models: Path, tmp_path: Path, options: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
-    result = cli("build-engine", *options)
+    result = here("build-engine", *options)
     clean_error(result, *parts)
     assert result.returncode == 2
     assert not (tmp_path / "engines").exists()
 
 
 def test_an_existing_engine_is_kept_without_force_and_replaced_with_it(
-    cli: Cli, models: Path, tmp_path: Path
+    here: Cli, models: Path, tmp_path: Path
 ) -> None:
     final = tmp_path / "engines" / "tiny-onnxruntime-cpu"
-    assert cli("build-engine", *CPU).returncode == 0
+    assert here("build-engine", *CPU).returncode == 0
     before = (final / "manifest.json").read_bytes()
-    clean_error(cli("build-engine", *CPU), "exists already", "--force")
+    clean_error(here("build-engine", *CPU), "exists already", "--force")
     assert (final / "manifest.json").read_bytes() == before
     damaged = models / "tiny" / "stages" / "weights.safetensors"
     data = bytearray(damaged.read_bytes())
     data[-1] ^= 1
     damaged.write_bytes(data)
-    clean_error(cli("build-engine", *CPU, "--force"), "weights.safetensors is damaged")
+    clean_error(here("build-engine", *CPU, "--force"), "weights.safetensors is damaged")
     assert (final / "manifest.json").read_bytes() == before
     assert left_in(final.parent) == [final.name]
 
 
 def test_force_never_replaces_the_model_nor_what_is_no_bundle(
-    cli: Cli, models: Path, tmp_path: Path
+    here: Cli, models: Path, tmp_path: Path
 ) -> None:
     model = models / "tiny"
-    clean_error(cli("build-engine", *CPU, "--output", model, "--force"), "is the model itself")
+    clean_error(here("build-engine", *CPU, "--output", model, "--force"), "is the model itself")
     other = tmp_path / "precious"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
     clean_error(
-        cli("build-engine", *CPU, "--output", other, "--force"), "--force does not replace it"
+        here("build-engine", *CPU, "--output", other, "--force"), "--force does not replace it"
     )
     assert (other / "notes.txt").read_text() == "mine"
     assert (model / "manifest.json").exists()
@@ -164,15 +164,17 @@ def test_force_never_replaces_the_model_nor_what_is_no_bundle(
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_one_clear_error(
-    cli: Cli, models: Path, tmp_path: Path
+    here: Cli, models: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "engines").mkdir(mode=0o555)
-    clean_error(cli("build-engine", *CPU), "cannot write", "Permission denied")
+    clean_error(here("build-engine", *CPU), "cannot write", "Permission denied")
 
 
-def test_a_parent_that_is_a_file_is_one_clear_error(cli: Cli, models: Path, tmp_path: Path) -> None:
+def test_a_parent_that_is_a_file_is_one_clear_error(
+    here: Cli, models: Path, tmp_path: Path
+) -> None:
     (tmp_path / "engines").write_text("")
-    clean_error(cli("build-engine", *CPU), "cannot write", "is not a folder")
+    clean_error(here("build-engine", *CPU), "cannot write", "is not a folder")
 
 
 SCRIPT = """
@@ -237,13 +239,13 @@ def test_an_interrupted_build_leaves_nothing_and_keeps_the_old_engine(
 
 
 def test_a_killed_build_leaves_nothing_under_the_name_and_the_next_one_cleans_up(
-    cli: Cli, models: Path, tmp_path: Path
+    here: Cli, models: Path, tmp_path: Path
 ) -> None:
     returned, _ = interrupt_half_way(start(tmp_path, 0), signal.SIGKILL)
     assert returned == -signal.SIGKILL
     (hidden,) = left_in(tmp_path / "engines")
     assert hidden.startswith(".tiny-onnxruntime-cpu-split.")
-    assert cli("build-engine", "--split-streams", *CPU).returncode == 0
+    assert here("build-engine", "--split-streams", *CPU).returncode == 0
     assert left_in(tmp_path / "engines") == ["tiny-onnxruntime-cpu-split"]
 
 

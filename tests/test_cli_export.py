@@ -24,7 +24,10 @@ from parnet_deploy.net import TrainingFacts, save_checkpoint
 from parnet_deploy.spec import DeployForm, Preprocessing, encode
 
 OFFICIAL = DATA / "official_tiny_silu.pth.tar"
-TINY = ("--variant", "s", "--widths", "8,16,24,32", "--image-size", "64", "--classes", "7")
+TINY = (
+    *("--variant", "s", "--widths", "8,16,24,32", "--blocks", "1,1,2"),
+    *("--image-size", "64", "--classes", "7"),
+)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -82,7 +85,7 @@ def test_untrained_weights_and_saying_so(cli: Cli, tmp_path: Path) -> None:
     for step in ("fuse:", "write:", "prove:", "proved: whole graph within"):
         assert any(line.strip().startswith(step) for line in steps)
     first, *table, last = result.stdout.splitlines()
-    assert first.startswith("models/parnet-s: depth 12, 0.")
+    assert first.startswith("models/parnet-s: depth 9, 0.")
     assert "GFLOP at 64x64" in first
     assert any(
         "stream1" in row and "merge1 [16, 8, 8]" in row and "4.0 KiB" in row for row in table

@@ -23,7 +23,10 @@ from parnet_deploy.lowering import layer_types
 from parnet_deploy.quantise import names
 from parnet_deploy.quantise.images import open_images
 
-TINY = ("--variant", "s", "--widths", "8,16,24,32", "--image-size", "64", "--classes", "7")
+TINY = (
+    *("--variant", "s", "--widths", "8,16,24,32", "--blocks", "1,1,2"),
+    *("--image-size", "64", "--classes", "7"),
+)
 INT8 = ("--precision", "int8", "--calibrate", "images")
 OUTPUT = Path("models") / "parnet-s"
 

@@ -160,9 +160,9 @@ def test_predict_needs_no_torch(engine: EngineBundle, photos: list[Path]) -> Non
 
 
 def test_bad_images_lose_nothing_of_the_others(
-    engine: EngineBundle, photos: list[Path], bad: list[Path], cli: Cli
+    engine: EngineBundle, photos: list[Path], bad: list[Path], here: Cli
 ) -> None:
-    result = cli("predict", engine.path, photos[0], *bad, photos[1], "--top", 1)
+    result = here("predict", engine.path, photos[0], *bad, photos[1], "--top", 1)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     warning, *errors = result.stderr.splitlines()
@@ -199,14 +199,14 @@ def test_bad_images_in_json(
 
 
 def test_one_bad_image_is_one_clear_sentence(
-    engine: EngineBundle, bad: list[Path], cli: Cli
+    engine: EngineBundle, bad: list[Path], here: Cli
 ) -> None:
-    clean_error(cli("predict", engine.path, bad[0]), "cut.jpg", "damaged or cut short")
+    clean_error(here("predict", engine.path, bad[0]), "cut.jpg", "damaged or cut short")
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty folder", "model bundle"])
 def test_what_is_no_engine(
-    kind: str, tiny_bundle: ModelBundle, photos: list[Path], tmp_path: Path, cli: Cli
+    kind: str, tiny_bundle: ModelBundle, photos: list[Path], tmp_path: Path, here: Cli
 ) -> None:
     paths = {
         "missing": tmp_path / "nowhere",
@@ -219,7 +219,7 @@ def test_what_is_no_engine(
         "empty folder": "is not a bundle",
         "model bundle": "'parnet-deploy/engine' bundle is needed",
     }
-    clean_error(cli("predict", paths[kind], photos[0]), said[kind], str(paths[kind]))
+    clean_error(here("predict", paths[kind], photos[0]), said[kind], str(paths[kind]))
 
 
 # --- the parts, over doubles --------------------------------------------------------------------

@@ -54,13 +54,13 @@ def test_both_engines_are_verified_and_the_report_lies_beside_them(
 
 
 def test_a_required_rung_that_cannot_be_verified_fails_and_json_is_json_still(
-    cli: Cli, split: EngineBundle, tmp_path: Path
+    here: Cli, split: EngineBundle, tmp_path: Path
 ) -> None:
     pixels = np.random.default_rng(0).standard_normal((3, 3, 64, 64)).astype(np.float32)
     np.savez(tmp_path / "x.npz", images=pixels)
     arguments = ("verify", split.path, "--npz", tmp_path / "x.npz", "--json")
     required = ("--require", "split-engine", "--require", "engine")
-    result = cli(*arguments, *required, "--output", tmp_path / "out")
+    result = here(*arguments, *required, "--output", tmp_path / "out")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     found = json.loads(result.stdout)
@@ -75,13 +75,13 @@ def test_a_required_rung_that_cannot_be_verified_fails_and_json_is_json_still(
 
 
 def test_a_seeded_fault_fails_and_names_rung_and_block(
-    cli: Cli, model: ModelBundle, whole: EngineBundle, tmp_path: Path
+    here: Cli, model: ModelBundle, whole: EngineBundle, tmp_path: Path
 ) -> None:
     shutil.copytree(model.path, tmp_path / "wrong")
     wrong = faults.zeroed_channel("stream1_block1")(tmp_path / "wrong")
     engine = faults.build(wrong, tmp_path / "engine", split=True)
     faults.claim(engine.path, model)
-    result = cli("verify", engine.path, "--with", whole.path, "--samples", 4)
+    result = here("verify", engine.path, "--with", whole.path, "--samples", 4)
     assert result.returncode == 1
     assert "FAILED split-engine" in result.stdout
     assert "FAILED engine" not in result.stdout
@@ -91,9 +91,9 @@ def test_a_seeded_fault_fails_and_names_rung_and_block(
 
 @pytest.mark.slow
 def test_a_plan_without_a_gpu_is_not_verified_and_never_passed(
-    cli: Cli, model: ModelBundle, tmp_path: Path
+    cli: Cli, here: Cli, model: ModelBundle, tmp_path: Path
 ) -> None:
-    built = cli(
+    built = here(
         "build-engine", model.path, "--backend", "tensorrt-rtx", "--output", tmp_path / "rtx"
     )
     assert built.returncode == 0, built.stderr
@@ -118,16 +118,16 @@ def test_a_plan_without_a_gpu_is_not_verified_and_never_passed(
     ],
 )
 def test_wrong_usage_is_told_in_one_sentence(
-    cli: Cli, split: EngineBundle, arguments: tuple[str, ...], parts: tuple[str, ...]
+    here: Cli, split: EngineBundle, arguments: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
-    clean_error(cli("verify", split.path, *arguments), *parts)
+    clean_error(here("verify", split.path, *arguments), *parts)
 
 
 def test_an_output_that_cannot_be_written_is_told_before_the_work(
-    cli: Cli, split: EngineBundle, tmp_path: Path
+    here: Cli, split: EngineBundle, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    result = cli("verify", split.path, "--output", tmp_path / "file" / "report")
+    result = here("verify", split.path, "--output", tmp_path / "file" / "report")
     clean_error(result, f"{tmp_path / 'file'} is not a folder", "choose another --output")
     assert "climb" not in result.stderr
 
@@ -161,11 +161,11 @@ def test_ctrl_c_while_a_failed_result_is_printed_is_an_interrupt(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_bundle_is_an_error(cli: Cli, split: EngineBundle, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_an_error(here: Cli, split: EngineBundle, tmp_path: Path) -> None:
     shutil.copytree(split.path, tmp_path / "flipped")
     weights = tmp_path / "flipped" / "fusion.weights"
     data = bytearray(weights.read_bytes())
     data[100] ^= 1
     weights.write_bytes(data)
-    clean_error(cli("verify", tmp_path / "flipped"), "fusion.weights is damaged")
+    clean_error(here("verify", tmp_path / "flipped"), "fusion.weights is damaged")
     assert not (tmp_path / "flipped" / "verify.json").exists()

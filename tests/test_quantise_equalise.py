@@ -22,15 +22,15 @@ from parnet_deploy.spec import DeployForm
 from parnet_deploy.spec.quantisation import Scheme
 
 
-def made(shape: str, form: DeployForm) -> Trial:
-    spec = replace(SHAPES[shape], image_size=small_size(SHAPES[shape]))
+def made(shape: str, form: DeployForm, **changes: object) -> Trial:
+    spec = replace(SHAPES[shape], image_size=small_size(SHAPES[shape]), **changes)  # type: ignore[arg-type]
     return make_trial(graph_of(network(spec), form), scenes(spec, 2))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("shape", ["xl", "m-relu"])
 def test_every_form_stays_the_same_to_the_bit(shape: str, form: DeployForm) -> None:
-    trial = made(shape, form)
+    trial = made(shape, form, stream_blocks=(2, 2, 2))  # in full depth below
     found = equalise(trial, trial.images, INT8)
     assert found.moved == 0.0
     names = {each.tensor for each in found.scaled}
