@@ -20,7 +20,7 @@ from parnet_deploy.bench.plan_table import (
     run_plan_table,
 )
 from parnet_deploy.bundle import ModelBundle
-from parnet_deploy.errors import BuildError, UsageError
+from parnet_deploy.errors import BuildError, EngineError, UsageError
 from parnet_deploy.runtime.plan_text import PlanText
 from parnet_deploy.spec import DeployForm, decode, default_form, encode, variant
 
@@ -156,6 +156,17 @@ def test_a_table_without_rows_is_refused() -> None:
         PlanOptions()
     with pytest.raises(UsageError, match="at least one form"):
         PlanOptions(networks=(tiny_spec(),), forms=())
+
+
+def test_what_the_gpu_does_not_compute_in_is_refused_before_anything_is_built() -> None:
+    """For 7.5 TensorRT RTX builds int8 graphs, and computes their convolutions in float16."""
+    said: list[str] = []
+    options = PlanOptions(
+        networks=(tiny_spec(),), precisions=("fp16", "int8"), compute_capability="7.5"
+    )
+    with pytest.raises(EngineError, match=r"int8 takes a GPU of compute capability 8\.0"):
+        run_plan_table(options, said.append)
+    assert not said
 
 
 def test_a_plan_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

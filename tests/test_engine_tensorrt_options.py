@@ -353,6 +353,8 @@ def test_a_plan_that_cannot_be_written_is_a_bundle_error(
         ("fp8", ("8.9", "8.6"), r"fp8 takes .* for 8\.6: "),
         ("fp8", ("8.0+",), r"fp8 takes .* for 8\.0 and later: "),
         ("bf16", ("7.5",), r"bf16 takes a GPU of compute capability 8\.0 or later, .* for 7\.5: "),
+        ("int8", ("7.5",), r"with TensorRT RTX int8 takes .* 8\.0 or later, .* for 7\.5: "),
+        ("int8", ("8.6", "7.5"), r"int8 takes .* for 7\.5: .* --precision fp16"),
     ],
 )
 def test_a_precision_that_a_gpu_lacks_is_refused(
@@ -365,11 +367,18 @@ def test_a_precision_that_a_gpu_lacks_is_refused(
 
 @pytest.mark.parametrize(
     ("precision", "capability"),
-    [("fp8", "8.9"), ("fp8", "12.0"), ("bf16", "8.0+"), ("int8", "7.5"), ("fp32", "7.5")],
+    [("fp8", "8.9"), ("fp8", "12.0"), ("bf16", "8.0+"), ("int8", "8.0+"), ("fp16", "7.5")],
 )
 def test_a_precision_that_a_gpu_has_is_not(precision: str, capability: str) -> None:
     target = PlanTarget(flavour="tensorrt-rtx", version="1", compute_capabilities=(capability,))
     check_precision(precision, target)
+
+
+def test_tensorrt_itself_computes_in_int8_on_turing() -> None:
+    """TensorRT RTX does not: tests/test_engine_tensorrt_precisions.py."""
+    check_precision(
+        "int8", PlanTarget(flavour="tensorrt", version="1", compute_capabilities=("7.5",))
+    )
 
 
 @pytest.mark.parametrize("kind", ["10", "11", "rtx"], indirect=True)

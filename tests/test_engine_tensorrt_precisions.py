@@ -111,7 +111,7 @@ def assert_about(found: int | None, wanted: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "capability"), [("fp8", "8.6"), ("fp8", "8.0"), ("bf16", "7.5")]
+    ("precision", "capability"), [("fp8", "8.6"), ("fp8", "8.0"), ("bf16", "7.5"), ("int8", "7.5")]
 )
 def test_what_a_gpu_cannot_compute_is_refused_before_anything_is_built(
     precision: str, capability: str

@@ -271,7 +271,8 @@ def gpu(capability: str) -> Gpu:
     [
         ("fp8", (), "of compute capability 8.9 or later"),
         ("fp8", ("8.6",), "of compute capability 8.9 or later"),
-        ("int8", (), "without a GPU: run it where there is one"),
+        ("int8", (), "without a GPU of compute capability 8.0 or later: run it where"),
+        ("int8", ("7.5",), "without a GPU of compute capability 8.0 or later: run it where"),
     ],
 )
 def test_where_building_again_does_not_help_it_is_said_what_does(

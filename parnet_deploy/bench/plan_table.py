@@ -113,11 +113,15 @@ def run_plan_table(options: PlanOptions, progress: Progress = lambda step: None)
     Raises:
         MissingDependencyError: TensorRT RTX is not installed, or what exports networks.
         BuildError: a plan cannot be built, or tells nothing.
+        EngineError: the GPU does not compute in a precision; nothing was built.
         ExportError: a network cannot be exported in a precision.
     """
     builder = TensorRTBuilder(
         BACKEND, BuildOptions(compute_capabilities=(options.compute_capability,))
     )
+    precisions = options.precisions if options.networks else ()
+    for precision in (*precisions, *(bundle.manifest.precision for bundle in options.bundles)):
+        builder.computes(precision)
     rows = []
     for part in _parts(options):
         what = (part.network, form_name(part.form), part.precision, part.stage.name)

@@ -148,7 +148,7 @@ def _gpus_of(precision: str) -> tuple[str, ...]:
     """
     if precision != "fp8":
         return ()
-    least = LEAST_CAPABILITY[precision]
+    least = LEAST_CAPABILITY["tensorrt-rtx"][precision]
     here = (gpu.compute_capability for gpu in cuda_driver().gpus)
     fit = (name for name in here if tuple(map(int, name.split("."))) >= least)
     return "--compute-capability", next(fit, f"{least[0]}.{least[1]}")

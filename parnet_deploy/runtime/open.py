@@ -29,7 +29,7 @@ from parnet_deploy.runtime.onnxruntime import (
 )
 from parnet_deploy.runtime.split import SplitRunner, StageRunner
 from parnet_deploy.runtime.target import check_target
-from parnet_deploy.runtime.tensorrt_target import LEAST_CAPABILITY
+from parnet_deploy.runtime.tensorrt_target import least_capability
 from parnet_deploy.spec import Backend
 from parnet_deploy.spec.precision import QUANTISED
 from parnet_deploy.spec.targets import ON_CPU, TAKES
@@ -84,7 +84,7 @@ def rebuild_command(bundle: EngineBundle) -> str:
     """
     manifest = bundle.manifest
     if _of_gpus(manifest) and manifest.precision in QUANTISED:
-        fit = _fit_gpus(manifest.precision)
+        fit = _fit_gpus(manifest)
         capability = fit[0].compute_capability if fit else None
         return build_command(bundle.path, manifest, capability=capability)
     if _lacks_gpu(manifest):
@@ -96,10 +96,10 @@ def way_out(bundle: EngineBundle) -> str:
     """What to do about an engine that does not run here, as the end of a sentence."""
     manifest = bundle.manifest
     precision = manifest.precision
-    if not _of_gpus(manifest) or precision not in QUANTISED or _fit_gpus(precision):
+    if not _of_gpus(manifest) or precision not in QUANTISED or _fit_gpus(manifest):
         return f"build it again: {rebuild_command(bundle)}{_loss(manifest)}"
     model = resolve_model(manifest.model, bundle.path)
-    least = LEAST_CAPABILITY.get(precision)
+    least = least_capability(manifest.backend, precision)
     which = "" if least is None else f" of compute capability {least[0]}.{least[1]} or later"
     evaluate = shlex.join(["parnet-deploy", "evaluate", str(model)])
     words = ["parnet-deploy", "export", "--checkpoint", str(model / CHECKPOINT)]
@@ -147,9 +147,9 @@ def _of_gpus(manifest: EngineManifest) -> bool:
     return any(stage.device.startswith("cuda") for stage in manifest.stages)
 
 
-def _fit_gpus(precision: str) -> list[Gpu]:
-    """GPUs here that compute in a precision."""
-    least = LEAST_CAPABILITY.get(precision, (0, 0))
+def _fit_gpus(manifest: EngineManifest) -> list[Gpu]:
+    """GPUs here on which an engine's backend computes in its precision."""
+    least = least_capability(manifest.backend, manifest.precision) or (0, 0)
     return [gpu for gpu in cuda_driver().gpus if _numbers(gpu.compute_capability) >= least]
 
 

@@ -9,14 +9,26 @@ from typing import Any, Literal
 from parnet_deploy.errors import EngineError, TargetError
 from parnet_deploy.runtime.machine import Gpu
 from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend
+from parnet_deploy.spec import Backend
 
 AND_LATER = "+"
 AMPERE_AND_LATER = f"8.0{AND_LATER}"
 
-LEAST_CAPABILITY = {"bf16": (8, 0), "fp8": (8, 9)}
-"""The first compute capability whose tensor cores compute in a precision; others need none of those
-that TensorRT 10 and later build for. Reference:
-https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/support-matrix.html"""
+LEAST_CAPABILITY: Mapping[TensorRTBackend, Mapping[str, tuple[int, int]]] = {
+    "tensorrt": {"bf16": (8, 0), "fp8": (8, 9)},
+    "tensorrt-rtx": {"int8": (8, 0), "bf16": (8, 0), "fp8": (8, 9)},
+}
+"""The first compute capability that computes in a precision; others need none of those that the
+flavour builds for. For 7.5 TensorRT RTX builds int8 graphs, and computes their convolutions in
+float16. References:
+https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/support-matrix.html,
+https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/getting-started/support-matrix.html"""
+
+
+def least_capability(backend: Backend, precision: str) -> tuple[int, int] | None:
+    """The first compute capability that a backend computes in a precision on; None: every one."""
+    flavour = next((name for name in LEAST_CAPABILITY if name == backend), None)
+    return None if flavour is None else LEAST_CAPABILITY[flavour].get(precision)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

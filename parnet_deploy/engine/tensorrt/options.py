@@ -8,7 +8,7 @@ from typing import Any
 from parnet_deploy.engine.base import BuildOptions, flag
 from parnet_deploy.errors import EngineError, UsageError
 from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend
-from parnet_deploy.runtime.tensorrt_target import AND_LATER, LEAST_CAPABILITY, PlanTarget
+from parnet_deploy.runtime.tensorrt_target import AND_LATER, PlanTarget, least_capability
 
 MAX_OPTIMIZATION_LEVEL = 5
 
@@ -84,7 +84,7 @@ def check_precision(precision: str, target: PlanTarget) -> None:
     Raises:
         EngineError: the message names the first GPU that cannot, and what can be done.
     """
-    least = LEAST_CAPABILITY.get(precision)
+    least = least_capability(target.flavour, precision)
     if least is None:
         return
     for capability in target.compute_capabilities:
@@ -93,10 +93,10 @@ def check_precision(precision: str, target: PlanTarget) -> None:
             words = f"{capability.removesuffix(AND_LATER)} and later"
             words = words if capability.endswith(AND_LATER) else capability
             raise EngineError(
-                f"{precision} takes a GPU of compute capability {least[0]}.{least[1]} or later, "
-                f"and plans are to be built for {words}: build for such a GPU alone "
-                f"(--compute-capability {least[0]}.{least[1]}), or export the model with "
-                "--precision fp16"
+                f"with {TITLES[target.flavour]} {precision} takes a GPU of compute capability "
+                f"{least[0]}.{least[1]} or later, and plans are to be built for {words}: build for "
+                f"such a GPU alone (--compute-capability {least[0]}.{least[1]}), or export the "
+                "model with --precision fp16"
             )
 
 
