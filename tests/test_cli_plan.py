@@ -179,7 +179,9 @@ def test_a_bundle_that_is_cut_in_the_other_way_is_to_be_exported_again(
 
 
 @pytest.mark.slow
-def test_a_plan_in_a_file_is_built(cli: Cli, tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+def test_a_plan_in_a_file_is_built(
+    cli: Cli, here: Cli, tiny_bundle: ModelBundle, tmp_path: Path
+) -> None:
     """As a user does it: plan, build from the plan, and the engine is where the plan said."""
     shutil.copytree(tiny_bundle.path, tmp_path / "models" / "tiny")
     made = cli("plan", "models/tiny", "--devices", "cpu", "--output", "plan.json")
@@ -188,7 +190,7 @@ def test_a_plan_in_a_file_is_built(cli: Cli, tiny_bundle: ModelBundle, tmp_path:
     assert last == "next: parnet-deploy build-engine models/tiny --plan plan.json"
     planned = read_plan(tmp_path / "plan.json")
     assert (planned.split, planned.placement) == (False, {"whole": "cpu"})
-    built = cli("build-engine", "models/tiny", "--plan", "plan.json", *CPU)
+    built = here("build-engine", "models/tiny", "--plan", "plan.json", *CPU)
     assert built.returncode == 0, built.stderr
     assert not open_engine_bundle(tmp_path / "engines/tiny-onnxruntime-cpu").manifest.split
 
