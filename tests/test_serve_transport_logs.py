@@ -223,6 +223,23 @@ def test_no_line_is_left_behind_when_the_writer_goes_to_sleep(
     assert told == sorted((str(line), str(number)) for line in range(100) for number in range(4))
 
 
+def test_no_line_of_a_crowd_is_dropped_while_somebody_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever writes is woken before as many wait as may."""
+    monkeypatch.setattr(logs, "_PAUSE", 20.0)
+    monkeypatch.setattr(logs, "_LINES", 100)
+    stream = io.StringIO()
+    end = time.monotonic() + 10
+    with logging_to(stream, "text") as writing:
+        for number in range(1000):
+            log.info("line %d", number)
+            while len(writing._lines) > 70:  # what follows waits for what was woken
+                assert time.monotonic() < end
+                time.sleep(0.001)
+    assert len(stream.getvalue().splitlines()) == 1000
+
+
 def test_lines_that_follow_each_other_wake_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is written at once, and whoever writes looks for the others by itself."""
     monkeypatch.setattr(logs, "_PAUSE", 0.5)

@@ -77,12 +77,13 @@ class _Lines:
         self.dropped = 0
 
     def put(self, line: str) -> None:
-        """Put one in, or drop it where thousands wait; who sleeps for long is woken."""
-        if len(self._waiting) >= _LINES:
+        """Put one in, or drop it where thousands wait; who sleeps is woken before they do."""
+        waiting = len(self._waiting)
+        if waiting >= _LINES:
             self.dropped += 1
             return
         self._waiting.append(line)
-        if self._idle:
+        if self._idle or waiting >= _LINES // 2:
             self._filled.set()
 
     def end(self) -> None:
@@ -96,9 +97,12 @@ class _Lines:
         while not ended:
             if self._waiting:
                 yield from self._pieces()
-                ended = self._ended.wait(_PAUSE)  # more will come, and need wake nobody
+                ended = self._sleep(_PAUSE)  # more will come, and need wake nobody
             else:
-                ended = self._sleep()
+                self._idle = True
+                # Whoever puts one in from here on sees that it is idle.
+                ended = self._sleep(0.0 if self._waiting else None)
+                self._idle = False
         yield from self._pieces()
 
     def _pieces(self) -> Iterator[list[str]]:
@@ -107,12 +111,10 @@ class _Lines:
             yield [self._waiting.popleft() for _ in range(self._taken)]
             self._taken = 0
 
-    def _sleep(self) -> bool:
-        """Until a line is put in, or the end, which is told."""
-        self._idle = True
-        if not self._waiting and not self._ended.is_set():  # whoever puts one in sees it is idle
-            self._filled.wait()
-        self._idle = False
+    def _sleep(self, seconds: float | None) -> bool:
+        """Until somebody wakes it, for so many seconds at most; whether this is the end."""
+        if not self._ended.is_set():
+            self._filled.wait(seconds)
         self._filled.clear()
         return self._ended.is_set()
 
