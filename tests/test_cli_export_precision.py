@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -366,13 +367,17 @@ def test_a_report_of_ours_is_replaced_and_no_other(capsys: Capture, images: Path
         Path("why", name).write_bytes(kept)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"format": "another"}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"format": "another"}', b"[" * 99_999])
 def test_what_is_no_report_is_never_replaced(tmp_path: Path, content: bytes) -> None:
     (tmp_path / names.JSON_FILE).write_bytes(content)
     with pytest.raises(OutputExistsError, match="not a quantisation report"):
         names.refuse_report(tmp_path, force=True)
     (tmp_path / names.JSON_FILE).unlink()
     names.refuse_report(tmp_path, force=False)
+    os.mkfifo(tmp_path / names.JSON_FILE)  # who reads one waits for somebody to write
+    with pytest.raises(OutputExistsError, match="not a quantisation report"):
+        names.refuse_report(tmp_path, force=True)
+    (tmp_path / names.JSON_FILE).unlink()
     (tmp_path / names.PAGE_FILE).mkdir()
     with pytest.raises(OutputExistsError, match="not a quantisation report"):
         names.refuse_report(tmp_path, force=True)

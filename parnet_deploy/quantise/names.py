@@ -43,7 +43,7 @@ def refuse_report(folder: Path, *, force: bool) -> None:
             continue
         if not force:
             raise OutputExistsError(f"{path} exists already; give --force to replace it")
-        if not ours(path):
+        if not path.is_file() or not ours(path):  # what is no file may never end
             raise OutputExistsError(
                 f"{path} is not a quantisation report of ours, so --force does not replace it; "
                 "move it away or choose another folder for --quantisation-report"
@@ -53,7 +53,7 @@ def refuse_report(folder: Path, *, force: bool) -> None:
 def _is_our_json(path: Path) -> bool:
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("format") == FORMAT
 
