@@ -97,9 +97,21 @@ def test_only_memory_of_its_own_is_looked_at() -> None:
         f"{28 * huge:x}-{32 * huge:x} rw-p 00000000 00:00 0         [stack]",
         f"{1 << 40:x}-{1 << 44:x} rw-p 00000000 00:00 0 ",  # reserved by somebody
     ]
-    assert list(memory._writable(lines)) == [huge * number for number in (1, 2, 3, 4, 5)]
+    assert list(memory._writable(lines, huge)) == [huge * number for number in (1, 2, 3, 4, 5)]
 
 
-def test_a_system_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(memory, "_MAPS", tmp_path / "maps")
+@pytest.mark.parametrize("name", ["_MAPS", "_SIZE"])
+def test_a_system_without_proc_or_huge_pages(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, name, tmp_path / "missing")
+    assert memory.gather_memory() == 0
+
+
+@pytest.mark.parametrize("size", ["", "536870912"])
+def test_pages_of_another_size(size: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of pages of 512 MiB half is too much to fill up."""
+    told = tmp_path / "hpage_pmd_size"
+    told.write_text(size)
+    monkeypatch.setattr(memory, "_SIZE", told)
     assert memory.gather_memory() == 0

@@ -14,9 +14,12 @@ _KEPT = 64 * 1024 * 1024
 _LARGEST = 32 * 1024 * 1024
 
 _MADV_COLLAPSE = 25
-_HUGE = 1 << 21
-_PAGES = _HUGE // mmap.PAGESIZE
 _MAPS = Path("/proc/self/maps")
+_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+"""Bytes of a huge page: 2 MiB on x86, and on ARM 2, 32 or 512 MiB, as the pages are."""
+
+_LARGEST_PAGE = 1 << 25
+"""Bytes. Of larger ones half is too much to fill up."""
 
 _LARGEST_HEAP = 1 << 33
 """Bytes. What is larger is an address range that somebody has reserved, and would take long."""
@@ -55,21 +58,25 @@ def gather_memory() -> int:
         libc = ctypes.CDLL(None)
         madvise, mincore = libc.madvise, libc.mincore
         maps = _MAPS.read_text().splitlines()
-    except (AttributeError, OSError):
+        huge = int(_SIZE.read_text())
+    except (AttributeError, OSError, ValueError):
         return 0
-    used = ctypes.create_string_buffer(_PAGES)
+    if huge > _LARGEST_PAGE:
+        return 0
+    pages = huge // mmap.PAGESIZE
+    used = ctypes.create_string_buffer(pages)
     moved = 0
-    for start in _writable(maps):
-        where, size = ctypes.c_void_p(start), ctypes.c_size_t(_HUGE)
+    for start in _writable(maps, huge):
+        where, size = ctypes.c_void_p(start), ctypes.c_size_t(huge)
         # Pages that nobody has touched would begin to take memory.
-        if mincore(where, size, used) or sum(byte & 1 for byte in used.raw) < _PAGES // 2:
+        if mincore(where, size, used) or sum(byte & 1 for byte in used.raw) < pages // 2:
             continue
         if not madvise(where, size, _MADV_COLLAPSE):
-            moved += _HUGE
+            moved += huge
     return moved
 
 
-def _writable(maps: list[str]) -> Iterator[int]:
+def _writable(maps: list[str], huge: int) -> Iterator[int]:
     """Where whole huge pages begin of memory of its own that is no file's. See proc(5)."""
     for line in maps:
         place, access, _, _, file, *name = line.split(maxsplit=5)
@@ -77,4 +84,4 @@ def _writable(maps: list[str]) -> Iterator[int]:
             start, end = (int(part, 16) for part in place.split("-"))
             if end - start > _LARGEST_HEAP:
                 continue
-            yield from range(-(-start // _HUGE) * _HUGE, end - _HUGE + 1, _HUGE)
+            yield from range(-(-start // huge) * huge, end - huge + 1, huge)
