@@ -26,6 +26,7 @@ from parnet_deploy.spec.quantisation import scheme_of
         ("int8", "openvino", (), (), "next, where OpenVINO is installed, which it is not here"),
         ("int8", "tensorrt", ("tensorrt-rtx",), (), "--split-streams --backend tensorrt-rtx"),
         ("int8", "tensorrt", (), (), "next, where TensorRT is installed"),
+        ("int8", "tensorrt", ("tensorrt",), (), "next, where TensorRT runs, which it does not"),
         ("int8", "tensorrt", ("tensorrt", "tensorrt-rtx"), ("8.6",), "--backend tensorrt"),
         ("bf16", "tensorrt", ("tensorrt-rtx",), (), "--split-streams --backend tensorrt-rtx"),
         ("bf16", "tensorrt", ("openvino",), (), "--split-streams"),

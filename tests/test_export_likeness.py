@@ -65,6 +65,16 @@ def test_noise_is_unlike_them(in_graph: bool) -> None:
     assert "may cut off" in said
 
 
+def test_what_is_not_finite_is_unlike_anything() -> None:
+    norm = torch.nn.BatchNorm2d(3).eval()
+    values = calibration(np.full((1, 3, 4, 4), 1e30, np.float32))  # its square is infinite
+    with pytest.raises(ExportError, match="by a factor of"):
+        check_likeness(norm, values, doubtful=False)
+    values.values[...] = np.nan
+    with pytest.raises(ExportError, match="by a factor of nan"):
+        check_likeness(norm, values, doubtful=False)
+
+
 def test_a_channel_that_is_always_the_same_says_nothing() -> None:
     norm = torch.nn.BatchNorm2d(3).eval()
     with torch.no_grad():

@@ -28,7 +28,10 @@ def next_command(bundle: ModelBundle, target: Backend) -> str:
     if options is not None:
         return f"next: {shlex.join([*words, *options])}"
     elsewhere = shlex.join([*words, "--backend", target])
-    return f"next, where {NAMES[target]} is installed, which it is not here: {elsewhere}"
+    lacks = "is installed, which it is not here"
+    if target == "tensorrt" and installed(target) is not None:
+        lacks = "runs, which it does not here"
+    return f"next, where {NAMES[target]} {lacks}: {elsewhere}"
 
 
 def _options(bundle: ModelBundle, target: Backend) -> tuple[str, ...] | None:

@@ -57,7 +57,7 @@ def check_likeness(model: nn.Module, images: CalibrationImages, *, doubtful: boo
         f"what its batch normalisations see differs from training's by a factor of {found:.1f} on "
         "average"
     )
-    if found > MOST and not doubtful:
+    if not found <= MOST and not doubtful:  # so written, NaN fails too
         raise ExportError(
             f"{said}, and {MOST:g} is accepted; give --calibrate with images like those it will "
             f"see, or {ALLOW_DOUBTFUL} to go on; nothing was written"
