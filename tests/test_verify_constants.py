@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 import verify_faults as faults
 import verify_precision as precise
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from strategies import FORMS
+from torch import nn
 
 from parnet_deploy.bundle import CHECKPOINT, ModelBundle, open_model
-from parnet_deploy.net import fuse, load_checkpoint
-from parnet_deploy.spec import Array, DeployForm
+from parnet_deploy.lowering.weights import quantised
+from parnet_deploy.net import ParNet, fuse, load_checkpoint
+from parnet_deploy.spec import Array, Backend, DeployForm
 from parnet_deploy.spec.form import default_form
+from parnet_deploy.spec.quantisation import Calibration, Quantisation, scheme_of
 from parnet_deploy.verify.built import CONSTANTS, KERNELS, check_model, look_into
-from parnet_deploy.verify.kernels import apart
+from parnet_deploy.verify.constants import GraphConstants, constant_problems
+from parnet_deploy.verify.folded import BIAS
+from parnet_deploy.verify.kernels import apart, kernel_problems
 from parnet_deploy.verify.options import VerifyOptions
 from parnet_deploy.verify.result import CheckResult
 from parnet_deploy.verify.verifying import verify
+from parnet_deploy.verify.written import WrittenKernel
 
 KEEP = ("stem2",)
 
@@ -218,6 +228,97 @@ def test_evened_out_and_corrected_constants_are_the_checkpoints(
         found = [c for c in checks(damaged) + checks(damaged, KERNELS) if c.verdict == "failed"]
         assert found, what
         assert any(name.partition(".")[0].replace("logits", "head") in c.detail for c in found)
+
+
+def dead(network: ParNet) -> None:
+    """Every third channel of a convolution is its bias alone."""
+    for norm in _norms(network, ""):
+        norm.weight.data[::3] = 0
+        norm.bias.data += torch.linspace(-0.5, 0.5, len(norm.bias))
+
+
+def uneven(network: ParNet) -> None:
+    """Some channels are a hundredth of others: one step of a kernel's scale is more."""
+    for norm in _norms(network, "_block"):
+        norm.weight.data *= torch.logspace(-2, 0.3, len(norm.weight))
+
+
+def tiny(network: ParNet) -> None:
+    """Scales of kernels are among float16's least numbers."""
+    for norm in _norms(network, "stream2"):
+        norm.weight.data *= 1e-4
+        norm.bias.data *= 1e-4
+
+
+def _norms(network: ParNet, part: str) -> list[nn.BatchNorm2d]:
+    """The normalisations of blocks with such a part in their names."""
+    blocks = [block for name, block in network.blocks.items() if part in name]
+    every = [module for block in blocks for module in block.modules()]
+    return [module for module in every if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize(
+    ("change", "backend", "per_channel"), [(dead, "onnxruntime", True), (uneven, "openvino", False)]
+)
+def test_channels_are_evened_out_whose_kernels_show_nothing_of_it(
+    change: Callable[[ParNet], None],
+    backend: Backend,
+    per_channel: bool,
+    pixels: Path,
+    tmp_path: Path,
+) -> None:
+    """Then what is not quantised shows it."""
+    model = precise.export_precision(
+        tmp_path / "model",
+        pixels,
+        form=default_form(backend),
+        changes={"activation": "relu"},
+        equalise=True,
+        correct_bias=True,
+        per_channel=per_channel,
+        change=change,
+    )
+    passes(model)
+
+
+def test_numbers_among_the_least_of_float16_are_the_checkpoints(
+    pixels: Path, tmp_path: Path
+) -> None:
+    model = precise.export_precision(tmp_path / "model", pixels, "int8", "tensorrt", change=tiny)
+    passes(model)
+
+
+@given(magnitude=st.floats(-12, 3), seed=st.integers(0, 99), per_channel=st.booleans())
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
+def test_kernels_of_any_magnitude_are_known(
+    backend: Backend, magnitude: float, seed: int, per_channel: bool
+) -> None:
+    """And one that is wrong is found, but among what float16 rounds to 0."""
+    scheme = scheme_of("int8", backend)
+    assert scheme is not None
+    rng = np.random.default_rng(seed)
+    want = (rng.normal(size=(4, 3, 3, 3)) * 10.0**magnitude).astype(np.float32)
+    made = quantised("w", want, "int8", base=scheme.base, per_channel=per_channel)
+    kernel = WrittenKernel(values=made.values, scale=made.scale, zero_point=np.zeros((), np.int8))
+    calibration = Calibration(method="minmax", images=1, sha256="0" * 64, source="-")
+    how = Quantisation(scheme=scheme, tensors={}, calibration=calibration, per_channel=per_channel)
+    expected = {"stem1": want.astype(np.float64)}
+    assert list(kernel_problems({"stem1": kernel}, expected, how)) == []
+    if scheme.base == "fp32" or magnitude > -4:
+        for wrong in (
+            replace(kernel, scale=kernel.scale * 2),
+            replace(kernel, values=-made.values),
+        ):
+            assert list(kernel_problems({"stem1": wrong}, expected, how))
+
+
+def test_a_tiny_constant_is_not_any_constant_in_float32() -> None:
+    want = {"stem1.conv": {BIAS: np.full(3, 1e-9)}}
+    right = GraphConstants(known={"stem1.conv": {BIAS: np.full(3, 1.0000001e-9)}}, others=())
+    wrong = replace(right, known={"stem1.conv": {BIAS: np.full(3, 2e-9)}})
+    assert list(constant_problems(right, want, {"stem1": "fp32"}, None)) == []
+    assert list(constant_problems(wrong, want, {"stem1": "fp32"}, None))
+    assert list(constant_problems(wrong, want, {"stem1": "fp16"}, None)) == []
 
 
 def test_a_channel_that_was_scaled_where_the_manifest_knows_of_none(

@@ -25,7 +25,7 @@ from parnet_deploy.bundle import (
 )
 from parnet_deploy.export import ExportOptions, export_model
 from parnet_deploy.export.quantising import QuantiseOptions
-from parnet_deploy.net import initialise, load_checkpoint
+from parnet_deploy.net import ParNet, initialise, load_checkpoint
 from parnet_deploy.quantise.images import open_images
 from parnet_deploy.spec import Array, Backend, DeployForm, Preprocessing
 from parnet_deploy.spec.form import default_form
@@ -63,6 +63,8 @@ def export_precision(
     changes: dict[str, object] | None = None,
     equalise: bool = False,
     correct_bias: bool = False,
+    per_channel: bool = True,
+    change: Callable[[ParNet], None] = lambda network: None,
 ) -> ModelBundle:
     """A tiny network with sane activations in a precision, calibrated by greatest values."""
     spec = tiny_spec(**(changes or {}))
@@ -86,8 +88,10 @@ def export_precision(
             kept=kept,
             equalise=equalise,
             correct_bias=correct_bias,
+            per_channel=per_channel,
         )
     network = initialise(spec, seed=0).eval()
+    change(network)
     source = Source(kind="untrained", seed=0)
     return export_model(network, source, final, options, quantise=quantise)
 

@@ -26,12 +26,9 @@ from parnet_deploy.spec import LOGITS, Array
 from parnet_deploy.spec.precision import arithmetic
 from parnet_deploy.spec.quantisation import Quantisation
 from parnet_deploy.verify.folded import BIAS, SCALE, SHIFT, WEIGHT, Constants, affine
-from parnet_deploy.verify.kernels import apart
+from parnet_deploy.verify.kernels import apart, least
 
 FOLD = 1e-5
-
-LEAST = 2.0**-25
-"""Half of float16's smallest number: what a small one may be rounded by."""
 
 _FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
@@ -168,7 +165,7 @@ def _problem(got: Array | None, want: Array, precision: str, extra: float) -> st
     error = np.abs(values - want)
     roundoff = arithmetic(precision).roundoff
     greatest = float(np.abs(want).max(initial=0.0))
-    allowed = 1.001 * (roundoff * np.abs(want) + extra) + FOLD * greatest + LEAST
+    allowed = 1.001 * (roundoff * np.abs(want) + extra) + FOLD * greatest + least(precision) / 2
     if (error <= allowed).all():  # so written, NaN fails too
         return None
     worst = int(np.nan_to_num(error / allowed, nan=np.inf).argmax())

@@ -97,8 +97,8 @@ def evened_out(
         _divide_columns(result[f"{block.name}.conv"], own, module)
         given = np.ones(1)
         if fused.spec.activation == "relu":  # through a SiLU no factor passes
-            with_bias = not quantisation.bias_corrected
-            given = _row_factors(result, graph, f"{block.name}.conv", with_bias=with_bias)
+            corrected = quantisation.bias_corrected
+            given = _row_factors(result, graph, block.name, own, corrected=corrected)
         factors[block.name] = given
         _scale_block(block.name, result, own, given)
     return result
@@ -111,9 +111,10 @@ def _even_norms(
     each = []
     for index, factor in enumerate(read):
         node = f"{name}.norm{index}"
-        roles, got = result[node], graph.get(node, {})
+        roles = result[node]
         roles[SCALE] = roles[SCALE] / factor
-        own = _nearest(roles[SCALE][:, None], got.get(SCALE, roles[SCALE])[:, None])
+        told = _by_channel(result, graph, node, (SCALE, SHIFT), np.ones(1))  # one of them may be 0
+        own = np.ones(len(roles[SCALE])) if told is None else _nearest(*told)
         roles[SCALE], roles[SHIFT] = roles[SCALE] * own, roles[SHIFT] * own
         each.append(own)
     return np.concatenate([each[p.input][p.start : p.stop] for p in module.pieces])
@@ -130,22 +131,50 @@ def _divide_columns(roles: dict[str, Array], factors: Array, module: nn.Module) 
     roles[WEIGHT] = np.concatenate(divided)
 
 
-def _row_factors(result: Constants, graph: Constants, node: str, *, with_bias: bool) -> Array:
-    """By what a convolution's output channels are multiplied in a graph, (O,)."""
-    want, got = result[node], graph.get(node, {})
-    roles = (WEIGHT, BIAS) if with_bias else (WEIGHT,)
+def _row_factors(
+    result: Constants, graph: Constants, name: str, read: Array, *, corrected: bool
+) -> Array:
+    """By what a block's output channels are multiplied in a graph, (O,).
+
+    Each is read off the first that tells: what is not quantised, the kernel (with its bias, unless
+    that was corrected, which a channel of small weights would show most), and the bias.
+    """
+    conv, one = f"{name}.conv", np.ones(1)
+    witnesses = [
+        _by_channel(result, graph, f"{name}.identity", (SCALE,), read),
+        _by_channel(result, graph, f"{name}.gate.scaled", (WEIGHT,), read),
+        _by_channel(result, graph, conv, (WEIGHT,) if corrected else (WEIGHT, BIAS), one),
+        _by_channel(result, graph, conv, (BIAS,), one),
+    ]
+    factors = np.ones(len(result[conv][WEIGHT]))
+    unknown = np.ones(len(factors), bool)
+    for want, got in filter(None, witnesses):
+        told = unknown & ((want * got).sum(axis=1) > 0)
+        factors[told] = _nearest(want, got)[told]
+        unknown &= ~told
+    return factors
+
+
+def _by_channel(
+    result: Constants, graph: Constants, node: str, roles: Sequence[str], read: Array
+) -> tuple[Array, Array] | None:
+    """An operator's constants, a row for each channel: the checkpoint's over `read`, and a graph's.
+
+    None where one of the two has none of them in the other's shape.
+    """
+    want, got = result.get(node, {}), graph.get(node, {})
     shared = [
         role
         for role in roles
         if role in want and role in got and got[role].shape == want[role].shape
     ]
     if not shared:
-        return np.ones(1)
-    rows = len(want[WEIGHT])
-    return _nearest(
-        np.concatenate([want[role].reshape(rows, -1) for role in shared], axis=1),
-        np.concatenate([got[role].reshape(rows, -1) for role in shared], axis=1),
+        return None
+    wanted, found = (
+        np.concatenate([each[role].reshape(len(each[role]), -1) for role in shared], axis=1)
+        for each in (want, got)
     )
+    return wanted / read[:, None], found
 
 
 def _scale_block(name: str, result: Constants, read: Array, given: Array) -> None:

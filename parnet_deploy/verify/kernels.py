@@ -3,13 +3,15 @@
 A symmetric scale is ``max|w| / limit`` of its channel, and a value at most half a step from what it
 stands for. A step of float8 is its own: 2^-3 of the value's power of two, and 2^-9 of the scale
 below. Scales are rounded to the scheme's base, so that float16's may be off by 2^-11, and then a
-value at the end of the range by 127 times that.
+value at the end of the range by 127 times that. Among a type's least numbers a scale may be off by
+half of the smallest one, and there is none below that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import ml_dtypes  # noqa: F401  # numpy knows bfloat16 by name from here on
 import numpy as np
 
 from parnet_deploy.spec import Array
@@ -17,8 +19,18 @@ from parnet_deploy.spec.precision import arithmetic
 from parnet_deploy.spec.quantisation import LIMITS, Quantisation, QuantisedType
 from parnet_deploy.verify.written import WrittenKernel
 
-LEAST = 2.0**-24
-"""The smallest number of float16: a scale below it is rounded up."""
+
+def least(precision: str) -> float:
+    """The smallest positive number of a precision's type: what is below its half is rounded to 0.
+
+    Args:
+        precision: of floating point.
+
+    Raises:
+        SpecError: there is no such precision.
+    """
+    zero, one = np.array([0.0, 1.0]).astype(np.dtype(arithmetic(precision).dtype))
+    return float(np.nextafter(zero, one))
 
 
 def kernel_problems(
@@ -50,14 +62,14 @@ def _problem(kernel: WrittenKernel, want: Array, quantisation: Quantisation) -> 
         return f"is {kernel.values.dtype.name} instead of {kind}"
     if kernel.scale.size not in (1, len(want)):
         return f"has {kernel.scale.size} scales for {len(want)} channels"
-    roundoff = arithmetic(quantisation.scheme.base).roundoff
-    return _scale_problem(kernel, want, kind, roundoff, quantisation.per_channel) or _value_problem(
-        kernel, want, kind, roundoff
+    base, per_channel = quantisation.scheme.base, quantisation.per_channel
+    return _scale_problem(kernel, want, kind, base, per_channel) or _value_problem(
+        kernel, want, kind, base
     )
 
 
 def _scale_problem(
-    kernel: WrittenKernel, want: Array, kind: QuantisedType, roundoff: float, per_channel: bool
+    kernel: WrittenKernel, want: Array, kind: QuantisedType, base: str, per_channel: bool
 ) -> str | None:
     """A scale that is not ``max|w| / limit``, or not one for each channel."""
     axes = tuple(range(1, want.ndim)) if per_channel else None
@@ -69,7 +81,7 @@ def _scale_problem(
     should = greatest / LIMITS[kind][1]
     error = np.where(greatest > 0, np.abs(scale - should), 0.0)
     # float32: the fold of the export and this one differ in the last bits.
-    allowed = np.maximum((4 * roundoff + 1e-5) * should, LEAST)
+    allowed = np.maximum((4 * arithmetic(base).roundoff + 1e-5) * should, least(base))
     if not (error <= allowed).all():
         worst = np.unravel_index(int(np.argmax(error / allowed)), np.shape(error))
         where = f" of channel {worst[0]}" if per_channel else ""
@@ -79,18 +91,18 @@ def _scale_problem(
 
 
 def _value_problem(
-    kernel: WrittenKernel, want: Array, kind: QuantisedType, roundoff: float
+    kernel: WrittenKernel, want: Array, kind: QuantisedType, base: str
 ) -> str | None:
     """A value that is further than half a step from what it stands for."""
     shape = (-1, *(1,) * (want.ndim - 1)) if kernel.scale.ndim else ()
     scale = kernel.scale.astype(np.float64).reshape(shape)
     error = np.abs(kernel.dequantised() - want)
-    clipped = LIMITS[kind][1] * (roundoff + 1e-5)
+    clipped = LIMITS[kind][1] * ((arithmetic(base).roundoff + 1e-5) * scale + least(base) / 2)
     if kind == "float8_e4m3fn":
         half = np.maximum(np.abs(want) * 2.0**-4, scale * 2.0**-10)
     else:
         half = scale * np.ones_like(want) / 2
-    allowed = 1.001 * half + clipped * scale
+    allowed = 1.001 * half + clipped
     if (error <= allowed).all():  # so written, NaN fails too
         return None
     worst = int(np.nan_to_num(error / allowed, nan=np.inf).argmax())
