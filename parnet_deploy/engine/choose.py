@@ -185,9 +185,6 @@ def _nothing(graphs: Graphs, problems: Mapping[Backend, str | None]) -> str:
             f"nothing that works here runs graphs in {precision} ({why}); {for_gpu}, or export it "
             "with --precision fp32"
         )
-    if any(backend in ON_CPU for backend in backends_of(named, scheme)):
-        why = "; ".join(f"{backend}: {problem}" for backend, problem in problems.items())
-        return f"nothing that works here runs these graphs in {precision} ({why})"
     again = " or ".join(f"--for {name}" for name in others)
     return (
         f"these graphs in {precision} were quantised for {takers(named, scheme)}, which do not "
