@@ -14,9 +14,9 @@ dimmed, by the preprocessing; 2.4 to 4.5 on noise of whole range and on dark noi
 or two may be noise: 1.06 to 1.17.
 
 A network that has learned few images by heart makes more of others: the tests' one, of 84 images,
-1.11 to 1.92 of new ones (24 draws, of which 4 would be refused).
-It cannot tell where statistics are not of the network's last training, such as those of
-normalisations that were frozen while it was fine-tuned: then sound images are refused, too.
+1.11 to 1.92 of new ones (24 draws, of which 3 would be refused). Nor can it tell where statistics
+are not of the network's last training, such as those of normalisations that were frozen while it
+was fine-tuned: sound images are refused, then, too.
 """
 
 from __future__ import annotations
