@@ -165,6 +165,27 @@ def test_a_constant_under_a_right_name_that_nothing_reads_does_not_count(
     assert "stem1: the bias of 'stem1.conv' is" in whole.detail
 
 
+def test_an_operator_of_a_right_name_that_nothing_reads_does_not_count(
+    models: dict[str, ModelBundle], tmp_path: Path
+) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        (right,) = (node for node in model.graph.node if node.name == "logits")
+        double = onnx.NodeProto()
+        double.CopyFrom(right)
+        double.output[0] = "unread"
+        known = {tensor.name: tensor for tensor in model.graph.initializer}
+        wrong = numpy_helper.to_array(known[right.input[2]]) + 1
+        model.graph.initializer.append(numpy_helper.from_array(wrong, "other"))
+        right.input[2] = "other"
+        model.graph.node.append(double)
+
+    path = precise.copy_of(models["fp32"], tmp_path / "model")
+    precise.change_graphs(path, change, "model.onnx")
+    whole, _ = checks(faults.reseal_model(path))
+    assert "the bias of 'logits' is" in whole.detail
+    assert "logits (Gemm) reads a constant, and the checkpoint has none for it" in whole.detail
+
+
 def test_an_operator_that_the_network_does_not_have(
     models: dict[str, ModelBundle], tmp_path: Path
 ) -> None:

@@ -53,7 +53,8 @@ class GraphConstants:
     Attributes:
         known: of operators as a network in deploy form has them, by the operator's name and role;
             quantised kernels are not among them.
-        others: operators that read a constant and are none of these.
+        others: operators that read a constant and are none of these, or have the name of one that
+            stands before them.
     """
 
     known: Constants
@@ -77,7 +78,7 @@ def read_constants(model: onnx.ModelProto) -> GraphConstants:
             continue
         if block := _rescaled(node):
             factors[block] = given[0].reshape(-1)
-        elif roles := _roles(node, values):
+        elif node.name not in known and (roles := _roles(node, values)):
             known[node.name] = roles
         else:
             others.append(f"{node.name} ({node.op_type})")
