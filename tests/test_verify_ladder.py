@@ -244,6 +244,22 @@ def test_two_faults_are_two() -> None:
     assert "independently of it at merge1 (plain block)" in place
 
 
+@pytest.mark.parametrize("count", [5, 13, 14])
+def test_all_faults_are_named_or_counted(count: int) -> None:
+    stages = [f"stage{number:02}" for number in range(count)]
+    place = first_parting(sum((errors(stage, stem1=1.0) for stage in stages), ()), BLOCKS, 1e-6)
+    assert place is not None
+    assert [stage for stage in stages if f"in stage {stage})" in place] == stages[:13]
+    assert ("and 1 more (all are in verify.json)" in place) == (count > 13)
+
+
+def test_all_blocks_that_cannot_be_seen_are_named() -> None:
+    """The report does not have them."""
+    place = first_parting(errors(head=1.0), BLOCKS, 1e-6)
+    assert place is not None
+    assert all(name in place for name in NAMES)
+
+
 def test_block_errors_are_the_greatest_of_all_batches() -> None:
     gathered = BlockErrors()
     for factor in (1.01, 1.3, 1.02):

@@ -18,6 +18,7 @@ from parnet_deploy.net import load_checkpoint
 from parnet_deploy.quantise.images import open_images
 from parnet_deploy.spec import Preprocessing
 from parnet_deploy.verify.options import VerifyOptions
+from parnet_deploy.verify.page import render
 from parnet_deploy.verify.ranges import RANGES, READS, SAME
 from parnet_deploy.verify.result import Verification
 from parnet_deploy.verify.verifying import verify
@@ -133,7 +134,7 @@ def test_graphs_that_are_not_what_the_manifest_says(
 @pytest.mark.parametrize(
     ("tensor", "layer"),
     [
-        ("stem3", "stem4 computes in"),
+        ("stem3", "stem4, stream2_block1 compute in fp32 in"),
         ("merge2.join", "merge2 computes in"),
         ("stem4.conv", "'stem4.conv' is not quantised in"),
         ("images", "stem1 computes in"),
@@ -299,7 +300,13 @@ def test_fp32_sold_as_fp16(fp16: ModelBundle, pixels: Path, tmp_path: Path) -> N
     precise.change_graphs(path, precise.float32_everywhere)
     faults.reseal_model(path)
     found = verify(path, VerifyOptions(samples=4))
-    failed(found, "onnx-whole", "stem1 computes in fp32 in model.onnx, and fp16 was asked for")
+    failed(found, "onnx-whole", "stem1, stem2, stem3, ", "compute in fp32 in model.onnx, and fp16")
+    wrong = next(check for check in found.checks if check.verdict == "failed")
+    assert "more (all are in verify.json)" in wrong.detail
+    assert {row.block for row in found.types if row.built["onnx-whole"] == "fp32"} == {
+        problem.partition(" ")[0] for problem in wrong.problems
+    }, "the report has all"
+    assert all(f"<li>{problem}</li>" in render(found) for problem in wrong.problems)
     first, *rest = found.failures
     assert first.startswith("onnx-whole and onnx-stages, each layer's type is what was asked for: ")
     assert all("asked for" not in text for text in rest), "it is said once"

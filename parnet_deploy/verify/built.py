@@ -6,7 +6,6 @@ best of all.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,6 @@ import onnx
 
 from parnet_deploy.bundle import MODEL_GRAPH, GraphStage, ModelBundle, ModelManifest
 from parnet_deploy.lowering import layer_types
-from parnet_deploy.lowering.faults import in_words
 from parnet_deploy.net import DeployParNet
 from parnet_deploy.spec import IMAGES, PREPROCESSED, Array, layout
 from parnet_deploy.spec.learned import quantisable_tensors
@@ -25,6 +23,7 @@ from parnet_deploy.verify.asked import HEAD, asked_types
 from parnet_deploy.verify.constants import constant_problems, read_constants
 from parnet_deploy.verify.folded import WEIGHT, Constants, evened_out, folded_constants, kernels_of
 from parnet_deploy.verify.kernels import apart, kernel_problems
+from parnet_deploy.verify.problems import Problem, counted, in_words
 from parnet_deploy.verify.result import BlockTypes, CheckResult
 from parnet_deploy.verify.tolerances import RungName
 from parnet_deploy.verify.written import Written, WrittenQuantiser, load_graph, read_written
@@ -37,8 +36,6 @@ KERNELS = "quantised kernels are the checkpoint's"
 CONSTANTS = "constants that are not quantised are the checkpoint's"
 ALIKE = "the stages are quantised as the whole graph"
 
-_SHOWN = 3
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class GraphFacts:
@@ -50,7 +47,7 @@ class GraphFacts:
         reads: names of what it reads.
         types: precision of each block's convolution.
         written: how it is quantised; None where the manifest says that it is not.
-        constants: what is wrong with its other constants, in words.
+        constants: what is wrong with its other constants.
         counted: how many operators have such constants.
         folded: what the checkpoint folds to, its channels scaled as the whole graph's are.
     """
@@ -60,7 +57,7 @@ class GraphFacts:
     reads: tuple[str, ...]
     types: Mapping[str, str]
     written: Written | None
-    constants: tuple[str, ...]
+    constants: tuple[Problem, ...]
     counted: int
     folded: Constants
 
@@ -98,8 +95,8 @@ def check_model(manifest: ModelManifest, facts: Sequence[GraphFacts]) -> tuple[C
     asked = asked_types(manifest.spec, manifest.precision, manifest.quantisation)
     whole, *stages = facts
     results = [
-        _result("onnx-whole", TYPES, type_problems([whole], asked), _counted(whole.types)),
-        _result("onnx-stages", TYPES, type_problems(stages, asked), _counted(_joined(stages))),
+        _result("onnx-whole", TYPES, type_problems([whole], asked), _layers(whole.types)),
+        _result("onnx-stages", TYPES, _in_order(stages, asked), _layers(_joined(stages))),
     ]
     quantisation = manifest.quantisation
     parts: tuple[tuple[RungName, list[GraphFacts]], ...] = (
@@ -118,14 +115,7 @@ def check_model(manifest: ModelManifest, facts: Sequence[GraphFacts]) -> tuple[C
         results.append(_result(rung, QUANTISERS, wrong, f"{count} tensors, scale by scale"))
         found = _zero_point_problems(graphs, quantisation)
         results.append(_result(rung, ZERO_POINTS, found, _zero_points(quantisation)))
-        found = (
-            f"{graph.file}: {problem}"
-            for graph in graphs
-            if graph.written is not None
-            for problem in kernel_problems(
-                graph.written.kernels, kernels_of(graph.folded), quantisation
-            )
-        )
+        found = _kernel_problems(graphs, quantisation)
         good = f"{layers} kernels, a scale for {channels}: max|w| / limit, within half a step"
         results.append(_result(rung, KERNELS, found, good))
     found = _unlike(whole, stages)
@@ -162,15 +152,23 @@ def block_types(
     )
 
 
-def type_problems(graphs: Iterable[GraphFacts], asked: Mapping[str, str]) -> Iterator[str]:
+def type_problems(graphs: Iterable[GraphFacts], asked: Mapping[str, str]) -> Iterator[Problem]:
     """Layers that compute in something else than was asked for, or that are not there."""
     for graph in graphs:
         for name in graph.blocks:
             found, want = graph.types.get(name), asked[name]
             if found is None:
-                yield f"{graph.file} has no layer {name}"
+                lacks = f"{graph.file} has no layer"
+                yield Problem(name=name, one=f"{lacks} {{names}}", several=f"{lacks}s {{names}}")
             elif found != want:
-                yield f"{name} computes in {found} in {graph.file}, and {want} was asked for"
+                rest = f"in {found} in {{files}}, and {want} was asked for"
+                yield Problem.of(name, ("computes", "compute"), rest, graph.file)
+
+
+def _in_order(stages: Iterable[GraphFacts], asked: Mapping[str, str]) -> list[Problem]:
+    """The same of stages, block by block as in the whole graph, whose words are then theirs."""
+    blocks = list(asked)
+    return sorted(type_problems(stages, asked), key=lambda problem: blocks.index(problem.name))
 
 
 def _facts(
@@ -203,7 +201,10 @@ def _facts(
         reads=tuple(spec.name for spec in stage.inputs),
         types=layer_types(graph),
         written=written,
-        constants=tuple(constant_problems(found, folded, types, manifest.quantisation)),
+        constants=tuple(
+            Problem(name=words.split()[0].rstrip(":"), one=f"{stage.file}: {words}")
+            for words in constant_problems(found, folded, types, manifest.quantisation)
+        ),
         counted=len(found.known),
         folded=folded,
     )
@@ -214,7 +215,7 @@ def _constants_of(
 ) -> CheckResult:
     """Whether all constants but quantised kernels are the checkpoint's."""
     quantisation = manifest.quantisation
-    problems = [f"{graph.file}: {problem}" for graph in graphs for problem in graph.constants]
+    problems = [problem for graph in graphs for problem in graph.constants]
     base = base_of(manifest.precision, quantisation)
     good = f"of {sum(graph.counted for graph in graphs)} operators, within a rounding to {base}"
     if quantisation is not None and quantisation.bias_corrected:
@@ -229,14 +230,28 @@ def _constants_of(
     return _result(rung, CONSTANTS, problems, good)
 
 
-def _result(rung: RungName, name: str, problems: Iterable[str], good: str) -> CheckResult:
-    bad = in_words(problems)
+def _result(rung: RungName, name: str, problems: Iterable[Problem], good: str) -> CheckResult:
+    every = list(problems)
     return CheckResult(
-        rung=rung, name=name, verdict="failed" if bad else "passed", detail=bad or good
+        rung=rung,
+        name=name,
+        verdict="failed" if every else "passed",
+        detail=in_words(every) or good,
+        problems=tuple(map(str, every)),
     )
 
 
-def _without_quantiser(manifest: ModelManifest, quantisation: Quantisation) -> Iterator[str]:
+def _kernel_problems(graphs: Iterable[GraphFacts], quantisation: Quantisation) -> Iterator[Problem]:
+    for graph in graphs:
+        if graph.written is None:
+            continue
+        folded = kernels_of(graph.folded)
+        for block, kernel in graph.written.kernels.items():
+            for words in kernel_problems({block: kernel}, folded, quantisation):
+                yield Problem(name=block, one=f"{graph.file}: {words}")
+
+
+def _without_quantiser(manifest: ModelManifest, quantisation: Quantisation) -> Iterator[Problem]:
     """Tensors of layers that are not kept, for which the manifest itself has no quantiser.
 
     A graph without them would be as the manifest says.
@@ -245,13 +260,17 @@ def _without_quantiser(manifest: ModelManifest, quantisation: Quantisation) -> I
     for name in quantisable_tensors(manifest.spec, quantisation.scheme, quantisation.kept):
         tensor = first if name == IMAGES else name
         if tensor not in quantisation.tensors:
-            yield (
-                f"the manifest has no quantiser of '{tensor}', which a layer that is not kept "
-                "reads or gives"
+            lacks = "the manifest has no quantiser of {names}"
+            yield Problem(
+                name=f"'{tensor}'",
+                one=f"{lacks}, which a layer that is not kept reads or gives",
+                several=f"{lacks}, which layers that are not kept read or give",
             )
 
 
-def _quantiser_problems(graphs: Iterable[GraphFacts], quantisation: Quantisation) -> Iterator[str]:
+def _quantiser_problems(
+    graphs: Iterable[GraphFacts], quantisation: Quantisation
+) -> Iterator[Problem]:
     """Activations that are quantised otherwise than the manifest says, or not, or too."""
     for graph in graphs:
         if graph.written is None:
@@ -259,12 +278,15 @@ def _quantiser_problems(graphs: Iterable[GraphFacts], quantisation: Quantisation
         needed = {name for name in quantisation.tensors if _is_in(name, graph)}
         found = {one.tensor for one in graph.written.quantisers}
         for name in sorted(needed - found):
-            yield f"'{name}' is not quantised in {graph.file}, and the manifest says that it is"
+            rest = "not quantised in {files}, and the manifest says otherwise"
+            yield Problem.of(f"'{name}'", ("is", "are"), rest, graph.file)
         for name in sorted(found - needed):
-            yield f"'{name}' is quantised in {graph.file}, and the manifest says nothing of it"
+            rest = "quantised in {files}, and the manifest says nothing of that"
+            yield Problem.of(f"'{name}'", ("is", "are"), rest, graph.file)
         for one in graph.written.quantisers:
             if one.tensor in needed and (problem := _scale_problem(one, quantisation)):
-                yield f"'{one.tensor}' {problem} in {graph.file} ({one.node})"
+                words = f"'{one.tensor}' {problem} in {graph.file} ({one.node})"
+                yield Problem(name=f"'{one.tensor}'", one=words)
 
 
 def _is_in(tensor: str, graph: GraphFacts) -> bool:
@@ -294,19 +316,27 @@ def _scale_problem(one: WrittenQuantiser, quantisation: Quantisation) -> str | N
     return None
 
 
-def _zero_point_problems(graphs: Iterable[GraphFacts], quantisation: Quantisation) -> Iterator[str]:
+def _zero_point_problems(
+    graphs: Iterable[GraphFacts], quantisation: Quantisation
+) -> Iterator[Problem]:
     """Zero points other than 0 of weights, and of activations where they have none."""
     for graph in graphs:
         if graph.written is None:
             continue
         for block, kernel in graph.written.kernels.items():
             if kernel.zero_point.astype(np.float64).any():
-                yield f"the kernel of {block} has a zero point other than 0 in {graph.file}"
+                yield Problem(
+                    name=block,
+                    one="the kernel of {names} has a zero point other than 0 in {files}",
+                    several="the kernels of {names} have a zero point other than 0 in {files}",
+                    file=graph.file,
+                )
         if quantisation.scheme.activation == "uint8":
             continue
         for one in graph.written.quantisers:
             if one.zero_point is not None and one.zero_point.astype(np.float64).any():
-                yield f"'{one.tensor}' has a zero point other than 0 in {graph.file} ({one.node})"
+                words = f"has a zero point other than 0 in {graph.file} ({one.node})"
+                yield Problem(name=f"'{one.tensor}'", one=f"'{one.tensor}' {words}")
 
 
 def _zero_points(quantisation: Quantisation) -> str:
@@ -315,7 +345,7 @@ def _zero_points(quantisation: Quantisation) -> str:
     return "all kernels' and all activations'"
 
 
-def _unlike(whole: GraphFacts, stages: Iterable[GraphFacts]) -> Iterator[str]:
+def _unlike(whole: GraphFacts, stages: Iterable[GraphFacts]) -> Iterator[Problem]:
     """What a stage has otherwise than the whole graph."""
     if whole.written is None:
         return
@@ -325,19 +355,24 @@ def _unlike(whole: GraphFacts, stages: Iterable[GraphFacts]) -> Iterator[str]:
             continue
         for name, kind in stage.types.items():
             if kind != whole.types.get(name):
-                other = whole.types.get(name)
-                yield f"{name} computes in {kind} in {stage.file} and {other} in the whole graph"
+                rest = f"in {kind} in {{files}} and {whole.types.get(name)} in the whole graph"
+                yield Problem.of(name, ("computes", "compute"), rest, stage.file)
         for one in stage.written.quantisers:
             like = scales.get(one.tensor)
             if like is None or not _same(
                 (one.scale, one.zero_point), (like.scale, like.zero_point)
             ):
-                where = f"in {stage.file} than in the whole graph"
-                yield f"'{one.tensor}' is quantised otherwise {where}"
+                rest = "quantised otherwise in {files} than in the whole graph"
+                yield Problem.of(f"'{one.tensor}'", ("is", "are"), rest, stage.file)
         for name, kernel in stage.written.kernels.items():
             made = whole.written.kernels.get(name)
             if made is None or not _same((kernel.values, kernel.scale), (made.values, made.scale)):
-                yield f"the kernel of {name} is another one in {stage.file} than in the whole graph"
+                yield Problem(
+                    name=name,
+                    one="the kernel of {names} is another one in {files} than in the whole graph",
+                    several="the kernels of {names} are others in {files} than in the whole graph",
+                    file=stage.file,
+                )
 
 
 def _same(ours: Sequence[Array | None], theirs: Sequence[Array | None]) -> bool:
@@ -359,13 +394,5 @@ def _joined(stages: Iterable[GraphFacts]) -> dict[str, str]:
     return {name: " and ".join(kinds) for name, kinds in found.items()}
 
 
-def _counted(types: Mapping[str, str]) -> str:
-    """``14 layers in int8, 2 in fp16 (stem1, head)``: those of a rarer type by name."""
-    counted = Counter(types.values()).most_common()
-    words: list[str] = []
-    for kind, count in counted:
-        names = [name for name, found in types.items() if found == kind]
-        which = f" ({', '.join(names)})" if kind != counted[0][0] and count <= _SHOWN else ""
-        noun = "" if words else f" layer{'s' * (count != 1)}"
-        words.append(f"{count}{noun} in {kind}{which}")
-    return ", ".join(words)
+def _layers(types: Mapping[str, str]) -> str:
+    return counted(types, " layer")

@@ -17,12 +17,12 @@ import onnx
 
 from parnet_deploy.bundle import EngineBundle, EngineManifest, EngineStage, ModelManifest
 from parnet_deploy.errors import MissingDependencyError
-from parnet_deploy.lowering.faults import in_words
 from parnet_deploy.runtime.onnxruntime import has_half_kernels
 from parnet_deploy.runtime.openvino import compile_model, has_bfloat16
 from parnet_deploy.runtime.plan_types import built_types
 from parnet_deploy.runtime.tensorrt_api import TensorRTBackend
 from parnet_deploy.verify.asked import asked_types
+from parnet_deploy.verify.problems import Problem, counted, in_words
 from parnet_deploy.verify.result import CheckResult, ProbeVerdict
 from parnet_deploy.verify.tolerances import RungName
 from parnet_deploy.verify.written import load_graph
@@ -122,12 +122,15 @@ def check_engine(
         built = CheckResult(rung=rung, name=BUILT, verdict="not verified", detail=found.silent)
         return computes, built
     expected = expected_types(engine, model)
-    bad = in_words(_problems(expected, found.types))
-    kinds = dict.fromkeys(kind for kind in found.types.values())
-    counts = (f"{sum(k == kind for k in found.types.values())} in {kind}" for kind in kinds)
-    verdict: ProbeVerdict = "failed" if bad else "passed"
-    detail = bad or f"{', '.join(counts)} of {len(expected)} convolutions"
-    return computes, CheckResult(rung=rung, name=BUILT, verdict=verdict, detail=detail)
+    bad = list(_problems(expected, found.types))
+    built = CheckResult(
+        rung=rung,
+        name=BUILT,
+        verdict="failed" if bad else "passed",
+        detail=in_words(bad) or f"{counted(found.types)} of {len(expected)} convolutions",
+        problems=tuple(map(str, bad)),
+    )
+    return computes, built
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,13 +212,15 @@ def expected_types(engine: EngineManifest, model: ModelManifest) -> Types:
     return dict.fromkeys(asked, engine.computes)
 
 
-def _problems(expected: Mapping[str, str], found: Mapping[str, str]) -> Iterator[str]:
+def _problems(expected: Mapping[str, str], found: Mapping[str, str]) -> Iterator[Problem]:
     for block, want in expected.items():
         got = found.get(block)
         if got is None:
-            yield f"it has no convolution {block}"
+            lacks = "it has no convolution"
+            yield Problem(name=block, one=f"{lacks} {{names}}", several=f"{lacks}s {{names}}")
         elif got != want:
-            yield f"{block} was built in {got}, and {want} was asked for"
+            rest = f"built in {got}, and {want} was asked for"
+            yield Problem.of(block, ("was", "were"), rest)
 
 
 def _onnxruntime_types(engine: EngineBundle, stage: EngineStage) -> Types:

@@ -42,7 +42,7 @@ _CLEAREST = (
 )
 """Names of checks, causes before what they bring about."""
 
-_FILE = re.compile(r"\S+\.onnx")
+_FILE = re.compile(r"\S+\.onnx(?:(?:,| and) \S+\.onnx)*")
 
 
 def failures_of(

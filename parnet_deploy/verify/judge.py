@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from parnet_deploy.bundle import EngineManifest
 from parnet_deploy.spec import BlockSpec
 from parnet_deploy.verify.locate import first_parting, parts, worst
+from parnet_deploy.verify.problems import listed
 from parnet_deploy.verify.result import Against, Agreement, RungResult, StepError, Verdict
 from parnet_deploy.verify.steps import too_far
 from parnet_deploy.verify.tolerances import BLOCK_FACTOR, RungName
@@ -178,7 +179,8 @@ def _by_itself(wrong: Sequence[StepError]) -> str:
             f"differs by {first.steps:.2g} steps (root mean square of a channel), and "
             f"{first.allowed:.2g} {'is' if first.allowed == 1 else 'are'} allowed"
         )
-    more = f"; so do {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    others = dict.fromkeys(error.block for error in wrong[1:])
+    more = f"; {listed(others)} {'does' if len(others) == 1 else 'do'}, too" if others else ""
     return (
         f"against what the graph makes of this engine's own values, {first.block}{where} "
         f"{how}{more}"

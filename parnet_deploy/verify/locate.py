@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from parnet_deploy.spec import IMAGES, Array, BlockSpec
 from parnet_deploy.verify.compare import differences, find_problem, relative
+from parnet_deploy.verify.problems import listed
 from parnet_deploy.verify.result import BlockError
 
 Place = tuple[str | None, str]
-
-_SHOWN = 3
 
 
 @dataclass(slots=True)
@@ -84,10 +83,10 @@ def first_parting(
     error, hidden = causes[0]
     phrase = _name(error, known)
     if hidden:
-        phrase += f", or a block before it that cannot be seen ({_list(hidden)})"
+        phrase += f", or a block before it that cannot be seen ({', '.join(hidden)})"
     phrase += f": {_figure(error, limit)}"
     if len(causes) > 1:
-        phrase += f"; independently of it at {_list(_name(e, known) for e, _ in causes[1:])}"
+        phrase += f"; independently of it at {listed(_name(e, known) for e, _ in causes[1:])}"
     return phrase
 
 
@@ -151,9 +150,3 @@ def _figure(error: BlockError, limit: float) -> str:
     if error.max_rel is None:
         return f"its output {error.problem}"
     return f"its output differs by {error.max_rel:.1e}, and {limit:.1e} is allowed"
-
-
-def _list(names: Iterable[str]) -> str:
-    every = list(names)
-    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
-    return ", ".join(every[:_SHOWN]) + more

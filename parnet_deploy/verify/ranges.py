@@ -32,7 +32,6 @@ from torch import Tensor, nn
 
 from parnet_deploy.bundle import ModelManifest
 from parnet_deploy.errors import UsageError
-from parnet_deploy.lowering.faults import in_words
 from parnet_deploy.net import DeployParNet
 from parnet_deploy.quantise.histogram import Histogram
 from parnet_deploy.quantise.images import CalibrationImages
@@ -46,6 +45,7 @@ from parnet_deploy.spec.quantisation import (
 )
 from parnet_deploy.spec.ranges import reach
 from parnet_deploy.verify.inputs import Batch
+from parnet_deploy.verify.problems import Problem, in_words
 from parnet_deploy.verify.result import CheckResult, ProbeVerdict, TensorRange
 from parnet_deploy.verify.tolerances import RungName
 
@@ -245,15 +245,21 @@ def _single(
     return _result(SINGLE, problems, detail)
 
 
-def _off(found: Iterable[TensorRange], median: float) -> Iterator[str]:
+def _off(found: Iterable[TensorRange], median: float) -> Iterator[Problem]:
     for one in found:
         if not SINGLE_WIDE <= one.ratio / median <= SINGLE_NARROW:
             how = "wide" if one.ratio < median else "narrow"
-            yield (
-                f"the range of '{one.tensor}' is {one.low:.4g} to {one.high:.4g}; on these images "
-                f"it is {one.ratio:.2g} times that, and those of all tensors {median:.2g} times "
-                f"theirs in the median: its scale is too {how}"
+            yield _problem(
+                one,
+                f"; on these images it is {one.ratio:.2g} times that, and those of all tensors "
+                f"{median:.2g} times theirs in the median: its scale is too {how}",
             )
+
+
+def _problem(one: TensorRange, words: str) -> Problem:
+    """What is wrong with a tensor's range, which is told first."""
+    name = f"'{one.tensor}'"
+    return Problem(name=name, one=f"the range of {name} is {one.low:.4g} to {one.high:.4g}{words}")
 
 
 def ranges_unseen(manifest: ModelManifest, why: str = UNSEEN) -> tuple[CheckResult, ...]:
@@ -293,38 +299,38 @@ def _reads(manifest: ModelManifest) -> CheckResult:
         return CheckResult(rung=RUNG, name=READS, verdict="not applicable", detail=detail)
     ends = reach(tensors[name])
     good = f"'{name}' is {ends.low:.3g} to {ends.high:.3g}"
-    return _result(READS, (problem,) if problem else (), good)
+    return _result(READS, (Problem(name=name, one=problem),) if problem else (), good)
 
 
-def _result(name: str, problems: Iterable[str], good: str) -> CheckResult:
-    bad = in_words(problems)
+def _result(name: str, problems: Iterable[Problem], good: str) -> CheckResult:
+    bad = list(problems)
     verdict: ProbeVerdict = "failed" if bad else "passed"
-    return CheckResult(rung=RUNG, name=name, verdict=verdict, detail=bad or good)
+    every = tuple(map(str, bad))
+    detail = in_words(bad) or good
+    return CheckResult(rung=RUNG, name=name, verdict=verdict, detail=detail, problems=every)
 
 
-def _exact(found: Iterable[TensorRange]) -> Iterator[str]:
+def _exact(found: Iterable[TensorRange]) -> Iterator[Problem]:
     for one in found:
         if not 1 - EXACT <= one.ratio <= 1 + EXACT:
-            yield (
-                f"the range of '{one.tensor}' is {one.low:.4g} to {one.high:.4g}, and on the "
-                f"images that it was found on it is {one.ratio:.3g} times that (the values lie "
-                f"between {one.least:.4g} and {one.greatest:.4g})"
+            yield _problem(
+                one,
+                f"; on the images that it was found on it is {one.ratio:.3g} times that (the "
+                f"values lie between {one.least:.4g} and {one.greatest:.4g})",
             )
 
 
-def _about(found: Sequence[TensorRange], quantisation: Quantisation) -> Iterator[str]:
+def _about(found: Sequence[TensorRange], quantisation: Quantisation) -> Iterator[Problem]:
     median = float(np.median([one.ratio for one in found]))
     few = quantisation.calibration.images < FEW_CALIBRATED
     if not WIDE <= median <= (NARROW_FEW if few else NARROW):
         worst = max(found, key=lambda one: abs(np.log(one.ratio)))
-        yield (
+        words = (
             f"on these images the ranges are {median:.2g} times what the manifest says, in the "
             f"median of all tensors; those of '{worst.tensor}' {worst.ratio:.2g} times: is every "
             "scale off, or were other images, or another normalisation, calibrated on?"
         )
+        yield Problem(name=f"'{worst.tensor}'", one=words)
     for one in found:
         if not FAR_WIDE <= one.ratio <= FAR_NARROW:
-            yield (
-                f"the range of '{one.tensor}' is {one.low:.4g} to {one.high:.4g}, and on these "
-                f"images it is {one.ratio:.2g} times that"
-            )
+            yield _problem(one, f"; on these images it is {one.ratio:.2g} times that")

@@ -9,9 +9,9 @@ from parnet_deploy.errors import VerificationError, os_reason
 from parnet_deploy.pages.saving import replace_files
 from parnet_deploy.spec import encode
 from parnet_deploy.verify.page import render
-from parnet_deploy.verify.result import Verification
+from parnet_deploy.verify.result import REPORT_FILE, Verification
 
-JSON_FILE = "verify.json"
+JSON_FILE = REPORT_FILE
 PAGE_FILE = "verify.html"
 
 

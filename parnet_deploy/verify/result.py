@@ -10,6 +10,9 @@ from parnet_deploy.spec import ParNetSpec
 from parnet_deploy.verify.compare import Comparison
 from parnet_deploy.verify.tolerances import RungName
 
+REPORT_FILE = "verify.json"
+"""The report that has everything."""
+
 Verdict = Literal["passed", "failed", "not verified"]
 ProbeVerdict = Literal["passed", "failed", "not verified", "not applicable"]
 
@@ -183,12 +186,14 @@ class CheckResult:
         name: what must hold.
         verdict: whether it does.
         detail: what was found, or why it could not be asked.
+        problems: where it failed, all that is wrong, a sentence each; `detail` has the first.
     """
 
     rung: RungName
     name: str
     verdict: ProbeVerdict
     detail: str
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
