@@ -72,8 +72,12 @@ def test_an_npz_of_pixels_is_normalised_unless_the_graph_does_it(tmp_path: Path)
 def test_an_npz_of_floats_is_taken_as_it_is(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal((2, 3, 32, 64))
     np.savez(tmp_path / "x.npz", anything=values)
-    images = from_npz(tmp_path / "x.npz", OUTSIDE, samples=9).images
-    np.testing.assert_array_equal(images, values.astype(np.float32))
+    found = from_npz(tmp_path / "x.npz", OUTSIDE, samples=9)
+    np.testing.assert_array_equal(found.images, values.astype(np.float32))
+    assert found.description == f"2 images of the array 'anything' of {tmp_path / 'x.npz'}"
+    np.savez(tmp_path / "x.npz", images=values, labels=np.arange(2))
+    named = from_npz(tmp_path / "x.npz", OUTSIDE, samples=9).description
+    assert named == f"2 images of {tmp_path / 'x.npz'}"
     with pytest.raises(DataError, match="reads uint8"):
         from_npz(tmp_path / "x.npz", IN_GRAPH, samples=9)
 

@@ -37,7 +37,10 @@ Sibling = Annotated[
 ]
 Images = Annotated[Path | None, typer.Option(help="Feed images from this folder.")]
 Npz = Annotated[
-    Path | None, typer.Option(help="Feed an array (N,3,H,W) from this .npz, named 'images'.")
+    Path | None,
+    typer.Option(
+        help="Feed an array (N,3,H,W) from this .npz: 'images', or the only one besides 'labels'."
+    ),
 ]
 Calibrate = Annotated[
     str | None,

@@ -78,10 +78,11 @@ def from_npz(path: Path, preprocessing: Preprocessing, *, samples: int) -> Input
     values that are normalised already.
 
     Raises:
-        UsageError: the file cannot be read, or does not hold such an array.
+        DataError: the file cannot be read, or does not hold such an array.
     """
-    images = prepare(path, read_npz(path, preprocessing).images[:samples], preprocessing)
-    return Inputs(description=f"{len(images)} images of {path}", images=images)
+    found = read_npz(path, preprocessing)
+    images = prepare(path, found.images[:samples], preprocessing)
+    return Inputs(description=f"{len(images)} images of {found.called}{path}", images=images)
 
 
 def batches(inputs: Inputs, preprocessing: Preprocessing, size: int) -> Iterator[Batch]:

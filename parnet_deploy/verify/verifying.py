@@ -85,6 +85,7 @@ def verify(
         VerificationError: the model bundle of an engine is not to be found, or its checkpoint is
             not the network of its manifest.
         UsageError: options that do not fit the bundles.
+        DataError: an .npz or calibration images that cannot be used.
         ImageError: an image cannot be used.
     """
     options = options or VerifyOptions()
