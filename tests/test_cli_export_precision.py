@@ -370,7 +370,7 @@ def test_a_report_of_ours_is_replaced_and_no_other(capsys: Capture, images: Path
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"format": "another"}', b"[" * 99_999])
 def test_what_is_no_report_is_never_replaced(tmp_path: Path, content: bytes) -> None:
     (tmp_path / names.JSON_FILE).write_bytes(content)
-    with pytest.raises(OutputExistsError, match="not a quantisation report"):
+    with pytest.raises(OutputExistsError, match=r"earlier version .*; delete it, or choose"):
         names.refuse_report(tmp_path, force=True)
     (tmp_path / names.JSON_FILE).unlink()
     names.refuse_report(tmp_path, force=False)

@@ -45,8 +45,9 @@ def refuse_report(folder: Path, *, force: bool) -> None:
             raise OutputExistsError(f"{path} exists already; give --force to replace it")
         if not path.is_file() or not ours(path):  # what is no file may never end
             raise OutputExistsError(
-                f"{path} is not a quantisation report of ours, so --force does not replace it; "
-                "move it away or choose another folder for --quantisation-report"
+                f"{path} is not a quantisation report of ours, or one of an earlier version that "
+                "does not say so, and --force does not replace it; delete it, or choose another "
+                "folder for --quantisation-report"
             )
 
 
