@@ -21,14 +21,17 @@ from parnet_deploy.bench.peer_names import PEER_NAMES
 from parnet_deploy.bench.peers import PEERS
 from parnet_deploy.bench.plan_table import PlanTable
 from parnet_deploy.bench.report.paper import networks as paper_networks
-from parnet_deploy.bench.result import Absence, BenchResult
+from parnet_deploy.bench.result import Absence, BenchResult, Settings
 from parnet_deploy.bundle import EngineBundle, ModelBundle
 from parnet_deploy.cli import bench_asked
-from parnet_deploy.cli.bench_asked import Asked
+from parnet_deploy.cli.bench_asked import Asked, build_engines
 from parnet_deploy.cli.bench_space import ENGINE, MODEL, space_needed
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
-from parnet_deploy.errors import BuildError
-from parnet_deploy.spec import count, decode, variant
+from parnet_deploy.engine.choose import Choice
+from parnet_deploy.errors import BuildError, EngineError
+from parnet_deploy.spec import Backend, count, decode, variant
+from parnet_deploy.spec.precision import Precision
+from parnet_deploy.spec.quantisation import Scheme, scheme_of
 
 QUICK = (
     *("--rounds", 2, "--processes", 1, "--iterations", 4, "--seconds", 0),
@@ -399,6 +402,65 @@ def test_an_engines_plans_are_built_already(
     result = call(capsys, "bench", "--plan", engine.path)
     assert result.status == 2
     assert "parnet-deploy inspect" in result.err
+
+
+@pytest.mark.parametrize(("precision", "target"), [("bf16", "openvino"), ("int8", "tensorrt")])
+def test_a_model_is_built_with_what_takes_its_graphs(
+    tiny_bundle: ModelBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Precision,
+    target: Backend,
+) -> None:
+    """As build-engine's auto: by its own precision, and by what it was quantised for."""
+    asked_for: list[tuple[str, Scheme | None]] = []
+    built: list[Backend] = []
+    scheme = scheme_of(precision, target)
+
+    def choose(precision: str = "fp32", scheme: Scheme | None = None) -> Choice:
+        asked_for.append((precision, scheme))
+        if scheme is not None:
+            raise EngineError("nothing that works here runs these graphs")
+        return Choice("openvino", ())
+
+    def build(model: ModelBundle, backends: tuple[Backend, ...], *rest: Any, **more: Any) -> Any:
+        built.extend(backends)
+        return ()
+
+    quantisation = None if scheme is None else SimpleNamespace(scheme=scheme)
+    manifest = SimpleNamespace(
+        precision=precision, quantisation=quantisation, spec=tiny_bundle.manifest.spec
+    )
+    monkeypatch.setattr(bench_asked, "choose_backend", choose)
+    monkeypatch.setattr(bench_asked, "model_engines", build)
+    monkeypatch.setattr(bench_asked, "open_model", lambda path: SimpleNamespace(manifest=manifest))
+    asked = Asked(subjects=(tiny_bundle.path,), variants=())
+    engines, absent = build_engines(asked, asked.subjects, tmp_path, Settings())
+    assert asked_for == [(precision, scheme)]
+    assert not engines
+    assert built == ([] if scheme else ["openvino"])
+    assert [(one.name, one.reason) for one in absent] == (
+        [("auto", "nothing that works here runs these graphs")] if scheme else []
+    )
+
+
+def test_variants_are_built_with_what_takes_their_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takers: dict[str, Backend] = {"fp32": "onnxruntime", "bf16": "openvino"}
+    built: list[tuple[str, Backend]] = []
+
+    def build(names: Any, backends: tuple[Backend, ...], folder: Path, **given: Any) -> Any:
+        built.extend((given["precision"], backend) for backend in backends)
+        return ()
+
+    monkeypatch.setattr(
+        bench_asked, "choose_backend", lambda precision, scheme: Choice(takers[precision], ())
+    )
+    monkeypatch.setattr(bench_asked, "variant_engines", build)
+    asked = Asked(subjects=(), variants=("s",), precisions=("fp32", "bf16"))
+    build_engines(asked, (), tmp_path, Settings())
+    assert built == list(takers.items())
 
 
 def test_a_backend_that_cannot_build_is_absent_and_the_others_are_measured(

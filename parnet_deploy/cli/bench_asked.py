@@ -32,6 +32,7 @@ from parnet_deploy.engine import BuildOptions, choose_backend, make_builder
 from parnet_deploy.errors import BuildError, EngineError, UsageError
 from parnet_deploy.spec import Backend, variant
 from parnet_deploy.spec.precision import QUANTISED, Precision
+from parnet_deploy.spec.quantisation import Scheme
 
 UNFUSED = "l"
 """The network that the paper's table 3 has unfused."""
@@ -44,7 +45,8 @@ class Asked:
     Attributes:
         subjects: bundles that were named.
         variants: names of networks.
-        backends: what models and variants are built with; none: the fastest that works here.
+        backends: what models and variants are built with; none: the fastest that works here for
+            their precision.
         against: names of peers.
         precisions: of the variants' graphs.
         paper: lay the figures out like the paper's.
@@ -136,16 +138,30 @@ def build_engines(
             absent.append(Absence(name=backend, network=name, reason=str(exc)))
             progress(f"left out: {name} with {backend}: {exc}")
 
-    backends = _chosen(asked)
+    def chosen(name: str, precision: str, scheme: Scheme | None = None) -> tuple[Backend, ...]:
+        try:
+            return _chosen(asked, precision, scheme)
+        except EngineError as exc:  # nothing that works here runs such graphs
+            absent.append(Absence(name="auto", network=name, reason=str(exc)))
+            progress(f"left out: {name} in {precision}: {exc}")
+            return ()
+
     for path in paths:
         if is_engine(path):
             given.append(open_engine_bundle(path))
             continue
         model = open_model(path)
-        for backend in backends:
+        quantisation = model.manifest.quantisation
+        scheme = None if quantisation is None else quantisation.scheme
+        for backend in chosen(model.manifest.spec.name, model.manifest.precision, scheme):
             make = partial(model_engines, model, (backend,), folder, progress=progress)
             build(model.manifest.spec.name, backend, make)
-    for precision, name, backend in product(asked.precisions, asked.networks, backends):
+    variants = (
+        (precision, name, backend)
+        for precision, name in product(asked.precisions, asked.networks)
+        for backend in chosen(name, precision)
+    )
+    for precision, name, backend in variants:
         make = partial(
             variant_engines,
             (name,),
@@ -198,9 +214,11 @@ def prepare_timm(
     return tuple(found), tuple(absent)
 
 
-def _chosen(asked: Asked) -> tuple[Backend, ...]:
-    """The backends that were named, or the fastest that works here."""
-    return asked.backends or (choose_backend().backend,)
+def _chosen(
+    asked: Asked, precision: str = "fp32", scheme: Scheme | None = None
+) -> tuple[Backend, ...]:
+    """The backends that were named, or the fastest here for graphs of a precision and a scheme."""
+    return asked.backends or (choose_backend(precision, scheme).backend,)
 
 
 def _device_of(backend: Backend) -> str:
