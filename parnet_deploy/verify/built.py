@@ -22,7 +22,7 @@ from parnet_deploy.spec.quantisation import Quantisation, base_of
 from parnet_deploy.verify.asked import HEAD, asked_types
 from parnet_deploy.verify.constants import constant_problems, read_constants
 from parnet_deploy.verify.folded import WEIGHT, Constants, evened_out, folded_constants, kernels_of
-from parnet_deploy.verify.kernels import apart, kernel_problems
+from parnet_deploy.verify.kernels import apart, kernel_problems, least
 from parnet_deploy.verify.problems import Problem, counted, in_words
 from parnet_deploy.verify.result import BlockTypes, CheckResult
 from parnet_deploy.verify.tolerances import RungName
@@ -299,7 +299,8 @@ def _is_in(tensor: str, graph: GraphFacts) -> bool:
 def _scale_problem(one: WrittenQuantiser, quantisation: Quantisation) -> str | None:
     wanted = quantisation.tensors[one.tensor]
     numbers = arithmetic(quantisation.scheme.base)
-    should = float(np.asarray(wanted.scale).astype(np.dtype(numbers.dtype)))
+    rounded = float(np.asarray(wanted.scale).astype(np.dtype(numbers.dtype)))
+    should = max(rounded, least(quantisation.scheme.base))
     if one.scale.size != 1:
         return f"has {one.scale.size} scales"
     scale = float(one.scale.reshape(()))
