@@ -14,7 +14,7 @@ from parnet_deploy.net import fuse, load_checkpoint
 from parnet_deploy.spec.quantisation import Calibration, Quantisation
 from parnet_deploy.verify.inputs import batches, from_npz
 from parnet_deploy.verify.options import VerifyOptions
-from parnet_deploy.verify.ranges import SINGLE, check_ranges_of, observe_ranges
+from parnet_deploy.verify.ranges import RANGES, SINGLE, check_ranges_of, observe_ranges
 from parnet_deploy.verify.result import CheckResult, TensorRange
 from parnet_deploy.verify.verifying import verify
 
@@ -104,6 +104,16 @@ def test_what_cannot_be_judged_is_said(
     assert found.verdict == "not verified"
     assert why in found.detail
     assert "--calibrate" in found.detail
+
+
+def test_a_tensor_that_is_zero_on_these_images(
+    int8: ModelBundle, seen: tuple[TensorRange, ...]
+) -> None:
+    far = [replace(one, ratio=0.3) for one in seen[1:]]
+    found = check_ranges_of(int8.manifest, [replace(seen[0], ratio=0.0), *far], same=False)
+    ranges = next(check for check in found if check.name == RANGES)
+    assert ranges.verdict == "failed"
+    assert f"those of '{seen[0].tensor}' 0 times" in ranges.detail
 
 
 def test_noise_judges_no_scale(int8: ModelBundle) -> None:

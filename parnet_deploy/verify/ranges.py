@@ -324,7 +324,7 @@ def _about(found: Sequence[TensorRange], quantisation: Quantisation) -> Iterator
     median = float(np.median([one.ratio for one in found]))
     few = quantisation.calibration.images < FEW_CALIBRATED
     if not WIDE <= median <= (NARROW_FEW if few else NARROW):
-        worst = max(found, key=lambda one: abs(np.log(one.ratio)))
+        worst = max(found, key=lambda one: abs(np.log(max(one.ratio, 1e-30))))
         words = (
             f"on these images the ranges are {median:.2g} times what the manifest says, in the "
             f"median of all tensors; those of '{worst.tensor}' {worst.ratio:.2g} times: is every "
