@@ -309,6 +309,21 @@ def test_images_that_are_far_too_dark_are_warned_of(capsys: Capture, images: Pat
     assert "6 calibration images are few" in result.err
 
 
+def test_arrays_that_were_normalised_otherwise_are_refused_unless_it_is_allowed(
+    capsys: Capture,
+) -> None:
+    """The seeded fault: -1.4 to 1.4 might be pictures, and lacks half of what is read."""
+    values = np.random.default_rng(0).uniform(-1.4, 1.4, (16, 3, 64, 64)).astype(np.float32)
+    np.savez("half.npz", images=values)
+    asked = ("export", *TINY, "--precision", "int8", "--calibrate", "half.npz")
+    one_sentence(call(capsys, *asked), 1, "another normalisation", "--allow-doubtful")
+    assert not OUTPUT.exists()
+    result = call(capsys, *asked, "--allow-doubtful")
+    assert result.status == 0, result.err
+    assert "WARNING the range of 'images'" in result.err
+    assert any("another" in said for said in open_model(OUTPUT).manifest.warnings)
+
+
 @pytest.mark.parametrize(
     ("report", "given"),
     [

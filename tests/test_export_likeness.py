@@ -23,10 +23,13 @@ from parnet_deploy.export.quantising import (
     Quantised,
     QuantiseOptions,
     check_agreement,
+    check_reads,
 )
 from parnet_deploy.quantise.effect import Effect
 from parnet_deploy.quantise.images import CalibrationImages
-from parnet_deploy.spec import Array
+from parnet_deploy.spec import Array, Preprocessing
+from parnet_deploy.spec.learned import LearnedRanges
+from parnet_deploy.spec.quantisation import Quantiser
 
 Capture = pytest.CaptureFixture[str]
 
@@ -110,6 +113,34 @@ def test_answers_that_are_lost_are_refused_unless_it_is_allowed() -> None:
     said = check_agreement(bad, options(doubtful=True))
     assert said is not None
     assert "79.69%" in said
+
+
+def reading(scale: float) -> Quantised:
+    """A range of the images from -128 to 127 times the scale."""
+    tensors = {"images": Quantiser(dtype="int8", scale=scale)}
+    return Quantised(graph=tiny().graph, quantisation=replace(quantised(tiny()), tensors=tensors))
+
+
+def test_a_range_of_another_normalisation_is_refused_unless_it_is_allowed() -> None:
+    read = Preprocessing(size=(32, 32))  # black to white: -2.118 to 2.64
+    assert check_reads(reading(2.64 / 127), options(), read) is None
+    for scale in (1.0 / 127, 4.0 / 127):
+        with pytest.raises(ExportError, match=r"another norm.*--calibrate .* uint8.*--allow-doub"):
+            check_reads(reading(scale), options(), read)
+        said = check_reads(reading(scale), options(doubtful=True), read)
+        assert said is not None
+        assert "another normalisation" in said
+
+
+def test_of_what_was_learned_and_of_dark_images_it_is_warned() -> None:
+    read, narrow = Preprocessing(size=(32, 32)), reading(1.0 / 127)
+    found = narrow.quantisation
+    ranges = LearnedRanges(scheme=found.scheme, calibration=found.calibration, ranges={})
+    said = check_reads(narrow, replace(options(), images=None, learned=ranges), read)
+    assert said is not None
+    assert "another normalisation" in said
+    dark = replace(options(), images=calibration(noise() // 16))
+    assert "0 to 15 of 255" in (check_reads(narrow, dark, read) or "")
 
 
 def test_export_refuses_noise_and_goes_on_where_it_is_told_to(

@@ -68,8 +68,8 @@ class Options:
     per_tensor: Annotated[bool, "One scale for a whole kernel: naive, for comparison."] = False
     allow_doubtful: Annotated[
         bool,
-        "Go on where the images are unlike those of the training, or too many answers on them "
-        "are others than in fp32: a warning, then.",
+        "Go on where the images are unlike those of the training, were normalised otherwise, or "
+        "too many answers on them are others than in fp32: a warning, then.",
     ] = False
     quantisation_report: Annotated[
         Path | None, "Folder for what each layer costs: a page, a picture and JSON."

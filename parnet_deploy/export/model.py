@@ -44,6 +44,7 @@ from parnet_deploy.export.quantising import (
     Quantised,
     QuantiseOptions,
     check_agreement,
+    check_reads,
     quantise_graph,
 )
 from parnet_deploy.export.stages import contracts, cut_stage, describe_cuts, describe_stage
@@ -51,7 +52,6 @@ from parnet_deploy.export.weights import externalise, large_weights, write_weigh
 from parnet_deploy.lowering import layers
 from parnet_deploy.net import DeployParNet, ParNet, TrainingFacts, fuse, save_checkpoint
 from parnet_deploy.quantise.images import CalibrationImages
-from parnet_deploy.quantise.plausible import check_ranges, check_span
 from parnet_deploy.spec import IMAGES, LOGITS, Array, ParNetSpec, Preprocessing, stages
 
 IR_VERSION = 10  # read by ONNX Runtime 1.19 and later, and by TensorRT 10 and later
@@ -104,7 +104,8 @@ def export_model(
         ExportError: a weight is not finite, the whole graph does not equal the network, or the
             stages joined together do not equal the whole graph; a weight or a value is beyond
             the range of the precision; int8 or fp8 without a quantisation that fits; or images of
-            the calibration, or answers on them, that are in doubt (`export.likeness`).
+            the calibration, or ranges or answers on them, that are in doubt (`export.likeness`,
+            `export.quantising`).
         BundleError: the bundle cannot be written.
     """
     listed = _listed(labels, model.spec.classes)
@@ -162,7 +163,8 @@ def _quantised(
         kernels=partial(block_kernels, model, options.form),
         progress=counted,
     )
-    found = replace(found, warnings=(*unlike, *_odd(found, quantise, options)))
+    odd = check_reads(found, quantise, options.preprocessing)
+    found = replace(found, warnings=(*unlike, *((odd,) if odd else ())))
     told(found)
     if trained and (odd := check_agreement(found, quantise)):
         found = replace(found, warnings=(*found.warnings, odd))
@@ -225,13 +227,6 @@ def _kernels(graph: gs.Graph) -> dict[str, Array]:
     """The float32 kernels of a graph's convolutions, by their names."""
     tensors = graph.tensors()
     return {layer.weight: tensors[layer.weight].values for layer in layers(graph)}
-
-
-def _odd(found: Quantised, quantise: QuantiseOptions, options: ExportOptions) -> tuple[str, ...]:
-    """What is odd about the images or the ranges that were found on them."""
-    span = None if quantise.images is None else check_span(quantise.images.values)
-    odd = span or check_ranges(found.quantisation.tensors, options.preprocessing)
-    return (odd,) if odd else ()
 
 
 def _some_of(images: CalibrationImages | None, batch: BatchRange) -> list[Array]:

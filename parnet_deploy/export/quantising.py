@@ -22,8 +22,10 @@ from parnet_deploy.quantise.names import (
     check_per_tensor,
     refuse_without_ranges,
 )
+from parnet_deploy.quantise.plausible import check_ranges, check_span
 from parnet_deploy.quantise.result import QuantisationReport
 from parnet_deploy.quantise.trial import Trial, make_trial
+from parnet_deploy.spec import Preprocessing
 from parnet_deploy.spec.learned import LearnedRanges, quantisation_of
 from parnet_deploy.spec.precision import Precision
 from parnet_deploy.spec.quantisation import CalibrationMethod, Quantisation, Scheme
@@ -51,8 +53,8 @@ class QuantiseOptions:
         per_channel: a scale for each output channel of a kernel, or one for all.
         costs: measure what each layer costs alone, even where no budget asks for it: it takes a run
             over all images for each.
-        doubtful: go on where the images are unlike those of the training, or the answers on them
-            are others than float32's.
+        doubtful: go on where the images are unlike those of the training, their range is not what
+            the preprocessing gives, or the answers on them are others than float32's.
     """
 
     name: str
@@ -157,6 +159,39 @@ def quantise_graph(
         quantisation=quantisation,
         accuracy=trial.accuracy,
         effect=trial.effect(quantisation, result),
+    )
+
+
+def check_reads(
+    found: Quantised, options: QuantiseOptions, preprocessing: Preprocessing
+) -> str | None:
+    """Refuse a range of what the network reads that its preprocessing does not give.
+
+    It says nothing of the weights, so that it is asked of untrained ones, too. Images that are dark
+    or pale use little of that range, and are named instead. Of a range that was learned in training
+    it is warned: it is of the network's own normalisation.
+
+    Args:
+        found: what was made of it.
+        options: how.
+        preprocessing: of the network.
+
+    Returns:
+        A warning, in a sentence; None where there is nothing to be said.
+
+    Raises:
+        ExportError: the range was found on images that were normalised otherwise, or is off by a
+            factor, and `doubtful` is off.
+    """
+    images = options.images
+    if images is not None and (span := check_span(images.values)):
+        return span
+    odd = check_ranges(found.quantisation.tensors, preprocessing)
+    if odd is None or images is None or options.doubtful:
+        return odd
+    raise ExportError(
+        f"{odd}; give --calibrate the pixels as uint8, which are normalised here, or "
+        f"{ALLOW_DOUBTFUL} to go on; nothing was written"
     )
 
 
