@@ -143,6 +143,17 @@ def test_of_what_was_learned_and_of_dark_images_it_is_warned() -> None:
     assert "0 to 15 of 255" in (check_reads(narrow, dark, read) or "")
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_one_image_that_is_lost_is_warned_of_and_two_are_refused(count: int) -> None:
+    few = replace(options(), images=calibration(noise(count)))
+    effect = Effect(agreement=1 - 1 / count, relative=0.1, snr=10.0, accuracy=None)
+    found = Quantised(graph=tiny().graph, quantisation=quantised(tiny()), effect=effect)
+    assert f": 1 of {count}, and so few" in (check_agreement(found, few) or "")
+    if count > 1:
+        with pytest.raises(ExportError, match="nothing was written"):
+            check_agreement(replace(found, effect=replace(effect, agreement=0.5)), few)
+
+
 def test_export_refuses_noise_and_goes_on_where_it_is_told_to(
     capsys: Capture, tmp_path: Path
 ) -> None:
