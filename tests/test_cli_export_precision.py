@@ -279,6 +279,7 @@ def test_the_next_command_is_for_the_target(capsys: Capture, images: Path) -> No
     assert line.endswith(" --backend onnxruntime")
     built = call(capsys, *shlex.split(line.removeprefix("next: parnet-deploy ")))
     assert built.status == 0, built.err
+    assert built.out.endswith("parnet-s-onnxruntime-cpu-split --images FOLDER\n")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 
 from parnet_deploy.cli import next_command as next_module
 from parnet_deploy.engine import choose as choose_module
+from parnet_deploy.quantise.images import named_source, open_images
 from parnet_deploy.runtime.machine import CudaDriver, Gpu
-from parnet_deploy.spec import Backend
+from parnet_deploy.spec import Backend, Preprocessing
 from parnet_deploy.spec.precision import Precision
 from parnet_deploy.spec.quantisation import scheme_of
 
@@ -59,3 +60,36 @@ def test_the_next_command_after_an_export_works_here(
     said = next_module.next_command(bundle, target)
     assert "parnet-deploy build-engine 'a model' --split-streams" in said
     assert words in said if words.startswith("next") else said.endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (None, ""),
+        ("60 images of digits", " --calibrate digits"),
+        ("12 of 1198 images of digits, seed 0", " --calibrate digits"),
+        ("training on digits", " --calibrate digits"),
+        ("training on imagefolder", " --images FOLDER"),
+        ("40 images of imagefolder digits", " --images FOLDER"),
+        ("6 images of the folder digits", " --images FOLDER"),
+        ("6 images of the array 'digits' of digits.npz", " --images FOLDER"),
+        ("6 images of birds", " --images FOLDER"),
+    ],
+)
+def test_the_next_command_after_a_build_feeds_what_is_judged(
+    source: str | None, words: str
+) -> None:
+    """On noise what is quantised is not, and the command would end with a status of 3."""
+    calibration = SimpleNamespace(source=source)
+    quantisation = None if source is None else SimpleNamespace(calibration=calibration)
+    manifest = SimpleNamespace(quantisation=quantisation)
+    engine: Any = SimpleNamespace(path=Path("an engine"), manifest=manifest)
+    said = next_module.next_verification(engine)
+    assert said == f"next: parnet-deploy verify 'an engine'{words}"
+
+
+def test_what_a_calibration_records_of_a_data_set_names_it() -> None:
+    pytest.importorskip("sklearn")
+    for limit in (8, None):
+        found = open_images("digits", Preprocessing(size=(8, 8)), limit=limit)
+        assert named_source(found.source) == "digits"

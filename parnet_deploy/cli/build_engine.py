@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from parnet_deploy.cli.console import (
     tell,
     warn,
 )
+from parnet_deploy.cli.next_command import next_verification
 from parnet_deploy.cli.options import parse_numbers
 from parnet_deploy.cli.placing import Placing, settle_placing
 from parnet_deploy.engine import (
@@ -304,7 +304,7 @@ def _print_summary(engine: EngineBundle) -> None:
     print_table(table)
     for note in _notes(manifest):
         say(f"note: {note}")
-    say(f"next: parnet-deploy verify {shlex.quote(str(engine.path))}")
+    say(next_verification(engine))
 
 
 def _notes(manifest: EngineManifest) -> Iterator[str]:

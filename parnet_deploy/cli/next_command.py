@@ -1,10 +1,13 @@
-"""What follows an export: a command that works on this machine, for what it was made for."""
+"""What follows an export: a command that works on this machine, for what it was made for.
+
+And what follows the building of an engine.
+"""
 
 from __future__ import annotations
 
 import shlex
 
-from parnet_deploy.bundle import ModelBundle
+from parnet_deploy.bundle import EngineBundle, ModelBundle
 from parnet_deploy.engine import choose_backend
 from parnet_deploy.engine.choose import buildable_for_gpus
 from parnet_deploy.errors import EngineError
@@ -32,6 +35,25 @@ def next_command(bundle: ModelBundle, target: Backend) -> str:
     if target == "tensorrt" and installed(target) is not None:
         lacks = "runs, which it does not here"
     return f"next, where {NAMES[target]} {lacks}: {elsewhere}"
+
+
+def next_verification(engine: EngineBundle) -> str:
+    """The command that verifies an engine, as a line to print.
+
+    What is quantised is not judged on noise: it names the images that it was calibrated on where
+    they are known by name, and otherwise that a folder is needed.
+
+    Args:
+        engine: that was built.
+    """
+    command = f"next: {shlex.join(['parnet-deploy', 'verify', str(engine.path)])}"
+    quantisation = engine.manifest.quantisation
+    if quantisation is None:
+        return command
+    from parnet_deploy.quantise.images import named_source
+
+    source = named_source(quantisation.calibration.source)
+    return f"{command} --images FOLDER" if source is None else f"{command} --calibrate {source}"
 
 
 def _options(bundle: ModelBundle, target: Backend) -> tuple[str, ...] | None:

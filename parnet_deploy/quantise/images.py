@@ -7,6 +7,7 @@ network's own preprocessing says. What could only give wrong ranges is refused b
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 
 from parnet_deploy.data import Split, is_source, match_labels, open_learnt, read_npz
 from parnet_deploy.data.npz import check_npz, prepare
+from parnet_deploy.data.opening import SOURCES
 from parnet_deploy.errors import DataError, ImageError, UsageError
 from parnet_deploy.images import find_images, load_image, normalise, preprocess
 from parnet_deploy.quantise.names import LIMIT
@@ -134,6 +136,21 @@ def find_images_of(source: str, *, hold_out: float | None = None) -> Found:
         f"there are no calibration images at '{source}'; give a folder of images, an .npz, or a "
         "data set: imagefolder:PATH, cifar10:PATH, cifar100:PATH or digits"
     )
+
+
+def named_source(recorded: str) -> str | None:
+    """The data set that a calibration's source names, as `find_images_of` takes it.
+
+    Args:
+        recorded: `CalibrationImages.source` of a manifest, or what a training with fake quantisers
+            wrote there.
+
+    Returns:
+        Its name; None for what lies at a path, which is not recorded.
+    """
+    said = re.fullmatch(r"(?:\d+(?: of \d+)? images of|training on) (\w+)(?:, seed \d+)?", recorded)
+    kind = None if said is None else SOURCES.get(said[1])
+    return said[1] if said is not None and kind is not None and not kind.place else None
 
 
 def open_images(
