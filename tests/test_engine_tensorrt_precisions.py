@@ -86,9 +86,12 @@ def test_whole_and_stages_build_in_so_many_kernels(tmp_path: Path, precision: Pr
     kernels, streams = WHOLE[precision]
     assert built.streams == streams
     assert_about(built.kernels, kernels)
-    types = built_types(plans / built.file, "tensorrt-rtx") or {}
-    assert len(types) == 22
-    assert set(types.values()) == {precision}
+    told = built_types(plans / built.file, "tensorrt-rtx")
+    assert told is not None
+    assert len(told.types) == 22
+    assert set(told.types.values()) == {precision}
+    assert not told.unread
+    assert told.complete, "something in the plan is not known"
     counted = {}
     for stage in manifest.stages:
         part = replace(

@@ -149,6 +149,56 @@ def test_weights_that_look_like_a_start_are_passed_over(tmp_path: Path) -> None:
     assert len(text.kernels) == 3
 
 
+def understood(tmp_path: Path, *parts: bytes) -> bool:
+    text = read(tmp_path, *parts)
+    assert text is not None
+    return text.understood
+
+
+KNOWN = PROGRAM.partition("shape_main {")[0].replace("= { 2 1 1 }", "={ 2 1 1 }")
+"""What is as in real plans."""
+
+KNOWN_FUSED = FUSED_KERNEL.replace("header {", "header {\n  version = 4")
+
+
+def test_a_plan_is_understood_where_nothing_in_it_is_unknown(tmp_path: Path) -> None:
+    weights = b"\0weights\0NLY"
+    assert understood(tmp_path, weights, section(KNOWN), weights, section(KNOWN_FUSED), weights)
+
+
+@pytest.mark.parametrize(
+    ("known", "other"),
+    [
+        ("version = 5", "version = 6"),
+        ("  version = 5\n", ""),
+        ("main {\n", "new_section {\n}\nmain {\n"),
+        ("main {\n", "main {\n}\nmain {\n"),
+        ("main {\n", "import new\nmain {\n"),
+        ("  corrltn={", "  convolve={"),
+        ("  corrltn={", "  corrltn::sm90={"),
+        ('layers="[ONNX Layer: stem1.conv]"', 'layers=""'),
+        ('layers="[ONNX Layer: stem1.conv]"', 'nodes="[ONNX Layer: stem1.conv]"'),
+        ('layers="[ONNX Layer: stem1.conv]"', 'layers="[ONNX Layer: stem1][Node: stem1.conv]"'),
+        ("name=__myl_Move fqn", "name=__myl_Conv fqn"),
+    ],
+)
+def test_what_is_not_known_in_a_plan_keeps_it_from_being_understood(
+    tmp_path: Path, known: str, other: str
+) -> None:
+    assert KNOWN.count(known) == 1
+    assert not understood(tmp_path, section(KNOWN.replace(known, other)))
+
+
+@pytest.mark.parametrize(
+    "part", [b"NLYM", section(KNOWN)[:-20], section(FUSED_KERNEL), section("head {\n}\n")]
+)
+def test_a_program_that_cannot_be_read_keeps_a_plan_from_being_understood(
+    tmp_path: Path, part: bytes
+) -> None:
+    assert understood(tmp_path, section(KNOWN))
+    assert not understood(tmp_path, section(KNOWN), part)
+
+
 @given(noise=st.binary(max_size=200), at=st.integers(0, len(PROGRAM)))
 def test_no_bytes_make_it_fail(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int
@@ -181,6 +231,7 @@ def test_a_real_plan_names_the_nodes_of_its_graph(tiny_bundle: ModelBundle, tmp_
     text = read_plan_text(tmp_path / built.file)
     assert text is not None
     assert text.compute_capabilities == ("8.6", "12.0")
+    assert text.understood, "something in the plan is not known"
     computed = {layer for kernel in text.kernels for layer in kernel.layers}
     blocks = {block for stage in manifest.stages for block in stage.blocks} - {"head"}
     convolutions = {f"{block}.conv" for block in blocks}

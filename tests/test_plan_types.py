@@ -18,7 +18,7 @@ from parnet_deploy.errors import EngineError
 from parnet_deploy.export import ExportOptions, export_model
 from parnet_deploy.net import initialise
 from parnet_deploy.runtime.plan_text import read_plan_text
-from parnet_deploy.runtime.plan_types import built_types, types_of_layers
+from parnet_deploy.runtime.plan_types import PlanTypes, built_types, shown, types_of_layers
 from parnet_deploy.spec import Preprocessing
 from parnet_deploy.spec.form import default_form
 from parnet_deploy.spec.precision import Precision
@@ -66,7 +66,33 @@ def test_a_program_tells_what_its_convolutions_read(tmp_path: Path, kind: str, w
     path = tmp_path / "x.plan"
     path.write_bytes(section(PROGRAM.replace("KIND", kind)))
     found = built_types(path, "tensorrt-rtx")
-    assert found == {"a": wanted, "b": "fp16", "c": "mixed"}
+    assert found is not None
+    assert found.types == {"a": wanted, "b": "fp16", "c": "int8"}
+    assert found.unread == {"c": (), "d": ()}, "one names no type, the other is no convolution"
+
+
+def test_a_type_that_is_not_known_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.plan"
+    path.write_bytes(section(PROGRAM.replace("KIND", "fp4_e2m1")))
+    found = built_types(path, "tensorrt-rtx")
+    assert found is not None
+    assert found.types["a"] == "int8", "what its kernel is"
+    assert found.unread["a"] == ("fp4_e2m1",)
+    assert shown(found.types, found.unread) == {
+        "a": "int8 and unknown",
+        "b": "fp16",
+        "c": "int8 and unknown",
+        "d": "unknown",
+    }
+
+
+@pytest.mark.parametrize("read", ["", 'input={"half" }', 'reads={"half" "half" }'])
+def test_a_convolution_that_does_not_say_what_it_reads(tmp_path: Path, read: str) -> None:
+    path = tmp_path / "x.plan"
+    path.write_bytes(section(PROGRAM.replace('b_U1" input={"half" "half" }', f'b_U1" {read}')))
+    found = built_types(path, "tensorrt-rtx")
+    assert found is not None
+    assert found.unread["b"] == ()
 
 
 @pytest.mark.parametrize(("kind", "wanted"), [("bf16", "bf16"), ("float", "fp32")])
@@ -76,7 +102,10 @@ def test_a_program_tells_of_convolutions_within_fused_kernels(
     path = tmp_path / "x.plan"
     program = PROGRAM.replace("function={ name=__myl_Silu", "runtime_fusion={ name=__myl_CorrSilu")
     path.write_bytes(section(program) + section(FUSED.replace("KIND", kind)))
-    assert (built_types(path, "tensorrt-rtx") or {})["d"] == wanted
+    found = built_types(path, "tensorrt-rtx")
+    assert found is not None
+    assert found.types["d"] == wanted
+    assert "d" not in found.unread
     text = read_plan_text(path)
     assert text is not None
     assert len(text.kernels) == 5, "what is within is no launch"
@@ -102,7 +131,6 @@ def test_a_plan_that_tells_nothing(tmp_path: Path) -> None:
         ({"Inputs": [{"Format/Datatype": "BFloat16"}]}, "bf16"),
         ({"Inputs": [{"Format/Datatype": "FP8"}]}, "fp8"),
         ({"Inputs": [{"Format/Datatype": "Row major linear FP32"}]}, "fp32"),
-        ({"Inputs": []}, "unknown"),
     ],
 )
 def test_an_inspector_tells_what_convolutions_read(layer: dict[str, Any], wanted: str) -> None:
@@ -112,8 +140,30 @@ def test_an_inspector_tells_what_convolutions_read(layer: dict[str, Any], wanted
         "Metadata": "[ONNX Layer: stem1.conv]\x1f[ONNX Layer: stem1.gate]",
         **layer,
     }
-    beside = {"LayerType": "kgen", "Metadata": "[ONNX Layer: stem1.conv]", "Inputs": []}
-    assert types_of_layers([told, beside]) == {"stem1": wanted}
+    for kind in ("kgen", "fusion", "SomethingNew"):
+        read = [{"Format/Datatype": "FP99"}]
+        beside = {"LayerType": kind, "Metadata": "[ONNX Layer: stem1.conv]", "Inputs": read}
+        assert types_of_layers([told, beside]) == PlanTypes(
+            types={"stem1": wanted}, unread={}, complete=False
+        )
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ({"LayerType": "CaskConvolution", "Inputs": []}, ()),
+        ({"LayerType": "CaskConvolution", "Weights": {"Type": "Posit16"}}, ("Posit16",)),
+        ({"LayerType": "gemm", "Inputs": [{"Format/Datatype": "Row major P4"}]}, ("Row major P4",)),
+        ({"LayerType": "SomethingNew", "Inputs": [{"Format/Datatype": "Half"}]}, ("SomethingNew",)),
+        ({"LayerType": "kgen", "Inputs": [{"Format/Datatype": "Half"}]}, ()),
+        ({"Inputs": [{"Format/Datatype": "Half"}]}, ()),
+    ],
+)
+def test_what_an_inspector_says_that_is_not_known_is_told(
+    layer: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    found = types_of_layers([{"Metadata": "[ONNX Layer: stem1.conv]", **layer}])
+    assert found == PlanTypes(types={}, unread={"stem1": words}, complete=False)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -123,7 +173,11 @@ def test_real_plans_compute_in_their_graphs_precision(tmp_path: Path, precision:
     engine = build_engine(model, tmp_path / "engine", builder, split=True)
     found: dict[str, str] = {}
     for stage in engine.manifest.stages:
-        found |= built_types(engine.file(stage.file), "tensorrt-rtx") or {}
+        told = built_types(engine.file(stage.file), "tensorrt-rtx")
+        assert told is not None
+        assert told.complete, "something in the plan is not known"
+        assert not told.unread
+        found |= told.types
     blocks = {name for stage in model.manifest.stages for name in stage.blocks} - {"head"}
     assert found == dict.fromkeys(blocks, precision)
 
@@ -157,6 +211,7 @@ def test_plans_of_the_digits_network_are_what_was_asked_for(
     engines = [build_plans(model, tmp_path / f"{split}", split=split) for split in (False, True)]
     whole = read_plan_text(engines[0].file("whole.plan"))
     assert whole is not None
+    assert whole.understood
     fused = [kernel.layers for kernel in whole.inside if kernel.kind == "corrltn"]
     assert fused, "the test is of no use where nothing is fused"
     found = verify(engines[0].path, VerifyOptions(samples=2, sibling=engines[1].path))
@@ -178,7 +233,7 @@ def test_plans_of_the_digits_network_in_float32_sold_as_float16(tmp_path: Path) 
     found = verify(wrong.path, VerifyOptions(samples=2))
     (failure,) = found.failures
     assert failure.startswith(f"engine, {BUILT}: ")
-    assert "was built in fp32, and fp16 was asked for" in failure
+    assert "were built in fp32, and fp16 was asked for" in failure
     types = {row.block: row.built["engine"] for row in found.types if "engine" in row.built}
     assert set(types.values()) == {"fp32"}
     assert types["merge3"] == "fp32"

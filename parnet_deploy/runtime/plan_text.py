@@ -28,6 +28,17 @@ _TEXT_START = b"header {\n"
 _NOT_LAUNCHED = frozenset({"signal", "wait", "shape_call"})
 """Instructions without a kernel: events that order the streams, and shapes computed on the host."""
 
+_KERNELS = frozenset({"function", "runtime_function", "corrltn", "runtime_fusion"})
+"""Instructions with a kernel that are known."""
+
+_MOVES = "__myl_Move"
+"""A kernel that copies what the network reads: of no node, so it names none."""
+
+_VERSIONS = frozenset({"4", "5"})
+"""Versions of a program's text that are known: of fused kernels' and of plans'."""
+
+_KNOWN_SECTIONS = frozenset({"header", "descriptors", "main", "shape_main"})
+
 _ANY_GPU = "*"
 """The GPUs of a program that is the inside of one fused kernel, not a list of kernels."""
 
@@ -38,14 +49,21 @@ _STREAM = re.compile(r"\bstream=(\d+)")
 _EVENT = re.compile(r"\bevent=(\d+)")
 _LAYERS = re.compile(r'\blayers="([^"]*)"')
 _LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_BEHIND = re.compile(r"(?:__gemm_from_conv1x1|\s)*")
+"""What may stand behind the names of layers: what was made of a node."""
+
 _TYPE = re.compile(r"\btype=(\w+)")
 _QUOTED = re.compile(r'\bname="([^"]*)"')
 _READ = re.compile(r"\binput=\{([^}]*)\}")
 _ARGUMENT = re.compile(r'"([^"]*)"')
+_VERSION = re.compile(r"^\s*version = (\w+)", re.MULTILINE)
+_LABEL = re.compile(r"\s*(?:label \w+:)?\s*")
 _GPUS = re.compile(r"\baccelerators=\{([^}]*)\}")
 _TF32 = re.compile(r"\btf32=(\d)")
 _SCRATCH = "__scratch_space"
-_UNKNOWN = "?"
+
+UNTOLD = "?"
+"""The element type of what a kernel reads where the program does not tell it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +103,12 @@ class PlanText:
         inside: the instructions of kernels that several were fused into when it was built
             (``runtime_fusion``), each such kernel being a program of its own. They are no
             launches.
+        understood: whether nothing in it is unknown, so that a node that no kernel names is not
+            in it. It takes all of these: what starts as a program is one; the text is of a version
+            that is known (`_VERSIONS`) and holds each section once and nothing beside them; every
+            line of ``main`` is a label or an instruction of a known kind; and every kernel names
+            its nodes, in the form that is known, but for one that copies what the network reads.
+            A kernel that several were fused into names the nodes of all of them.
     """
 
     kernels: tuple[Kernel, ...]
@@ -93,6 +117,7 @@ class PlanText:
     dtypes: tuple[str, ...]
     chain: int | None
     inside: tuple[Kernel, ...] = ()
+    understood: bool = False
 
     @property
     def streams(self) -> int:
@@ -114,16 +139,20 @@ def read_plan_text(path: Path) -> PlanText | None:
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
-            texts = list(_programs(plan))
+            starts = list(_programs(plan))
     except ValueError:  # an empty file cannot be mapped
         return None
     except OSError as exc:
         raise EngineError(f"cannot read {path}: {exc.strerror or exc}") from exc
-    return _read_programs(texts)
+    texts = [text for text in starts if text is not None]
+    return _read_programs(texts, whole=len(texts) == len(starts))
 
 
-def _programs(plan: mmap.mmap) -> Iterator[str]:
-    """The texts of all programs in a plan. Weights that look like a program's start are not."""
+def _programs(plan: mmap.mmap) -> Iterator[str | None]:
+    """The texts of all programs in a plan; None for what has a program's start and no text.
+
+    Weights may look like such a start.
+    """
     at = plan.find(_MAGIC)
     while at >= 0:
         start = at + _TEXT_AT
@@ -132,10 +161,13 @@ def _programs(plan: mmap.mmap) -> Iterator[str]:
         if plan[start : start + len(_TEXT_START)] == _TEXT_START and start + length <= len(plan):
             yield plan[start : start + length].decode("utf-8", errors="replace")
             end = start + length
+        else:
+            yield None
         at = plan.find(_MAGIC, end)
 
 
-def _read_programs(texts: list[str]) -> PlanText | None:
+def _read_programs(texts: list[str], *, whole: bool) -> PlanText | None:
+    """Read programs; `whole` where they are all that starts as one."""
     kernels: list[Kernel] = []
     inside: list[Kernel] = []
     gpus: set[str] = set()
@@ -146,6 +178,7 @@ def _read_programs(texts: list[str]) -> PlanText | None:
         sections = _sections(text)
         header = "\n".join(sections.get("header", ()))
         named = _gpus(header)
+        whole = whole and _understood(text, sections, fused=_ANY_GPU in named)
         types = dict(_types(sections.get("descriptors", ())))
         if _ANY_GPU in named:
             inside.extend(_kernels(sections.get("main", ()), types))
@@ -165,7 +198,42 @@ def _read_programs(texts: list[str]) -> PlanText | None:
         # Programs run one after the other.
         chain=None if None in chains else sum(chain or 0 for chain in chains),
         inside=tuple(inside),
+        understood=whole,
     )
+
+
+def _understood(text: str, sections: Mapping[str, tuple[str, ...]], *, fused: bool) -> bool:
+    """Whether nothing in a program is unknown (`PlanText`).
+
+    Args:
+        text: the program.
+        sections: the same by section.
+        fused: whether it is the inside of a fused kernel: the launch of that names its nodes, so
+            its instructions need not be known.
+    """
+    version = _VERSION.search("\n".join(sections.get("header", ())))
+    if version is None or version[1] not in _VERSIONS or not sections.keys() <= _KNOWN_SECTIONS:
+        return False
+    # Each section has a line before and one behind it: a second of a name, or what is in none,
+    # leaves lines over.
+    if len(text.strip().split("\n")) != sum(len(lines) + 2 for lines in sections.values()):
+        return False
+    return fused or ("main" in sections and all(map(_is_known, sections["main"])))
+
+
+def _is_known(line: str) -> bool:
+    """Whether a line is a label, or an instruction that is known and names its nodes."""
+    match = _INSTRUCTION.fullmatch(line)
+    if match is None:
+        return _LABEL.fullmatch(line) is not None
+    if match[1] in _NOT_LAUNCHED:
+        return True
+    layers, name = _LAYERS.search(match[2]), _NAME.search(match[2])
+    said = layers[1] if layers else ""
+    if match[1] not in _KERNELS or not _BEHIND.fullmatch(_LAYER.sub("", said)):
+        return False
+    moves = match[1] == "function" and name is not None and name[1] == _MOVES
+    return moves or bool(said)
 
 
 def _sections(text: str) -> dict[str, tuple[str, ...]]:
@@ -239,5 +307,5 @@ def _kernels(lines: tuple[str, ...], types: Mapping[str, str]) -> Iterator[Kerne
             name=name[1] if name else match[1],
             stream=int(stream[1]) if stream else 0,
             layers=tuple(_LAYER.findall(layers[1])) if layers else (),
-            reads=tuple(types.get(name, _UNKNOWN) for name in names),
+            reads=tuple(types.get(name, UNTOLD) for name in names),
         )

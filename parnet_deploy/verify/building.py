@@ -81,7 +81,7 @@ def _engine(
         found = engine_types(engine)
     except (EngineError, VerificationError) as exc:
         return (_failed(rung, BUILT, f"its files cannot be read: {exc}"),), {}
-    return check_engine(rung, engine.manifest, model, found), found.types
+    return check_engine(rung, engine.manifest, model, found), found.shown
 
 
 def _failed(rung: RungName, name: str, detail: str) -> CheckResult:

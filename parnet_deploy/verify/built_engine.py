@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -19,7 +19,7 @@ from parnet_deploy.bundle import EngineBundle, EngineManifest, EngineStage, Mode
 from parnet_deploy.errors import MissingDependencyError
 from parnet_deploy.runtime.onnxruntime import has_half_kernels
 from parnet_deploy.runtime.openvino import compile_model, has_bfloat16
-from parnet_deploy.runtime.plan_types import built_types
+from parnet_deploy.runtime.plan_types import PlanTypes, built_types, shown
 from parnet_deploy.runtime.tensorrt_api import TensorRTBackend
 from parnet_deploy.verify.asked import asked_types
 from parnet_deploy.verify.problems import Problem, counted, in_words
@@ -49,6 +49,9 @@ _ONNX_TYPES: Mapping[int, str] = {
 _OPENVINO_TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
 
 _TOLD = ("layerType", "originalLayersNames", "runtimePrecision")
+_PLANS = ("tensorrt", "tensorrt-rtx")
+"""Backends whose files are plans: their formats are not documented."""
+
 _OPENVINO_LAYERS = frozenset({"Convolution", "GroupConvolution"})
 
 Types = dict[str, str]
@@ -61,10 +64,21 @@ class EngineTypes:
     Attributes:
         types: precision of each block's convolution that it tells of.
         silent: why it does not tell, or None.
+        unread: words that are not known here by block, of convolutions of which something could
+            not be read; none where no type is told.
+        complete: whether a convolution that is in neither is not there. It is so of files whose
+            format is documented, and of plans in which all was understood (`PlanTypes`).
     """
 
     types: Mapping[str, str]
     silent: str | None = None
+    unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    complete: bool = True
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The types by block, ``unknown`` where one could not be read."""
+        return shown(self.types, self.unread)
 
 
 def engine_types(engine: EngineBundle) -> EngineTypes:
@@ -75,33 +89,59 @@ def engine_types(engine: EngineBundle) -> EngineTypes:
         EngineError: a file does not load.
     """
     found: dict[str, dict[str, None]] = {}
+    unread: dict[str, dict[str, None]] = {}
+    complete = True
     try:
         for stage in engine.manifest.stages:
-            for block, kind in stage_types(engine, stage).items():
+            told = _read(engine, stage)
+            complete = complete and told.complete
+            for block, kind in told.types.items():
                 found.setdefault(block, {})[kind] = None
+            for block, words in told.unread.items():
+                unread.setdefault(block, {}).update(dict.fromkeys(words))
     except MissingDependencyError as exc:
         return EngineTypes(types={}, silent=str(exc))
     types = {block: " and ".join(kinds) for block, kinds in found.items()}
-    if not types:
+    if not types and engine.manifest.backend not in _PLANS:
         return EngineTypes(types={}, silent=f"{engine.manifest.backend} does not tell")
-    return EngineTypes(types=types)
+    words_of = {block: tuple(words) for block, words in unread.items()}
+    return EngineTypes(types=types, unread=words_of, complete=complete)
 
 
 def stage_types(engine: EngineBundle, stage: EngineStage) -> Types:
     """What one of an engine's files computes in, by block; empty where it does not tell.
+
+    A type that could not be read is ``unknown``.
 
     Raises:
         VerificationError: a saved graph cannot be read.
         EngineError: the file does not load.
         MissingDependencyError: what reads it is not installed.
     """
-    return _READERS.get(engine.manifest.backend, _plan_types)(engine, stage)
+    told = _read(engine, stage)
+    return shown(told.types, told.unread)
+
+
+def _read(engine: EngineBundle, stage: EngineStage) -> PlanTypes:
+    """What a file of an engine tells."""
+    backend = engine.manifest.backend
+    if backend not in _PLANS:
+        reader = _READERS.get(backend)
+        types = {} if reader is None else reader(engine, stage)
+        return PlanTypes(types=types, unread={}, complete=True)
+    flavour: TensorRTBackend = "tensorrt" if backend == "tensorrt" else "tensorrt-rtx"
+    told = built_types(engine.file(stage.file), flavour)
+    return told or PlanTypes(types={}, unread={}, complete=False)
 
 
 def check_engine(
     rung: RungName, engine: EngineManifest, model: ModelManifest, found: EngineTypes
 ) -> tuple[CheckResult, ...]:
     """Hold an engine against what was asked for, and what it says of itself.
+
+    A convolution that was read with another type fails. One of which a type could not be read, or
+    that is not told of where not all was understood, shows nothing: where none fails, the verdict
+    is then "not verified".
 
     Args:
         rung: which rung it is.
@@ -122,13 +162,15 @@ def check_engine(
         built = CheckResult(rung=rung, name=BUILT, verdict="not verified", detail=found.silent)
         return computes, built
     expected = expected_types(engine, model)
-    bad = list(_problems(expected, found.types))
+    bad = list(_problems(expected, found))
+    unread = list(_unread(expected, found))
+    wrong = "; ".join(filter(None, [in_words(bad), in_words(unread)]))
     built = CheckResult(
         rung=rung,
         name=BUILT,
-        verdict="failed" if bad else "passed",
-        detail=in_words(bad) or f"{counted(found.types)} of {len(expected)} convolutions",
-        problems=tuple(map(str, bad)),
+        verdict="failed" if bad else "not verified" if unread else "passed",
+        detail=wrong or f"{counted(found.types)} of {len(expected)} convolutions",
+        problems=tuple(map(str, (*bad, *unread))),
     )
     return computes, built
 
@@ -212,15 +254,36 @@ def expected_types(engine: EngineManifest, model: ModelManifest) -> Types:
     return dict.fromkeys(asked, engine.computes)
 
 
-def _problems(expected: Mapping[str, str], found: Mapping[str, str]) -> Iterator[Problem]:
+def _problems(expected: Mapping[str, str], found: EngineTypes) -> Iterator[Problem]:
+    """Convolutions that were read with another type, and those that are not there."""
     for block, want in expected.items():
-        got = found.get(block)
-        if got is None:
-            lacks = "it has no convolution"
-            yield Problem(name=block, one=f"{lacks} {{names}}", several=f"{lacks}s {{names}}")
-        elif got != want:
+        got = found.types.get(block)
+        if got is not None and got != want:
             rest = f"built in {got}, and {want} was asked for"
             yield Problem.of(block, ("was", "were"), rest)
+        elif got is None and block not in found.unread and found.complete:
+            lacks = "it has no convolution"
+            yield Problem(name=block, one=f"{lacks} {{names}}", several=f"{lacks}s {{names}}")
+
+
+def _unread(expected: Mapping[str, str], found: EngineTypes) -> Iterator[Problem]:
+    """Convolutions of which the engine tells nothing that can be read, or not all of it."""
+    for block in expected:
+        words = found.unread.get(block, ())
+        if words:
+            rest = f"what is not known here, {' and '.join(map(repr, words))}"
+            one = f"of the convolution {{names}} it says {_literal(rest)}"
+            several = f"of the convolutions {{names}} it says {_literal(rest)}"
+            yield Problem(name=block, one=one, several=several)
+        elif block in found.unread or not (found.complete or block in found.types):
+            lost = "could not be read from it"
+            one, several = f"the type of {{names}} {lost}", f"the types of {{names}} {lost}"
+            yield Problem(name=block, one=one, several=several)
+
+
+def _literal(words: str) -> str:
+    """Words as a part of a template."""
+    return words.replace("{", "{{").replace("}", "}}")
 
 
 def _onnxruntime_types(engine: EngineBundle, stage: EngineStage) -> Types:
@@ -275,14 +338,6 @@ def expected_blocks(engine: EngineBundle) -> tuple[str, ...]:
     manifest = engine.manifest
     asked = asked_types(manifest.spec, manifest.precision, manifest.quantisation)
     return tuple(block for block in asked if block != "head")
-
-
-def _plan_types(engine: EngineBundle, stage: EngineStage) -> Types:
-    backend = engine.manifest.backend
-    if backend not in ("tensorrt", "tensorrt-rtx"):
-        return {}
-    flavour: TensorRTBackend = "tensorrt" if backend == "tensorrt" else "tensorrt-rtx"
-    return dict(built_types(engine.file(stage.file), flavour) or {})
 
 
 _READERS: Mapping[str, Callable[[EngineBundle, EngineStage], Types]] = {
