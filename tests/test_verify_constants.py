@@ -24,9 +24,10 @@ from parnet_deploy.net import ParNet, fuse, load_checkpoint
 from parnet_deploy.spec import Array, Backend, DeployForm
 from parnet_deploy.spec.form import default_form
 from parnet_deploy.spec.quantisation import Calibration, Quantisation, scheme_of
-from parnet_deploy.verify.built import CONSTANTS, KERNELS, QUANTISERS, check_model, look_into
+from parnet_deploy.verify.built import CONSTANTS, KERNELS, QUANTISERS, check_model
 from parnet_deploy.verify.constants import GraphConstants, constant_problems
 from parnet_deploy.verify.folded import BIAS
+from parnet_deploy.verify.graph_facts import look_into
 from parnet_deploy.verify.kernels import apart, kernel_problems
 from parnet_deploy.verify.options import VerifyOptions
 from parnet_deploy.verify.result import CheckResult

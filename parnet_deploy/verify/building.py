@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from parnet_deploy.bundle import EngineBundle, ModelManifest
 from parnet_deploy.errors import EngineError, VerificationError
 from parnet_deploy.net import DeployParNet
-from parnet_deploy.verify.built import READABLE, block_types, check_model, look_into
+from parnet_deploy.verify.built import READABLE, block_types, check_model
 from parnet_deploy.verify.built_engine import BUILT, check_engine, engine_types
+from parnet_deploy.verify.graph_facts import look_into
 from parnet_deploy.verify.inputs import Batch
 from parnet_deploy.verify.ranges import check_ranges_of, observe_ranges, ranges_unseen
 from parnet_deploy.verify.result import BlockTypes, CheckResult, TensorRange
