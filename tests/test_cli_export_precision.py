@@ -177,7 +177,7 @@ def test_images_that_cannot_be_used(capsys: Capture, make: Callable[[], Path], w
         (("--precision", "fp16", "--calibrate", "images"), "leave out --calibrate"),
         (("--auto-keep", "1", "--keep", "stem1"), "leave out --auto-keep, --keep"),
         ((*INT8, "--auto-keep", "-1"), "0 to 100"),
-        ((*INT8, "--percentile", "99"), "percentile"),
+        ((*INT8, "--percentile", "99"), "give --calibration-method percentile"),
         ((*INT8, "--keep", "stem9"), "'stem9'"),
         ((*INT8, "--calibration-images", "-1"), "-1"),
         (
@@ -239,7 +239,7 @@ def test_a_precision_that_the_target_does_not_run_is_refused_at_once(
         ("imagefolder:nowhere", 1, "nowhere"),
         ("imagefolder:empty", 1, "empty"),
         ("broken.npz", 1, "broken.npz"),
-        ("two.npz", 1, "two.npz has no array 'images'; it has a, b"),
+        ("two.npz", 1, "it has a, b: save the array of images under the name 'images'"),
         ("digits:there", 2, "digits"),
         (None, 2, "give --calibrate"),
     ],

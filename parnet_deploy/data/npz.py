@@ -139,5 +139,8 @@ def _array_of(path: Path, file: NpzFile) -> str:
     if IMAGES in others:
         return IMAGES
     if len(others) != 1:
-        raise DataError(f"{path} has no array '{IMAGES}'; it has {', '.join(file.files) or 'none'}")
+        raise DataError(
+            f"{path} has no array '{IMAGES}'; it has {', '.join(file.files) or 'none'}: save the "
+            f"array of images under the name '{IMAGES}', or as the only one besides '{LABELS}'"
+        )
     return others[0]

@@ -123,7 +123,10 @@ def check_method(method: str, percentile: float | None) -> None:
     if percentile is None:
         return
     if method != "percentile":
-        raise UsageError(f"a percentile belongs to the method 'percentile', not to '{method}'")
+        raise UsageError(
+            f"a percentile belongs to the method 'percentile', not to '{method}': give "
+            "--calibration-method percentile as well, or leave --percentile out"
+        )
     if not 50.0 < percentile <= 100.0:  # so written, NaN is refused, too
         raise UsageError(f"a percentile is more than 50 and at most 100, not {percentile:g}")
 
