@@ -1,4 +1,4 @@
-"""What a model bundle's graphs really compute in and how they are quantised: held against what was asked.
+"""Whether a model bundle's graphs compute in what was asked for, and are quantised as it says.
 
 That numbers agree does not show it: a network sold as float16 that computes in float32 agrees
 best of all.
