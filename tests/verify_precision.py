@@ -89,6 +89,7 @@ def export_precision(
             equalise=equalise,
             correct_bias=correct_bias,
             per_channel=per_channel,
+            doubtful=preprocessing is not None,  # a seeded fault, which export would refuse
         )
     network = initialise(spec, seed=0).eval()
     change(network)
