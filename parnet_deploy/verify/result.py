@@ -164,6 +164,8 @@ class TensorRange:
         greatest: greatest value in it.
         saturated: share of its values beyond the range.
         ratio: the range that the manifest's method finds on these images, in the manifest's.
+        moved: how far both its ends lie to the same side of the manifest's, in the manifest's
+            range; negative: below. 0 where it is only wider, narrower, or longer at one end.
         images: how many images.
     """
 
@@ -174,6 +176,7 @@ class TensorRange:
     greatest: float
     saturated: float
     ratio: float
+    moved: float
     images: int
 
 
@@ -186,7 +189,7 @@ class CheckResult:
         name: what must hold.
         verdict: whether it does.
         detail: what was found, or why it could not be asked.
-        problems: where it failed, all that is wrong, a sentence each; `detail` has the first.
+        problems: all that is wrong or could not be read, a sentence each; `detail` has the first.
     """
 
     rung: RungName
