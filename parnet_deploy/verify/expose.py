@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,8 +33,7 @@ def expose(
     Args:
         source: ONNX file; external data lies beside or below it.
         wanted: numpy's names of the types of the tensors that are wanted, by the tensors' names.
-        folder: an empty folder for the copy; weights are linked into it, not copied, where the
-            file system allows that.
+        folder: an empty folder for the copy, its weights included.
         emulated: whether the copy computes in float32, with every rounding written out
             (`lowering.emulate`); its weights are then in it.
         given: types of tensors, by name, that the copy reads from outside (as ``NAME.given``),
@@ -86,10 +84,11 @@ def _read_from_outside(graph: onnx.GraphProto, given: Mapping[str, str]) -> None
 
 
 def _bring(source: Path, folder: Path, location: str) -> None:
-    """Link a file of weights, or copy it where it lies on another file system."""
+    """Copy a file of weights.
+
+    A link would do, but onnx opens no weights that have a second one: while a bundle is verified,
+    and for ever where that was killed, nothing else could read it.
+    """
     target = folder / location
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source / location, target)
-    except OSError:
-        shutil.copyfile(source / location, target)
+    shutil.copyfile(source / location, target)
