@@ -339,9 +339,9 @@ def test_a_tiny_constant_is_not_any_constant_in_float32() -> None:
     want = {"stem1.conv": {BIAS: np.full(3, 1e-9)}}
     right = GraphConstants(known={"stem1.conv": {BIAS: np.full(3, 1.0000001e-9)}}, others=())
     wrong = replace(right, known={"stem1.conv": {BIAS: np.full(3, 2e-9)}})
-    assert list(constant_problems(right, want, {"stem1": "fp32"}, None)) == []
-    assert list(constant_problems(wrong, want, {"stem1": "fp32"}, None))
-    assert list(constant_problems(wrong, want, {"stem1": "fp16"}, None)) == []
+    assert list(constant_problems(right, want, {"stem1": "fp32"}, None, "g")) == []
+    assert list(constant_problems(wrong, want, {"stem1": "fp32"}, None, "g"))
+    assert list(constant_problems(wrong, want, {"stem1": "fp16"}, None, "g")) == []
 
 
 def test_a_channel_that_was_scaled_where_the_manifest_knows_of_none(

@@ -14,10 +14,9 @@ import logging
 from typing import Any, Literal
 
 from parnet_deploy.errors import MissingDependencyError
+from parnet_deploy.spec.targets import NAMES
 
 TensorRTBackend = Literal["tensorrt", "tensorrt-rtx"]
-
-TITLES: dict[TensorRTBackend, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT RTX"}
 
 _MODULES: dict[TensorRTBackend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _EXTRAS: dict[TensorRTBackend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
@@ -41,7 +40,7 @@ def load_api(backend: TensorRTBackend) -> Any:
         if exc.name != module:
             raise MissingDependencyError(_broken(backend, exc)) from exc
         raise MissingDependencyError(
-            f"{TITLES[backend]} is not installed (there is no module '{module}'); "
+            f"{NAMES[backend]} is not installed (there is no module '{module}'); "
             f"install parnet-deploy[{_EXTRAS[backend]}]"
         ) from exc
     except (ImportError, OSError) as exc:
@@ -50,7 +49,7 @@ def load_api(backend: TensorRTBackend) -> Any:
 
 def _broken(backend: TensorRTBackend, exc: Exception) -> str:
     return (
-        f"{TITLES[backend]} is installed but does not load: {exc}; "
+        f"{NAMES[backend]} is installed but does not load: {exc}; "
         f"install parnet-deploy[{_EXTRAS[backend]}] again"
     )
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from parnet_deploy.errors import EngineError, TargetError
 from parnet_deploy.runtime.machine import Gpu
-from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend
+from parnet_deploy.runtime.tensorrt_api import TensorRTBackend
 from parnet_deploy.spec import Backend
+from parnet_deploy.spec.targets import NAMES
 
 AND_LATER = "+"
 AMPERE_AND_LATER = f"8.0{AND_LATER}"
@@ -84,7 +85,7 @@ class PlanTarget:
     def needs(self) -> str:
         """In words: the GPU and the version that it needs."""
         later = " or later" if self.version_compatible else ""
-        return f"{self.gpus} and {TITLES[self.flavour]} {self.version}{later}"
+        return f"{self.gpus} and {NAMES[self.flavour]} {self.version}{later}"
 
     def check_gpu(self, gpu: Gpu) -> None:
         """Compare with the GPU that is to run the plan.
@@ -108,7 +109,7 @@ class PlanTarget:
         later = self.version_compatible and _numbers(found) >= _numbers(self.version)
         if found != self.version and not later:
             raise TargetError(
-                f"it needs {self.needs}, and {TITLES[self.flavour]} {found} is installed"
+                f"it needs {self.needs}, and {NAMES[self.flavour]} {found} is installed"
             )
 
 

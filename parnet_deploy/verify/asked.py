@@ -5,8 +5,6 @@ from __future__ import annotations
 from parnet_deploy.spec import ParNetSpec, layout
 from parnet_deploy.spec.quantisation import Quantisation, base_of
 
-HEAD = "head"
-
 
 def asked_types(
     spec: ParNetSpec, precision: str, quantisation: Quantisation | None

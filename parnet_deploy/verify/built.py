@@ -19,7 +19,7 @@ from parnet_deploy.verify.asked import asked_types
 from parnet_deploy.verify.folded import kernels_of
 from parnet_deploy.verify.graph_facts import GraphFacts
 from parnet_deploy.verify.kernels import apart, kernel_problems, least
-from parnet_deploy.verify.problems import Problem, counted, in_words
+from parnet_deploy.verify.problems import Problem, check_of, counted
 from parnet_deploy.verify.result import BlockTypes, CheckResult
 from parnet_deploy.verify.tolerances import RungName
 from parnet_deploy.verify.written import WrittenQuantiser
@@ -43,8 +43,8 @@ def check_model(manifest: ModelManifest, facts: Sequence[GraphFacts]) -> tuple[C
     asked = asked_types(manifest.spec, manifest.precision, manifest.quantisation)
     whole, *stages = facts
     results = [
-        _result("onnx-whole", TYPES, type_problems([whole], asked), _layers(whole.types)),
-        _result("onnx-stages", TYPES, _in_order(stages, asked), _layers(_joined(stages))),
+        check_of("onnx-whole", TYPES, type_problems([whole], asked), _layers(whole.types)),
+        check_of("onnx-stages", TYPES, _in_order(stages, asked), _layers(_joined(stages))),
     ]
     quantisation = manifest.quantisation
     parts: tuple[tuple[RungName, list[GraphFacts]], ...] = (
@@ -60,14 +60,14 @@ def check_model(manifest: ModelManifest, facts: Sequence[GraphFacts]) -> tuple[C
     for rung, graphs in parts:
         wrong = [*_without_quantiser(manifest, quantisation)]
         wrong += _quantiser_problems(graphs, quantisation)
-        results.append(_result(rung, QUANTISERS, wrong, f"{count} tensors, scale by scale"))
+        results.append(check_of(rung, QUANTISERS, wrong, f"{count} tensors, scale by scale"))
         found = _zero_point_problems(graphs, quantisation)
-        results.append(_result(rung, ZERO_POINTS, found, _zero_points(quantisation)))
+        results.append(check_of(rung, ZERO_POINTS, found, _zero_points(quantisation)))
         found = _kernel_problems(graphs, quantisation)
         good = f"{layers} kernels, a scale for {channels}: max|w| / limit, within half a step"
-        results.append(_result(rung, KERNELS, found, good))
+        results.append(check_of(rung, KERNELS, found, good))
     found = _unlike(whole, stages)
-    results.append(_result("onnx-stages", ALIKE, found, "types, scales and kernels are the same"))
+    results.append(check_of("onnx-stages", ALIKE, found, "types, scales and kernels are the same"))
     return tuple(results)
 
 
@@ -136,18 +136,7 @@ def _constants_of(
                 "biases were corrected, and the manifest does not say by how much: export it again"
             )
             return CheckResult(rung=rung, name=CONSTANTS, verdict="not verified", detail=detail)
-    return _result(rung, CONSTANTS, problems, good)
-
-
-def _result(rung: RungName, name: str, problems: Iterable[Problem], good: str) -> CheckResult:
-    every = list(problems)
-    return CheckResult(
-        rung=rung,
-        name=name,
-        verdict="failed" if every else "passed",
-        detail=in_words(every) or good,
-        problems=tuple(map(str, every)),
-    )
+    return check_of(rung, CONSTANTS, problems, good)
 
 
 def _kernel_problems(graphs: Iterable[GraphFacts], quantisation: Quantisation) -> Iterator[Problem]:

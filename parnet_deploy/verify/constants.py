@@ -27,6 +27,7 @@ from parnet_deploy.spec.precision import arithmetic
 from parnet_deploy.spec.quantisation import Quantisation
 from parnet_deploy.verify.folded import BIAS, SCALE, SHIFT, WEIGHT, Constants, affine
 from parnet_deploy.verify.kernels import apart, least
+from parnet_deploy.verify.problems import Problem
 
 FOLD = 1e-5
 
@@ -53,12 +54,12 @@ class GraphConstants:
     Attributes:
         known: of operators as a network in deploy form has them, by the operator's name and role;
             quantised kernels are not among them.
-        others: operators that read a constant and are none of these, or have the name of one that
-            stands before them.
+        others: names and types of operators that read a constant and are none of these, or have the
+            name of one that stands before them.
     """
 
     known: Constants
-    others: tuple[str, ...]
+    others: tuple[tuple[str, str], ...]
 
 
 def read_constants(model: onnx.ModelProto) -> GraphConstants:
@@ -69,7 +70,7 @@ def read_constants(model: onnx.ModelProto) -> GraphConstants:
     """
     constants = _constants(model)
     known: Constants = {}
-    others: list[str] = []
+    others: list[tuple[str, str]] = []
     factors: dict[str, Array] = {}
     for node in model.graph.node:
         values = [constants.get(name) for name in node.input]
@@ -81,7 +82,7 @@ def read_constants(model: onnx.ModelProto) -> GraphConstants:
         elif node.name not in known and (roles := _roles(node, values)):
             known[node.name] = roles
         else:
-            others.append(f"{node.name} ({node.op_type})")
+            others.append((node.name, node.op_type))
     for block, factor in factors.items():  # a kernel's own check has the factor
         roles = known.get(f"{block}{CONV}", {})
         if BIAS in roles and roles[BIAS].shape == factor.shape:
@@ -110,14 +111,16 @@ def constant_problems(
     folded: Constants,
     blocks: Mapping[str, str],
     quantisation: Quantisation | None,
-) -> Iterator[str]:
-    """What is wrong with a graph's constants, a sentence for each that is not the checkpoint's.
+    file: str,
+) -> Iterator[Problem]:
+    """What is wrong with a graph's constants: each that is not the checkpoint's.
 
     Args:
         graph: what it has.
         folded: what the checkpoint folds to (`folded`), of the whole network.
         blocks: what each block in the graph is to compute in where it is not quantised, by name.
         quantisation: how the network is quantised; None where it is not.
+        file: the graph's path, for the sentences.
     """
     for node, roles in folded.items():
         block = HEAD if node == LOGITS else node.partition(".")[0]
@@ -126,11 +129,13 @@ def constant_problems(
             precision = blocks.get(block, "fp32")
             there = graph.known.get(node, {})
             for problem in _operator_problems(node, block, there, roles, precision, quantisation):
-                yield f"{block}: {problem}"
+                yield Problem(name=block, one=f"{file}: {block}: {problem}")
     for node in sorted(graph.known.keys() - folded.keys()):
-        yield f"'{node}' reads a constant, and the checkpoint has no such operator"
-    for words in graph.others:
-        yield f"{words} reads a constant, and the checkpoint has none for it"
+        words = f"'{node}' reads a constant, and the checkpoint has no such operator"
+        yield Problem(name=f"'{node}'", one=f"{file}: {words}")
+    for name, kind in graph.others:
+        words = f"{name} ({kind}) reads a constant, and the checkpoint has none for it"
+        yield Problem(name=name, one=f"{file}: {words}")
 
 
 def _operator_problems(

@@ -9,10 +9,11 @@ import onnx
 
 from parnet_deploy.bundle import MODEL_GRAPH, GraphStage, ModelBundle
 from parnet_deploy.lowering import layer_types
+from parnet_deploy.lowering.types import HEAD
 from parnet_deploy.net import DeployParNet
 from parnet_deploy.spec import layout
 from parnet_deploy.spec.quantisation import base_of
-from parnet_deploy.verify.asked import HEAD, asked_types
+from parnet_deploy.verify.asked import asked_types
 from parnet_deploy.verify.constants import constant_problems, read_constants
 from parnet_deploy.verify.folded import WEIGHT, Constants, evened_out, folded_constants
 from parnet_deploy.verify.problems import Problem
@@ -97,10 +98,7 @@ def _facts(
         reads=tuple(spec.name for spec in stage.inputs),
         types=layer_types(graph),
         written=written,
-        constants=tuple(
-            Problem(name=words.split()[0].rstrip(":"), one=f"{stage.file}: {words}")
-            for words in constant_problems(found, folded, types, manifest.quantisation)
-        ),
+        constants=tuple(constant_problems(found, folded, types, manifest.quantisation, stage.file)),
         counted=len(found.known),
         folded=folded,
     )

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from parnet_deploy.verify.result import REPORT_FILE
+from parnet_deploy.verify.result import REPORT_FILE, CheckResult
+from parnet_deploy.verify.tolerances import RungName
 
 NAMED = 12
 """Names that are told at most; the report has all."""
@@ -64,6 +65,25 @@ def in_words(problems: Sequence[Problem]) -> str:
         names = dict.fromkeys(problem.name for group in rest for problem in group)
         said.append(f"and {sum(map(len, rest))} more, of {listed(names)}")
     return "; ".join(said)
+
+
+def check_of(rung: RungName, name: str, problems: Iterable[Problem], good: str) -> CheckResult:
+    """What holds where there is no problem, and fails where there is one.
+
+    Args:
+        rung: which rung it is of.
+        name: what must hold.
+        problems: what is wrong.
+        good: what is said where nothing is.
+    """
+    every = list(problems)
+    return CheckResult(
+        rung=rung,
+        name=name,
+        verdict="failed" if every else "passed",
+        detail=in_words(every) or good,
+        problems=tuple(map(str, every)),
+    )
 
 
 def listed(names: Iterable[str]) -> str:

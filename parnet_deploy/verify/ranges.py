@@ -49,8 +49,8 @@ from parnet_deploy.spec.quantisation import (
 )
 from parnet_deploy.spec.ranges import Range, reach
 from parnet_deploy.verify.inputs import Batch
-from parnet_deploy.verify.problems import Problem, in_words
-from parnet_deploy.verify.result import CheckResult, ProbeVerdict, TensorRange
+from parnet_deploy.verify.problems import Problem, check_of
+from parnet_deploy.verify.result import CheckResult, TensorRange
 from parnet_deploy.verify.tolerances import RungName
 
 READS = "what the network reads fits its preprocessing"
@@ -243,7 +243,7 @@ def check_ranges_of(
     )
     return (
         _reads(manifest),
-        _result(RANGES, problems, detail),
+        check_of(RUNG, RANGES, problems, detail),
         _single(found, quantisation, same=same, wrong=bool(problems)),
     )
 
@@ -264,29 +264,32 @@ def _single(
             f"{FEW_CALIBRATED} or more, and these are {images} and {calibration.images}"
         )
     if why:
-        detail = f"{why}; --calibrate with the images that it was calibrated on tells"
-        return CheckResult(rung=RUNG, name=SINGLE, verdict="not verified", detail=detail)
+        return _unjudged(why)
     others = len(quantisation.tensors) - len(found)
     left = f"; nothing is said of {others} whose channels were evened out" if others else ""
     if same:
         good = f"{len(found)} tensors within {EXACT:.0%} of their ranges"
-        return _result(SINGLE, (), f"{good}, and moved by {EXACT_MOVED:.0%} at most{left}")
+        return check_of(RUNG, SINGLE, (), f"{good}, and moved by {EXACT_MOVED:.0%} at most{left}")
     ratios = [one.ratio for one in found]
     median = float(np.median(ratios))
     problems = tuple(_off(found, median))
     if len(problems) > SINGLE_MOST:
-        detail = (
+        return _unjudged(
             f"{len(problems)} of {len(found)} tensors have other ranges on these images: they are "
-            "unlike those that it was calibrated on, or many scales are wrong; --calibrate with "
-            "the images that it was calibrated on tells"
+            "unlike those that it was calibrated on, or many scales are wrong"
         )
-        return CheckResult(rung=RUNG, name=SINGLE, verdict="not verified", detail=detail)
     detail = (
         f"{len(found)} tensors are {min(ratios) / median:.2f} to {max(ratios) / median:.2f} times "
         f"the median, and {SINGLE_WIDE} to {SINGLE_NARROW} is allowed{left}; moved by "
         f"{max(abs(one.moved) for one in found):.1%} at most, and {SINGLE_MOVED:.0%} is allowed"
     )
-    return _result(SINGLE, problems, detail)
+    return check_of(RUNG, SINGLE, problems, detail)
+
+
+def _unjudged(why: str) -> CheckResult:
+    """That nothing is said of single scales."""
+    detail = f"{why}; --calibrate with the images that it was calibrated on tells"
+    return CheckResult(rung=RUNG, name=SINGLE, verdict="not verified", detail=detail)
 
 
 def _off(found: Iterable[TensorRange], median: float) -> Iterator[Problem]:
@@ -350,15 +353,7 @@ def _reads(manifest: ModelManifest) -> CheckResult:
         return CheckResult(rung=RUNG, name=READS, verdict="not applicable", detail=detail)
     ends = reach(tensors[name])
     good = f"'{name}' is {ends.low:.3g} to {ends.high:.3g}"
-    return _result(READS, (Problem(name=name, one=problem),) if problem else (), good)
-
-
-def _result(name: str, problems: Iterable[Problem], good: str) -> CheckResult:
-    bad = list(problems)
-    verdict: ProbeVerdict = "failed" if bad else "passed"
-    every = tuple(map(str, bad))
-    detail = in_words(bad) or good
-    return CheckResult(rung=RUNG, name=name, verdict=verdict, detail=detail, problems=every)
+    return check_of(RUNG, READS, (Problem(name=name, one=problem),) if problem else (), good)
 
 
 def _exact(found: Iterable[TensorRange]) -> Iterator[Problem]:

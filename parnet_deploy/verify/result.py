@@ -164,8 +164,8 @@ class TensorRange:
         greatest: greatest value in it.
         saturated: share of its values beyond the range.
         ratio: the range that the manifest's method finds on these images, in the manifest's.
-        moved: how far both its ends lie to the same side of the manifest's, in the manifest's
-            range; negative: below. 0 where it is only wider, narrower, or longer at one end.
+        moved: how far that range lies beside the manifest's, in the manifest's (`ranges`);
+            negative: below. 0 where it is only wider, narrower, or longer at one end.
         images: how many images.
     """
 

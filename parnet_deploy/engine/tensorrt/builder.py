@@ -22,9 +22,10 @@ from parnet_deploy.interrupts import held_back
 from parnet_deploy.runtime.cuda.device import CudaDevice, find_gpu
 from parnet_deploy.runtime.machine import Gpu
 from parnet_deploy.runtime.plan_text import read_plan_text
-from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend, load_api, message_log
+from parnet_deploy.runtime.tensorrt_api import TensorRTBackend, load_api, message_log
 from parnet_deploy.runtime.tensorrt_target import AMPERE_AND_LATER, PlanTarget
 from parnet_deploy.spec import Backend
+from parnet_deploy.spec.targets import NAMES
 
 
 class TensorRTBuilder:
@@ -154,7 +155,7 @@ class TensorRTBuilder:
         return (None, None) if text is None else (len(text.kernels), text.streams)
 
     def _cannot(self, stage: BuildStage) -> str:
-        name = f"{TITLES[self._flavour]} {self._api.__version__}"
+        name = f"{NAMES[self._flavour]} {self._api.__version__}"
         return f"{name} cannot build '{stage.name}' for {self._target.gpus}"
 
     def _hint(self) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 from parnet_deploy.engine.base import BuildOptions, flag
 from parnet_deploy.errors import EngineError, UsageError
-from parnet_deploy.runtime.tensorrt_api import TITLES, TensorRTBackend
+from parnet_deploy.runtime.tensorrt_api import TensorRTBackend
 from parnet_deploy.runtime.tensorrt_target import AND_LATER, PlanTarget, least_capability
+from parnet_deploy.spec.targets import NAMES
 
 MAX_OPTIMIZATION_LEVEL = 5
 
@@ -56,7 +57,7 @@ def check_options(backend: TensorRTBackend, api: Any, options: BuildOptions) -> 
     Raises:
         UsageError: an option; the message names it and the version.
     """
-    version = f"{TITLES[backend]} {api.__version__}"
+    version = f"{NAMES[backend]} {api.__version__}"
     given = options.given()
     if wrong := sorted(given & _OTHER_BACKENDS):
         raise UsageError(f"{', '.join(map(flag, wrong))}: not for TensorRT engines")
@@ -93,7 +94,7 @@ def check_precision(precision: str, target: PlanTarget) -> None:
             words = f"{capability.removesuffix(AND_LATER)} and later"
             words = words if capability.endswith(AND_LATER) else capability
             raise EngineError(
-                f"with {TITLES[target.flavour]} {precision} takes a GPU of compute capability "
+                f"with {NAMES[target.flavour]} {precision} takes a GPU of compute capability "
                 f"{least[0]}.{least[1]} or later, and plans are to be built for {words}: build for "
                 f"such a GPU alone (--compute-capability {least[0]}.{least[1]}), or export the "
                 "model with --precision fp16"
