@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import RequestError
@@ -67,6 +67,8 @@ class Plane:
         work: awaited by every request; it may wait, or raise.
         asked: what it was asked, in order.
         cancelled: how many requests were cancelled while they were worked on.
+        now: called by every inference that is answered within a call; it may raise. None: none is.
+        answered_at_once: how many were.
     """
 
     def __init__(self) -> None:
@@ -78,6 +80,8 @@ class Plane:
         self.asked: list[Any] = []
         self.cancelled = 0
         self.begun = threading.Event()
+        self.now: Callable[[], object] | None = None
+        self.answered_at_once = 0
 
     def check(self, name: str | None, version: str | None) -> None:
         if name is not None:
@@ -97,14 +101,20 @@ class Plane:
         self._check(name, version)
         self.asked.append((name, version, body, header_length))
         await self._do()
-        if header_length is None:
-            return EncodedResponse(
-                body=b'{"ok":true}', header_length=None, content_type="application/json"
-            ), TIMING
-        answer = EncodedResponse(
-            body=body, header_length=header_length, content_type="application/octet-stream"
-        )
-        return answer, TIMING
+        return echo(body, header_length), TIMING
+
+    @property
+    def is_idle(self) -> bool:
+        return self.now is not None
+
+    def infer_at_once(
+        self, name: str, version: str | None, body: bytes, header_length: int | None
+    ) -> tuple[EncodedResponse, Timing] | None:
+        if self.now is None:
+            return None
+        self.now()
+        self.answered_at_once += 1
+        return echo(body, header_length), TIMING
 
     async def classify(self, body: bytes, *, top: int, trace: bool, lone: Lone) -> Classification:
         self.asked.append((body, top, trace))
@@ -148,6 +158,17 @@ class Plane:
             raise RequestError(404, f"there is no model '{name}' here")
 
 
+def echo(body: bytes, header_length: int | None) -> EncodedResponse:
+    """What comes back of a body."""
+    if header_length is None:
+        return EncodedResponse(
+            body=b'{"ok":true}', header_length=None, content_type="application/json"
+        )
+    return EncodedResponse(
+        body=body, header_length=header_length, content_type="application/octet-stream"
+    )
+
+
 def app_of(
     plane: Plane,
     traffic: Traffic | None = None,
@@ -155,7 +176,7 @@ def app_of(
     budget: Budget | None = None,
     calls: Traffic | None = None,
     **settings: Any,
-) -> Starlette:
+) -> ASGIApp:
     recorder = Recorder(SIGNATURE)
     limits = ServeSettings(**settings)
     return create_app(plane, recorder, limits, traffic=traffic, budget=budget, calls=calls)
@@ -200,7 +221,7 @@ def scope_of(method: str, path: str, fields: dict[str, str]) -> dict[str, Any]:
 
 
 async def asked(
-    app: Starlette,
+    app: ASGIApp,
     method: str,
     path: str,
     body: bytes | Iterable[bytes] = b"",
@@ -253,7 +274,7 @@ async def asked(
     return Got(status=start["status"], headers=found, body=b"".join(part["body"] for part in rest))
 
 
-def ask(app: Starlette, *arguments: Any, **options: Any) -> Got:
+def ask(app: ASGIApp, *arguments: Any, **options: Any) -> Got:
     """Ask an application that answers."""
     got = asyncio.run(asked(app, *arguments, **options))
     assert got is not None

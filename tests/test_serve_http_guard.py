@@ -14,7 +14,7 @@ from serve_http import (
     asked,
 )
 
-from parnet_deploy.serve.http.guard import SECURE
+from parnet_deploy.serve.http.fields import SECURE
 from parnet_deploy.serve.transport.traffic import Traffic
 
 

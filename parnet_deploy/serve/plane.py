@@ -81,6 +81,11 @@ class DataPlane:
         return self.model.live
 
     @property
+    def is_idle(self) -> bool:
+        """Whether `infer_at_once` may be asked."""
+        return self.model.is_idle
+
+    @property
     def ready(self) -> bool:
         """Whether requests are answered."""
         return self.model.ready
@@ -175,9 +180,34 @@ class DataPlane:
             RequestError: 400, 404, 500, 503 or 504.
         """
         read = partial(parse_request, body, header_length)
-        in_json = len(body) if header_length is None else header_length
-        is_large = in_json > LARGE_JSON or len(body) > LARGE_BINARY
+        is_large = _is_large(body, header_length)
         return await self.answer(name, version, read, encode_response, is_large=is_large, lone=lone)
+
+    def infer_at_once(
+        self, name: str, version: str | None, body: bytes | memoryview, header_length: int | None
+    ) -> tuple[EncodedResponse, Timing] | None:
+        """Answer a lone inference request within this call, as `infer` would.
+
+        Args:
+            name: the model's.
+            version: the model's, or None for any.
+            body: as of `infer`.
+            header_length: as of `infer`.
+
+        Returns:
+            As `infer`; None where that would take long, or has to wait: ask `infer` then.
+
+        Raises:
+            RequestError: as `infer`.
+        """
+        if not self.model.is_idle or _is_large(body, header_length):
+            return None
+        begin = time.perf_counter()
+        try:
+            return self._answer_at_once(name, version, body, header_length)
+        except Exception as exc:
+            self._refused(exc, begin)
+            raise
 
     async def answer(
         self,
@@ -241,6 +271,22 @@ class DataPlane:
         self.recorder.answered(timing, request.batch)
         return written, timing
 
+    def _answer_at_once(
+        self, name: str, version: str | None, body: bytes | memoryview, header_length: int | None
+    ) -> tuple[EncodedResponse, Timing] | None:
+        self._check_model(name, version)
+        with self.model.admit() as ticket:
+            request = parse_request(body, header_length, self.signature)
+            if _has_files(request) or self._in_text(request) > LARGE_ANSWER:
+                return None
+            answer = self.model.run_at_once(ticket, self._decode(ticket, request))
+            if answer is None:
+                return None
+            written = encode_response(request, _checked(answer).outputs, self.signature)
+            timing = self._timing(ticket, answer)
+        self.recorder.answered(timing, request.batch)
+        return written, timing
+
     async def _classify(self, body: bytes, top: int, trace: bool, lone: Lone) -> Classification:
         if top < 1:
             raise invalid(f"at least one class is asked for, not {top}")
@@ -264,15 +310,19 @@ class DataPlane:
         except asyncio.CancelledError:
             self.recorder.cancelled(time.perf_counter() - begin)
             raise
-        except CountedError as exc:
-            self.recorder.refused(exc.reason, time.perf_counter() - begin)
+        except Exception as exc:
+            self._refused(exc, begin)
             raise
-        except RequestError:  # the protocol's, for whatever a client got wrong
-            self.recorder.refused(Reason.INVALID, time.perf_counter() - begin)
-            raise
-        except Exception:
-            self.recorder.refused(Reason.INTERNAL, time.perf_counter() - begin)
-            raise
+
+    def _refused(self, error: Exception, begin: float) -> None:
+        """Record why a request that began at that time is not answered."""
+        if isinstance(error, CountedError):
+            reason = error.reason
+        elif isinstance(error, RequestError):  # the protocol's, for whatever a client got wrong
+            reason = Reason.INVALID
+        else:
+            reason = Reason.INTERNAL
+        self.recorder.refused(reason, time.perf_counter() - begin)
 
     async def _read(
         self, ticket: Ticket, read: Read, *, is_large: bool
@@ -281,7 +331,7 @@ class DataPlane:
         if is_large:
             return await self.model.prepare(ticket, partial(self._read_and_decode, ticket, read))
         request = read(self.signature)
-        if any(isinstance(value, EncodedImages) for value in request.inputs.values()):
+        if _has_files(request):
             return request, await self.model.prepare(ticket, partial(self._decode, ticket, request))
         return request, self._decode(ticket, request)
 
@@ -301,10 +351,15 @@ class DataPlane:
         outputs: Arrays,
     ) -> Written:
         work = partial(write, request, outputs, self.signature)
-        in_text = [outputs[wanted.name] for wanted in request.outputs if not wanted.binary]
-        if sum(array.size for array in in_text) > LARGE_ANSWER:
+        if self._in_text(request) > LARGE_ANSWER:
             return await self.model.prepare(ticket, work)
         return work()
+
+    def _in_text(self, request: InferRequest) -> int:
+        """Numbers of its answer that are written in JSON."""
+        names = {wanted.name for wanted in request.outputs if not wanted.binary}
+        specs = [spec for spec in self.signature.outputs if spec.name in names]
+        return sum(math.prod(spec.concrete(request.batch)) for spec in specs)
 
     def _timing(self, ticket: Ticket, answer: Answer) -> Timing:
         return Timing(
@@ -317,6 +372,17 @@ class DataPlane:
     def _check_model(self, name: str, version: str | None) -> None:
         if name != self.signature.name or version not in (None, VERSION):
             raise unknown_model(name, version, self.signature.name)
+
+
+def _is_large(body: bytes | memoryview, header_length: int | None) -> bool:
+    """Whether to read it takes so long that it is done on a thread."""
+    in_json = len(body) if header_length is None else header_length
+    return in_json > LARGE_JSON or len(body) > LARGE_BINARY
+
+
+def _has_files(request: InferRequest) -> bool:
+    """Whether images are to be decoded."""
+    return any(isinstance(value, EncodedImages) for value in request.inputs.values())
 
 
 def _checked(answer: Answer) -> Answer:

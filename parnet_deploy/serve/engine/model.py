@@ -170,6 +170,11 @@ class ServedModel:
         return _MESSAGES[state]
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nobody is in, and a run of one image would not hold the event loop up."""
+        return not self._open and self._runs_at_once(1)
+
+    @property
     def waiting(self) -> int:
         """Requests that wait for the engine, or are being prepared for it."""
         return self._preparing + len(self._queue)
@@ -245,15 +250,47 @@ class ServedModel:
                 504 at the deadline, and a request that waits by then is never run; 500, the engine
                 failed.
         """
+        if lone and not trace and (answer := self.run_at_once(ticket, feeds)) is not None:
+            return answer
         rows = self._check(feeds)
         now = self._clock()
         task = Task(feeds=feeds, rows=rows, prepare=now - ticket.began, trace=trace)
         self._prepared(ticket)  # from here on the queue's length counts it
-        if lone and not trace and self._runs_at_once(rows):
-            return self._at_once(ticket, task, now)
         return await self._queue.result(
             Job(task, queued=now, deadline=ticket.deadline, rows=rows, alone=trace)
         )
+
+    def run_at_once(self, ticket: Ticket, feeds: Arrays) -> Answer | None:
+        """Run the engine in this thread, the event loop's, for a request that is lone.
+
+        To wake another, and to be woken by it, takes longer than all else that is done here.
+
+        Args:
+            ticket: of a request that was let in.
+            feeds: as of `run`.
+
+        Returns:
+            What it gave; None where the engine is busy, or would hold the event loop up.
+
+        Raises:
+            RequestError: as `run`.
+        """
+        rows = self._check(feeds)
+        if not (self._open == 1 and self._runs_at_once(rows)):
+            return None
+        queued = self._clock()
+        task = Task(feeds=feeds, rows=rows, prepare=queued - ticket.began, trace=False)
+        self._prepared(ticket)
+        if self._clock() >= ticket.deadline:
+            raise timed_out()
+        self._held_since = self._clock()
+        try:
+            (answer,) = self._inference.run([task], [queued])
+        finally:
+            self._held_since = None
+        if self._clock() >= ticket.deadline:
+            raise timed_out()
+        return answer
 
     def drain(self) -> None:
         """Let nobody in any more; who is in is answered."""
@@ -287,26 +324,9 @@ class ServedModel:
         return all(ended)
 
     def _runs_at_once(self, rows: int) -> bool:
-        """Whether a lone request of so many images is run sooner than a thread could be woken."""
-        is_alone = self._open == 1 and self._engine.is_idle
+        """Whether so many images are run sooner than a thread could be woken."""
         is_short = self._inference.expected(rows) < self.settings.inline_below
-        return is_alone and is_short and not self.settings.max_delay
-
-    def _at_once(self, ticket: Ticket, task: Task, queued: float) -> Answer:
-        """Run in this thread, the event loop's.
-
-        To wake another, and to be woken by it, takes longer than all else that is done here.
-        """
-        if self._clock() >= ticket.deadline:
-            raise timed_out()
-        self._held_since = self._clock()
-        try:
-            (answer,) = self._inference.run([task], [queued])
-        finally:
-            self._held_since = None
-        if self._clock() >= ticket.deadline:
-            raise timed_out()
-        return answer
+        return is_short and self._engine.is_idle and not self.settings.max_delay
 
     def _stalled(self) -> bool:
         return self._engine.running_for() > self.settings.stall

@@ -73,8 +73,8 @@ class Engine:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no run is under way."""
-        return not self._runs
+        """Whether there is a runner, and no run is under way."""
+        return self._runner is not None and not self._runs
 
     def open(self) -> None:
         """Open the runner for the first time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Mapping
 from functools import partial
 
 from starlette.applications import Starlette
@@ -10,11 +11,13 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from parnet_deploy.serve.http.body import BodyReader
 from parnet_deploy.serve.http.documents import Documents
-from parnet_deploy.serve.http.guard import POLICY, Guard
+from parnet_deploy.serve.http.express import Lane
+from parnet_deploy.serve.http.fields import POLICY
+from parnet_deploy.serve.http.guard import Guard
 from parnet_deploy.serve.http.inference import Classify, Infer
 from parnet_deploy.serve.http.page import CONTENT_TYPE, page
 from parnet_deploy.serve.http.refusal import NOTHING_HERE, HttpError
@@ -40,7 +43,7 @@ def create_app(
     traffic: Traffic | None = None,
     budget: Budget | None = None,
     calls: Traffic | None = None,
-) -> Starlette:
+) -> Application:
     """The application that serves a model.
 
     Args:
@@ -67,29 +70,55 @@ def create_app(
         )
     ]
     pages = [_metrics(recorder, TransportMetrics(budget, traffic, calls)), _page(signature)]
-    guard = Middleware(
-        Guard,
-        traffic=traffic,
-        limit=limit,
-        api_key=settings.api_key,
-        straight=_straight(signature.name, infer, classify),
-    )
+    guarded = partial(Guard, traffic=traffic, limit=limit, api_key=settings.api_key)
     app = Starlette(
         routes=[*work, *_documents(Documents(plane)), *pages],  # in the order they are looked at
-        middleware=[guard],
+        middleware=[Middleware(guarded)],
         exception_handlers={HTTPException: _refuse},
     )
     app.router.redirect_slashes = False
-    return app
+    paths = _paths(signature.name)
+    straight = {
+        path: guarded(partial(infer.answer, name=name, version=version))
+        for path, (name, version) in paths.items()
+    }
+    lane = Lane(
+        plane,
+        guarded(app),
+        budget=budget,
+        traffic=traffic,
+        paths={path.encode(): model for path, model in paths.items()},
+    )
+    return Application(app, {**straight, "/classify": guarded(classify)}, lane)
 
 
-def _straight(name: str, infer: Infer, classify: Classify) -> dict[str, ASGIApp]:
-    """Endpoints of the work by their paths: the same as of the routes, and sooner found."""
+class Application:
+    """The routes, and those that do the work before them.
+
+    Starlette's layers would take longer than all that the guard does.
+
+    Attributes:
+        lane: what is sooner than both, for connections to know of.
+    """
+
+    def __init__(self, app: ASGIApp, straight: Mapping[str, ASGIApp], lane: Lane) -> None:
+        """What answers a POST at these paths, and what answers everything else."""
+        self._app = app
+        self._straight = straight
+        self.lane = lane
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer one request."""
+        found = self._straight.get(scope["path"]) if scope.get("method") == "POST" else None
+        return (found or self._app)(scope, receive, send)
+
+
+def _paths(name: str) -> dict[str, tuple[str, str | None]]:
+    """Paths of inference, as the routes have them: the name and the version that they say."""
     model = f"/v2/models/{name}"
     return {
-        f"{model}/infer": partial(infer.answer, name=name, version=None),
-        f"{model}/versions/{VERSION}/infer": partial(infer.answer, name=name, version=VERSION),
-        "/classify": classify,
+        f"{model}/infer": (name, None),
+        f"{model}/versions/{VERSION}/infer": (name, VERSION),
     }
 
 

@@ -18,7 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.http.exchange import COMPLETE, REFUSED, STRAIGHT, Place
+from parnet_deploy.serve.http.exchange import COMPLETE, REFUSED, STRAIGHT, WIRE, Place
+from parnet_deploy.serve.http.one_piece import OnePiece
 from parnet_deploy.serve.http.parsing import BodyParser, framing_of, new_parser
 from parnet_deploy.serve.http.refusal import raw_answer
 from parnet_deploy.serve.http.transport import AnswerTransport
@@ -217,7 +218,13 @@ class Connection(HttpToolsProtocol):
         if (error := self._complaint()) is not None:
             self._refuse(error)
             return
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have the application answer the request whose header is complete."""
         super().on_headers_complete()
+        one_piece = OnePiece(self.cycle, self._wire, self._traffic)
+        self.cycle.scope[WIRE] = one_piece  # type: ignore[literal-required]  # ours
 
     def on_chunk_header(self) -> None:
         """A chunk begins.
@@ -362,6 +369,11 @@ class Connection(HttpToolsProtocol):
         """Whether the client is in the middle of a request, or was refused in it."""
         newest = self._newest
         return self._in_header or self._refused or (newest is not None and newest.more_body)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has been asked yet."""
+        return self.cycle is None
 
     @property
     def _place(self) -> Place | None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from starlette.types import Scope
 
 from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.http.fields import Headers
 from parnet_deploy.serve.transport.asked import Asked
 
 CLIENT_GONE = 499
@@ -22,6 +23,9 @@ REFUSED = "parnet_deploy.refused"
 
 STRAIGHT = "parnet_deploy.straight"
 """Where a scope says where the rest of the body belongs: the system writes it there."""
+
+WIRE = "parnet_deploy.wire"
+"""Where a connection leaves what sends an answer in one piece."""
 
 COMPLETE = "parnet_deploy.complete"
 """What a scope has as soon as all of its request has come."""
@@ -54,6 +58,18 @@ class Place(Protocol):
         ...
 
 
+class Wire(Protocol):
+    """What sends an answer in one piece."""
+
+    def is_free(self) -> bool:
+        """Whether it may be sent so."""
+        ...
+
+    def send(self, status: int, fields: Headers, body: bytes) -> None:
+        """Send it."""
+        ...
+
+
 class Exchange(Asked):
     """One request and its answer.
 
@@ -80,6 +96,18 @@ class Exchange(Asked):
     def is_complete(self) -> bool:
         """Whether all of the body has come, so that it need not be waited for."""
         return COMPLETE in self._scope
+
+    @property
+    def wire(self) -> Wire | None:
+        """What would send an answer in one piece at this moment."""
+        wire: Wire | None = self._scope.get(WIRE)
+        return wire if wire is not None and wire.is_free() else None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the body is as long as it says, and not coded."""
+        fields = self._fields
+        return not (b"transfer-encoding" in fields or b"content-encoding" in fields)
 
     @property
     def content_length(self) -> int:
@@ -137,11 +165,17 @@ class Exchange(Asked):
         """What a log says of it: times in milliseconds, sizes in bytes."""
         client = self._scope.get("client")
         return self.line(
-            method=self._scope["method"],
+            method=self.method,
             path=self.path,
             status=self.status,
             client=f"{client[0]}:{client[1]}" if client else "",
         )
+
+    @property
+    def method(self) -> str:
+        """Such as ``POST``."""
+        method: str = self._scope["method"]
+        return method
 
     @property
     def path(self) -> str:

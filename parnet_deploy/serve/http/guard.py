@@ -5,19 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.engine.unanswered import internal
 from parnet_deploy.serve.http.exchange import CLIENT_GONE, REFUSED, Exchange
-from parnet_deploy.serve.http.refusal import (
-    CLOSE,
-    NOTHING_HERE,
-    Headers,
-    error_answer,
-)
+from parnet_deploy.serve.http.fields import CLOSE, Headers, completed
+from parnet_deploy.serve.http.refusal import NOTHING_HERE, error_answer
 from parnet_deploy.serve.http.watch import ClientGoneError
 from parnet_deploy.serve.transport.key import check_key
 from parnet_deploy.serve.transport.limits import stopping, too_large
@@ -25,14 +20,6 @@ from parnet_deploy.serve.transport.logs import REQUEST_ID, log_facts
 from parnet_deploy.serve.transport.traffic import Traffic
 
 _log = logging.getLogger(__name__)
-
-POLICY = b"content-security-policy"
-SECURE: Headers = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-    (POLICY, b"default-src 'none'; frame-ancestors 'none'"),
-]
-"""What every answer says, unless its route says otherwise."""
 
 OPEN = frozenset(("/", "/v2/health/live", "/v2/health/ready"))
 """Paths that need no key: orchestrators have none, and the page asks its user for one."""
@@ -42,7 +29,7 @@ _STRANGE = re.compile(rb"%(?:[01][0-9a-f]|2[5f]|5c|7f|(?![0-9a-f]{2}))", re.IGNO
 
 
 class Guard:
-    """The middleware around all routes."""
+    """The middleware around every route."""
 
     def __init__(
         self,
@@ -51,22 +38,18 @@ class Guard:
         traffic: Traffic,
         limit: int,
         api_key: str | None,
-        straight: Mapping[str, ASGIApp],
     ) -> None:
         """Stand around `app`.
 
         Args:
-            app: the routes.
+            app: a route, or all of them.
             traffic: told of every request.
             limit: the largest body in bytes.
             api_key: what clients have to send, or None.
-            straight: what answers a POST at these paths, as the routes would: Starlette's layers
-                would take longer than all that is done here.
         """
         self._app = app
         self._traffic = traffic
         self._limit = limit
-        self._straight = straight
         self._key = None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,9 +64,14 @@ class Guard:
             await self._answer(exchange, scope, receive, send)
         finally:
             self._traffic.active -= 1
-            self._traffic.answers[exchange.status] += 1
-            log_facts(_log, f"{scope['method']} {exchange.path} {exchange.status}", exchange.facts)
+            self.end(exchange)
             REQUEST_ID.reset(token)
+
+    def end(self, exchange: Exchange) -> None:
+        """Count a request that has its answer, and log it."""
+        self._traffic.answers[exchange.status] += 1
+        message = f"{exchange.method} {exchange.path} {exchange.status}"
+        log_facts(_log, message, exchange.facts)
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
@@ -95,9 +83,8 @@ class Guard:
             await send(message)
 
         try:
-            self._check(exchange, scope)
-            found = self._straight.get(scope["path"]) if scope["method"] == "POST" else None
-            await (found or self._app)(scope, receive, sending)
+            self.check(exchange, scope)
+            await self._app(scope, receive, sending)
         except RequestError as exc:
             await _refuse(exchange, sending, exc)
         except ClientGoneError:
@@ -111,7 +98,7 @@ class Guard:
                 raise  # half an answer is out: the connection is closed
             await _refuse(exchange, sending, internal())
 
-    def _check(self, exchange: Exchange, scope: Scope) -> None:
+    def check(self, exchange: Exchange, scope: Scope) -> None:
         """Refuse what no route needs to see.
 
         Raises:
@@ -127,11 +114,10 @@ class Guard:
             raise too_large(self._limit)
 
     def _complete(self, exchange: Exchange, given: Headers) -> Headers:
-        headers = [(b"x-request-id", exchange.id.encode()), *given]
-        said = {name for name, _ in given}
-        headers += [field for field in SECURE if field[0] not in said]
+        headers = completed(given, exchange.id)
         unread = exchange.has_body and not exchange.body_read
-        if (unread or self._traffic.draining) and b"connection" not in said:
+        closing = unread or self._traffic.draining
+        if closing and all(name != CLOSE[0] for name, _ in given):
             headers.append(CLOSE)
         return headers
 

@@ -13,9 +13,10 @@ from parnet_deploy.errors import RequestError
 from parnet_deploy.runtime.outputs import Guess
 from parnet_deploy.runtime.timeline import Span
 from parnet_deploy.serve.http.body import BodyReader
-from parnet_deploy.serve.http.exchange import exchange_of
+from parnet_deploy.serve.http.exchange import Exchange, exchange_of
+from parnet_deploy.serve.http.fields import Headers, completed, content_of, of_answer
 from parnet_deploy.serve.http.page import TOP
-from parnet_deploy.serve.http.refusal import JSON, Headers, HttpError
+from parnet_deploy.serve.http.refusal import JSON, HttpError
 from parnet_deploy.serve.http.watch import Watch
 from parnet_deploy.serve.plane import DataPlane, Lone
 from parnet_deploy.serve.recording import Timing
@@ -78,13 +79,10 @@ class Infer:
         with self._reader.hold() as hold:
             body = await self._reader.read(exchange, receive, hold, aligned=header_length or 0)
             with Watch(receive):
-                answer, exchange.timing = await self._plane.infer(
+                answer, timing = await self._plane.infer(
                     name, version, body, header_length, lone=self._lone
                 )
-        headers = [(b"content-type", answer.content_type.encode())]
-        if answer.header_length is not None:
-            headers.append((b"inference-header-content-length", b"%d" % answer.header_length))
-        await _send(send, headers, answer.body, exchange.timing)
+        await _send(exchange, send, content_of(answer), answer.body, timing)
 
 
 class Classify:
@@ -122,11 +120,11 @@ class Classify:
                 found = await self._plane.classify(
                     bytes(body), top=top, trace=trace, lone=self._lone
                 )
-        exchange.timing = found.timing
         answer = Classified(
             model=self._model, predictions=found.guesses, timing=found.timing, spans=found.spans
         )
-        await _send(send, [(b"content-type", JSON)], msgspec.json.encode(answer), found.timing)
+        body = msgspec.json.encode(answer)
+        await _send(exchange, send, [(b"content-type", JSON)], body, found.timing)
 
     def _options(self, query: bytes) -> tuple[int, bool]:
         """How many labels, and whether with the stages' times.
@@ -150,13 +148,15 @@ class Classify:
         return int(top), trace
 
 
-async def _send(send: Send, headers: Headers, body: bytes, timing: Timing | None) -> None:
-    """Send an answer, and what its parts took (Server-Timing: W3C; in milliseconds)."""
-    headers.append((b"content-length", b"%d" % len(body)))
-    if timing is not None:
-        parts = (timing.prepare * 1e3, timing.queue * 1e3, timing.infer * 1e3)
-        headers.append(
-            (b"server-timing", b"prepare;dur=%.3f, queue;dur=%.3f, infer;dur=%.3f" % parts)
-        )
+async def _send(
+    exchange: Exchange, send: Send, headers: Headers, body: bytes, timing: Timing
+) -> None:
+    """Send an answer, in one piece where that can be."""
+    exchange.timing = timing
+    headers += of_answer(body, timing)
+    if (wire := exchange.wire) is not None:  # what the guard does on the way is done here
+        exchange.status, exchange.sent = 200, len(body)
+        wire.send(200, completed(headers, exchange.id), body)
+        return
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from http import HTTPStatus
 
 import msgspec
 
 from parnet_deploy.errors import RequestError
+from parnet_deploy.serve.http.fields import CLOSE, Headers, raw_header
 from parnet_deploy.serve.transport.key import WrongKeyError
-
-Headers = list[tuple[bytes, bytes]]
-"""Header fields as ASGI has them, names in lower case."""
-
-CLOSE = (b"connection", b"close")
 
 JSON = b"application/json"
 
@@ -65,6 +60,4 @@ def error_answer(error: RequestError) -> tuple[Headers, bytes]:
 def raw_answer(error: RequestError) -> bytes:
     """A refusal as it goes over the wire, where no application is there to send it."""
     headers, body = error_answer(error)
-    line = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}".encode()
-    lines = [line, *(b": ".join(field) for field in (*headers, CLOSE)), b"", body]
-    return b"\r\n".join(lines)
+    return raw_header(error.status, (*headers, CLOSE)) + body

@@ -17,11 +17,11 @@ from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from parnet_deploy.serve.engine.model import ServedModel
-from parnet_deploy.serve.http.app import create_app
-from parnet_deploy.serve.http.connection import Connection, Limits
+from parnet_deploy.serve.http.app import Application, create_app
+from parnet_deploy.serve.http.connection import Limits
+from parnet_deploy.serve.http.express import ExpressConnection
 from parnet_deploy.serve.http.hearing_out import Server
 from parnet_deploy.serve.http.listening import Listener
 from parnet_deploy.serve.http.memory import gather_memory, keep_memory
@@ -115,7 +115,7 @@ def serve(
     return status
 
 
-def configure(app: ASGIApp, settings: ServeSettings, traffic: Traffic) -> uvicorn.Config:
+def configure(app: Application, settings: ServeSettings, traffic: Traffic) -> uvicorn.Config:
     """How uvicorn runs the application: on uvloop, with httptools, and connections of our own.
 
     The connections are for one event loop.
@@ -130,7 +130,8 @@ def configure(app: ASGIApp, settings: ServeSettings, traffic: Traffic) -> uvicor
     room = memoryview(bytearray(PARSED))
 
     def connection(*args: Any, **kwargs: Any) -> Reading:
-        return Reading(Connection(*args, **kwargs, limits=limits, traffic=traffic), room)
+        made = ExpressConnection(*args, **kwargs, limits=limits, traffic=traffic, lane=app.lane)
+        return Reading(made, room)
 
     return uvicorn.Config(
         app,

@@ -69,7 +69,14 @@ class AnswerTransport(asyncio.Transport):
         head, self._head = self._head, None
         if head is None:
             self._transport.write(data)
-        elif len(data) <= _SMALL:
+        else:
+            self.write_together(head, data)
+
+    def write_together(
+        self, head: bytes | bytearray | memoryview, data: bytes | bytearray | memoryview
+    ) -> None:
+        """Send a head and all that follows it."""
+        if len(data) <= _SMALL:
             self._transport.write(b"".join((head, data)))
         else:
             self._transport.writelines((head, data))
