@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 
 import pytest
@@ -76,3 +77,20 @@ def test_a_client_that_says_nothing_keeps_nobody() -> None:
         assert served.ask(get(LIVE)).status == 200
         served.server.should_exit = True
         assert silent.recv(1) == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the filter is Linux's")
+def test_who_comes_too_late_is_overlooked_and_who_was_taken_is_not() -> None:
+    """To close a socket closes what nobody has taken from it: there must be nothing."""
+    door = listening()
+    address = door.getsockname()
+    early = socket.create_connection(address)
+    hearing_out._pass_over_new(door)
+    with pytest.raises(TimeoutError):
+        socket.create_connection(address, timeout=0.2)
+    early.sendall(b"still here")
+    (taken,) = hearing_out._last_taken([door])
+    taken.settimeout(20)
+    assert taken.recv(16) == b"still here"
+    for each in (early, taken):
+        each.close()
