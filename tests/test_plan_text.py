@@ -67,6 +67,7 @@ def read(tmp_path: Path, *parts: bytes) -> PlanText | None:
 
 def test_kernels_streams_and_layers(tmp_path: Path) -> None:
     text = read(tmp_path, b"vtrt\0\0", section(PROGRAM), b"\0weights\0", section(FUSED_KERNEL))
+    assert text is not None
     assert text == PlanText(
         kernels=(
             Kernel(kind="function", name="__myl_Move", stream=0, layers=()),
@@ -81,7 +82,9 @@ def test_kernels_streams_and_layers(tmp_path: Path) -> None:
             Kernel(kind="fully_connected", name="squeeze_U1", stream=0, layers=()),
             Kernel(kind="sigmoid", name="gate_U2", stream=0, layers=()),
         ),
+        unknown=text.unknown,
     )
+    assert "version unsaid of a program's text" in text.unknown
     assert text.streams == 2
 
 
@@ -167,26 +170,34 @@ def test_a_plan_is_understood_where_nothing_in_it_is_unknown(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("known", "other"),
+    ("known", "other", "said"),
     [
-        ("version = 5", "version = 6"),
-        ("  version = 5\n", ""),
-        ("main {\n", "new_section {\n}\nmain {\n"),
-        ("main {\n", "main {\n}\nmain {\n"),
-        ("main {\n", "import new\nmain {\n"),
-        ("  corrltn={", "  convolve={"),
-        ("  corrltn={", "  corrltn::sm90={"),
-        ('layers="[ONNX Layer: stem1.conv]"', 'layers=""'),
-        ('layers="[ONNX Layer: stem1.conv]"', 'nodes="[ONNX Layer: stem1.conv]"'),
-        ('layers="[ONNX Layer: stem1.conv]"', 'layers="[ONNX Layer: stem1][Node: stem1.conv]"'),
-        ("name=__myl_Move fqn", "name=__myl_Conv fqn"),
+        ("version = 5", "version = 6", "version 6"),
+        ("  version = 5\n", "", "version unsaid"),
+        ("main {\n", "new_section {\n}\nmain {\n", "section 'new_section'"),
+        ("main {\n", "main {\n}\nmain {\n", "twice"),
+        ("main {\n", "import new\nmain {\n", "outside of sections"),
+        ("  corrltn={", "  convolve={", "instruction 'convolve={"),
+        ("  corrltn={", "  corrltn::sm90={", "instruction 'corrltn::sm90={"),
+        ('layers="[ONNX Layer: stem1.conv]"', 'layers=""', "instruction '"),
+        ('layers="[ONNX Layer: stem1.conv]"', 'nodes="[ONNX Layer: stem1.conv]"', "instruction '"),
+        (
+            'layers="[ONNX Layer: stem1.conv]"',
+            'layers="[ONNX Layer: stem1][Node: stem1.conv]"',
+            "instruction '",
+        ),
+        ("name=__myl_Move fqn", "name=__myl_Conv fqn", "instruction '"),
     ],
 )
 def test_what_is_not_known_in_a_plan_keeps_it_from_being_understood(
-    tmp_path: Path, known: str, other: str
+    tmp_path: Path, known: str, other: str, said: str
 ) -> None:
     assert KNOWN.count(known) == 1
-    assert not understood(tmp_path, section(KNOWN.replace(known, other)))
+    text = read(tmp_path, section(KNOWN.replace(known, other)))
+    assert text is not None
+    assert len(text.unknown) == 1
+    assert said in text.unknown[0]
+    assert not text.understood
 
 
 @pytest.mark.parametrize(
@@ -231,7 +242,7 @@ def test_a_real_plan_names_the_nodes_of_its_graph(tiny_bundle: ModelBundle, tmp_
     text = read_plan_text(tmp_path / built.file)
     assert text is not None
     assert text.compute_capabilities == ("8.6", "12.0")
-    assert text.understood, "something in the plan is not known"
+    assert not text.unknown
     computed = {layer for kernel in text.kernels for layer in kernel.layers}
     blocks = {block for stage in manifest.stages for block in stage.blocks} - {"head"}
     convolutions = {f"{block}.conv" for block in blocks}

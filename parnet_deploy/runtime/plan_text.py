@@ -62,6 +62,9 @@ _GPUS = re.compile(r"\baccelerators=\{([^}]*)\}")
 _TF32 = re.compile(r"\btf32=(\d)")
 _SCRATCH = "__scratch_space"
 
+_LONGEST = 300
+"""Characters of an instruction that are quoted."""
+
 UNTOLD = "?"
 """The element type of what a kernel reads where the program does not tell it."""
 
@@ -103,12 +106,12 @@ class PlanText:
         inside: the instructions of kernels that several were fused into when it was built
             (``runtime_fusion``), each such kernel being a program of its own. They are no
             launches.
-        understood: whether nothing in it is unknown, so that a node that no kernel names is not
-            in it. It takes all of these: what starts as a program is one; the text is of a version
-            that is known (`_VERSIONS`) and holds each section once and nothing beside them; every
-            line of ``main`` is a label or an instruction of a known kind; and every kernel names
-            its nodes, in the form that is known, but for one that copies what the network reads.
-            A kernel that several were fused into names the nodes of all of them.
+        unknown: what is not known in it, each once; where that is nothing, a node that no kernel
+            names is not in it. It takes all of these to be known: what starts as a program is one;
+            the text is of a version in `_VERSIONS` and holds each section once and nothing beside
+            them; every line of ``main`` is a label or an instruction of a known kind; and every
+            kernel names its nodes, in the form that is known, but for one that copies what the
+            network reads. A kernel that several were fused into names the nodes of all of them.
     """
 
     kernels: tuple[Kernel, ...]
@@ -116,8 +119,13 @@ class PlanText:
     tf32: bool | None
     dtypes: tuple[str, ...]
     chain: int | None
-    inside: tuple[Kernel, ...] = ()
-    understood: bool = False
+    inside: tuple[Kernel, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def understood(self) -> bool:
+        """Whether nothing in it is unknown."""
+        return not self.unknown
 
     @property
     def streams(self) -> int:
@@ -144,8 +152,7 @@ def read_plan_text(path: Path) -> PlanText | None:
         return None
     except OSError as exc:
         raise EngineError(f"cannot read {path}: {exc.strerror or exc}") from exc
-    texts = [text for text in starts if text is not None]
-    return _read_programs(texts, whole=len(texts) == len(starts))
+    return _read_programs(starts)
 
 
 def _programs(plan: mmap.mmap) -> Iterator[str | None]:
@@ -166,8 +173,10 @@ def _programs(plan: mmap.mmap) -> Iterator[str | None]:
         at = plan.find(_MAGIC, end)
 
 
-def _read_programs(texts: list[str], *, whole: bool) -> PlanText | None:
-    """Read programs; `whole` where they are all that starts as one."""
+def _read_programs(found: list[str | None]) -> PlanText | None:
+    """Read programs; None is what starts as one and is none."""
+    texts = [text for text in found if text is not None]
+    unknown = dict.fromkeys(["a program's start without a program"] * (len(texts) < len(found)))
     kernels: list[Kernel] = []
     inside: list[Kernel] = []
     gpus: set[str] = set()
@@ -178,7 +187,7 @@ def _read_programs(texts: list[str], *, whole: bool) -> PlanText | None:
         sections = _sections(text)
         header = "\n".join(sections.get("header", ()))
         named = _gpus(header)
-        whole = whole and _understood(text, sections, fused=_ANY_GPU in named)
+        unknown |= dict.fromkeys(_unknown(text, sections, fused=_ANY_GPU in named))
         types = dict(_types(sections.get("descriptors", ())))
         if _ANY_GPU in named:
             inside.extend(_kernels(sections.get("main", ()), types))
@@ -198,12 +207,12 @@ def _read_programs(texts: list[str], *, whole: bool) -> PlanText | None:
         # Programs run one after the other.
         chain=None if None in chains else sum(chain or 0 for chain in chains),
         inside=tuple(inside),
-        understood=whole,
+        unknown=tuple(unknown),
     )
 
 
-def _understood(text: str, sections: Mapping[str, tuple[str, ...]], *, fused: bool) -> bool:
-    """Whether nothing in a program is unknown (`PlanText`).
+def _unknown(text: str, sections: Mapping[str, tuple[str, ...]], *, fused: bool) -> Iterator[str]:
+    """What is not known in a program (`PlanText`).
 
     Args:
         text: the program.
@@ -212,13 +221,21 @@ def _understood(text: str, sections: Mapping[str, tuple[str, ...]], *, fused: bo
             its instructions need not be known.
     """
     version = _VERSION.search("\n".join(sections.get("header", ())))
-    if version is None or version[1] not in _VERSIONS or not sections.keys() <= _KNOWN_SECTIONS:
-        return False
+    if version is None or version[1] not in _VERSIONS:
+        yield f"version {version[1] if version else 'unsaid'} of a program's text"
+    for name in sections.keys() - _KNOWN_SECTIONS:
+        yield f"section '{name}'"
     # Each section has a line before and one behind it: a second of a name, or what is in none,
     # leaves lines over.
     if len(text.strip().split("\n")) != sum(len(lines) + 2 for lines in sections.values()):
-        return False
-    return fused or ("main" in sections and all(map(_is_known, sections["main"])))
+        yield "lines outside of sections, or a section that stands twice"
+    if fused:
+        return
+    if "main" not in sections:
+        yield "a program without 'main'"
+    for line in sections.get("main", ()):
+        if not _is_known(line):
+            yield f"instruction '{line.strip()[:_LONGEST]}'"
 
 
 def _is_known(line: str) -> bool:
