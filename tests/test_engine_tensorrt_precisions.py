@@ -43,7 +43,7 @@ STAGES = {
 """Kernels, and of the whole streams: docs/kernel-counts.md."""
 
 TRIES = 2
-"""Further ones: once, of some twenty runs of these tests, something in fp16's plan was not known."""
+"""Further ones: once, of some twenty runs of these tests, something in fp16's plan was new."""
 
 
 def written(folder: Path, precision: Precision, name: str = "l") -> ModelManifest:
@@ -86,7 +86,8 @@ def test_whole_and_stages_build_in_so_many_kernels(tmp_path: Path, precision: Pr
     )
     plans = tmp_path / "plans"
     plans.mkdir()
-    built, unknown = builder.build(whole, plans), []
+    built = builder.build(whole, plans)
+    unknown: list[tuple[str, ...]] = []
     while (text := read_plan_text(plans / built.file)) and text.unknown and len(unknown) < TRIES:
         unknown.append(text.unknown)
         built = builder.build(whole, plans)
