@@ -5,8 +5,9 @@ client sends the same bodies, from one process and from four. In every round all
 shuffled order; whoever has none is stopped. Every answer is compared with the engine's. A run that
 was interrupted goes on where it was when the same command is given again.
 
-With `--cores 1` clients, servers and engine share one core. A virtual machine's core that sleeps is
-woken after milliseconds where the host is busy; on one core nobody ever waits for another to wake.
+A virtual machine's core that sleeps is woken after milliseconds where the host is busy, which is
+more than any server adds. With `--awake` no core sleeps, whoever's turn it is (`runtime.awake`);
+with `--cores 1` clients, servers and engine share one, and nobody waits for another to wake.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from serving_contest.peers import PeerError
 from serving_contest.report import JUDGED, verdicts
 from serving_contest.rounds import Contest, Entry, Plan, Round, conditions, hold
 from serving_contest.servers import Server
-from serving_contest.writing import Facts, write
+from serving_contest.writing import Facts, way, write
 from triton_server import TritonError
 
+from parnet_deploy.errors import TargetError
+from parnet_deploy.runtime.awake import kept_awake
 from parnet_deploy.runtime.cpu import core_numbers
 
 SIZE = (224, 224)
@@ -55,18 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rounds=options.rounds, requests=options.requests, warm_up=options.warm_up, clients=CLIENTS
     )
     name = Path(options.variant).stem
-    on_cores = f"-{options.cores}-core" if options.cores else ""
-    contest = Contest(file=workspace / f"rounds-{name}{on_cores}.json")
+    contest = Contest(file=workspace / f"rounds-{name}{way(options.cores, options.awake)}.json")
     try:
         engines = make_engines(options.variant, workspace)
         servers = prepare(engines, workspace)
-        measure(contest, plan, engines, servers, workspace)
-    except (PeerError, TritonError) as exc:
+        with kept_awake() if options.awake else contextlib.nullcontext():
+            measure(contest, plan, engines, servers, workspace)
+    except (PeerError, TritonError, TargetError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     facts = Facts(
         network=name,
         cores=options.cores,
+        awake=options.awake,
         size=SIZE,
         plan=plan,
         command=command_of(given, options.workspace),
@@ -95,6 +99,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=400, help="of a turn, of all clients")
     parser.add_argument("--warm-up", type=int, default=20, help="of a client, in front of them")
     parser.add_argument("--cores", type=int, default=0, help="that all share (default: all)")
+    parser.add_argument("--awake", action="store_true", help="no core goes idle (needs root)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result")
     return parser.parse_args(arguments)
 

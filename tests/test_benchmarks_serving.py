@@ -387,9 +387,12 @@ def test_the_exit_status_is_by_what_was_measured(rounds: list[Round], status: in
     assert serving.status_of(rounds) == 1
 
 
-@pytest.mark.parametrize(("cores", "stem"), [(0, "-serving-small"), (1, "-serving-small-1-core")])
+@pytest.mark.parametrize(
+    ("cores", "awake", "stem"),
+    [(0, False, "-small"), (1, False, "-small-1-core"), (0, True, "-small-awake")],
+)
 def test_a_result_is_written_with_all_that_makes_it_again(
-    cores: int, stem: str, tmp_path: Path
+    cores: int, awake: bool, stem: str, tmp_path: Path
 ) -> None:
     rounds = rounds_of((1, 2, 3))
     contest = Contest(file=tmp_path / "rounds.json", rounds=rounds, out={"x/y": "why"})
@@ -400,6 +403,7 @@ def test_a_result_is_written_with_all_that_makes_it_again(
     facts = Facts(
         network="small",
         cores=cores,
+        awake=awake,
         size=(224, 224),
         plan=PLAN,
         command=command,
@@ -409,7 +413,8 @@ def test_a_result_is_written_with_all_that_makes_it_again(
     page, data = sorted((tmp_path / "results").iterdir(), key=lambda path: path.suffix)[::-1]
     assert page.read_text() == text
     assert page.stem == data.stem
-    assert page.stem.endswith(stem)
+    assert page.stem.endswith(f"-serving{stem}")
+    assert ("kept awake" in text) == awake
     for words in (command, "tritonserver 2.51", "at most as much as Triton: 0.50", "Out: x/y: why"):
         assert words in text
     found = json.loads(data.read_text())

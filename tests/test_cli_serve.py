@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -25,7 +26,7 @@ from parnet_deploy.cli.predict import Prediction, predict
 from parnet_deploy.cli.serve import KEY_VARIABLE, find_engine
 from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.images import load_image
-from parnet_deploy.runtime import open_runner
+from parnet_deploy.runtime import awake, open_runner
 
 CPU = BuildOptions(provider="cpu", threads=1)
 
@@ -383,3 +384,24 @@ def test_why_there_is_no_server_is_json_too(
     line = json.loads(result.err)
     assert (result.status, line["level"]) == (1, "error")
     assert "there is no engine at" in line["message"]
+
+
+def test_processors_that_cannot_be_kept_awake(
+    engine: EngineBundle,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(awake, "DEVICE", tmp_path / "gone")
+    result = call(capsys, "serve", engine.path, "--port", 0, "--keep-awake")
+    one_sentence(result, 1, "the processors cannot be kept awake: ", "gone: No such file")
+
+
+@pytest.mark.skipif(not os.access(awake.DEVICE, os.W_OK), reason="no device, or not for us")
+def test_processors_kept_awake(engine: EngineBundle) -> None:
+    with serve(engine.path, "--keep-awake") as served:
+        wait_until_ready(served)
+        held = Path(f"/proc/{served.process.pid}/fd")
+        assert str(awake.DEVICE) in {os.path.realpath(each) for each in held.iterdir()}
+        served.stop()
+        assert served.status() == 0

@@ -35,6 +35,7 @@ class Facts:
     Attributes:
         network: its name.
         cores: how many all shared; 0: all of the machine's.
+        awake: whether no core was let go idle.
         size: height and width of its images.
         plan: how much was measured.
         command: what makes it again.
@@ -43,10 +44,16 @@ class Facts:
 
     network: str
     cores: int
+    awake: bool
     size: tuple[int, int]
     plan: Plan
     command: str
     versions: Mapping[str, Mapping[str, str]]
+
+
+def way(cores: int, awake: bool) -> str:
+    """What the names of files say of how it was measured."""
+    return f"-{cores}-core" * bool(cores) + "-awake" * awake
 
 
 def write(contest: Contest, facts: Facts, folder: Path) -> str:
@@ -57,11 +64,11 @@ def write(contest: Contest, facts: Facts, folder: Path) -> str:
     """
     today = datetime.date.today().isoformat()
     cores = f"{usable_cores()} core{'s' if usable_cores() > 1 else ''}"
-    hardware = f"{cpu_model()}, {cores}; Python {platform.python_version()}"
+    awake = " kept awake" * facts.awake
+    hardware = f"{cpu_model()}, {cores}{awake}; Python {platform.python_version()}"
     text = "\n".join(_markdown(contest, facts, f"{today}; {hardware}")) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    on_cores = f"-{facts.cores}-core" if facts.cores else ""
-    stem = folder / f"{today}-serving-{facts.network}{on_cores}"
+    stem = folder / f"{today}-serving-{facts.network}{way(facts.cores, facts.awake)}"
     stem.with_name(f"{stem.name}.md").write_text(text)
     data = {"date": today, "hardware": hardware, **asdict(facts), **_figures(contest)}
     stem.with_name(f"{stem.name}.json").write_text(json.dumps(data) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -92,6 +93,14 @@ Stall = Annotated[
 DecodeThreads = Annotated[
     int, typer.Option(help="Threads that decode images and JSON; 0: one a core, at most 4.")
 ]
+KeepAwake = Annotated[
+    bool,
+    typer.Option(
+        "--keep-awake",
+        help="Keep processors out of idle states meanwhile, from which some take longer to wake "
+        "than a request takes. It costs power, and needs write access to /dev/cpu_dma_latency.",
+    ),
+]
 ApiKeyFile = Annotated[
     Path | None,
     typer.Option(
@@ -128,6 +137,7 @@ def command(
     grace: Grace = _DEFAULT.grace,
     stall: Stall = _DEFAULT.stall,
     decode_threads: DecodeThreads = _DEFAULT.decode_threads,
+    keep_awake: KeepAwake = _DEFAULT.keep_awake,
     api_key_file: ApiKeyFile = None,
     log_format: Format = _DEFAULT.log_format,
 ) -> None:
@@ -157,6 +167,7 @@ def command(
         grace=grace,
         stall=stall,
         decode_threads=decode_threads,
+        keep_awake=keep_awake,
         api_key=_api_key(api_key_file),
         log_format=cast("LogFormat", parse_choice("--log-format", log_format, LogFormat)),
     )
@@ -180,12 +191,14 @@ def _run(engine: Path, settings: ServeSettings, grpc_port: int | None) -> None:
     need("serve")
     if grpc_port is not None:
         need("serve --grpc-port")
+    from parnet_deploy.runtime.awake import kept_awake
     from parnet_deploy.serve.http.listening import bind
 
     listener = bind(settings.host, settings.port)  # one that is taken is told of before all else
     try:
-        # Its files are looked through while liveness is answered: see the opener.
-        status = _serve(find_engine(engine, check=False), settings, listener, grpc_port)
+        with kept_awake() if settings.keep_awake else contextlib.nullcontext():
+            # Its files are looked through while liveness is answered: see the opener.
+            status = _serve(find_engine(engine, check=False), settings, listener, grpc_port)
     finally:
         listener.close()
     if status:

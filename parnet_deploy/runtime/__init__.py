@@ -22,6 +22,7 @@ open             an engine bundle as a runner, whatever is in it
 target           what a saved ONNX Runtime graph depends on
 machine          what this machine has
 cpu              its CPU
+awake            its processors kept out of idle states
 trial            whether a provider really runs
 """
 

@@ -49,6 +49,8 @@ class ServeSettings:
             closed.
         stall: a run that takes longer makes the server not live.
         decode_threads: threads that decode images and JSON; 0: one a core, at most four.
+        keep_awake: processors do not go idle (`runtime.awake`): they need not be woken for a
+            request.
         api_key: what clients have to send as ``Authorization: Bearer``; None: nothing.
         log_format: lines of text, or of JSON.
     """
@@ -74,6 +76,7 @@ class ServeSettings:
     grace: float = 25.0
     stall: float = 60.0
     decode_threads: int = 0
+    keep_awake: bool = False
     api_key: str | None = None
     log_format: LogFormat = "text"
 
