@@ -182,3 +182,15 @@ def clean_error(result: subprocess.CompletedProcess[str], *parts: str) -> None:
     assert len(lines) == 1, result.stderr
     for part in parts:
         assert part.lower() in lines[0].lower(), (part, lines[0])
+
+
+@pytest.fixture
+def lone_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked before does not keep a request from the express lane."""
+    monkeypatch.setattr("parnet_deploy.serve.http.express._LONE", 0.0)
+
+
+@pytest.fixture
+def patient_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the express lane a body may take as long as the test."""
+    monkeypatch.setattr("parnet_deploy.serve.http.express_connection._PATIENCE", 60.0)

@@ -20,7 +20,7 @@ from parnet_deploy.errors import RequestError
 from parnet_deploy.runtime.outputs import Guess
 from parnet_deploy.runtime.timeline import Span
 from parnet_deploy.serve.classify import Classification
-from parnet_deploy.serve.http.app import create_app
+from parnet_deploy.serve.http.app import Application, create_app
 from parnet_deploy.serve.http.listening import Listener, bind
 from parnet_deploy.serve.http.server import Server, configure
 from parnet_deploy.serve.plane import Lone
@@ -103,8 +103,7 @@ class Plane:
         await self._do()
         return echo(body, header_length), TIMING
 
-    @property
-    def is_idle(self) -> bool:
+    def takes_at_once(self, size: int, header_length: int | None) -> bool:
         return self.now is not None
 
     def infer_at_once(
@@ -176,7 +175,7 @@ def app_of(
     budget: Budget | None = None,
     calls: Traffic | None = None,
     **settings: Any,
-) -> ASGIApp:
+) -> Application:
     recorder = Recorder(SIGNATURE)
     limits = ServeSettings(**settings)
     return create_app(plane, recorder, limits, traffic=traffic, budget=budget, calls=calls)
@@ -324,6 +323,7 @@ def running(plane: Plane, **settings: Any) -> Iterator[Running]:
     config = configure(app_of(plane, traffic, **settings), ServeSettings(**settings), traffic)
     running = Running(listener=bind("127.0.0.1", 0), traffic=traffic, server=Server(config))
     running.listener.listen()
+    traffic.tasks = running.server.server_state.tasks
     config.timeout_graceful_shutdown = 5
     started = threading.Event()
 

@@ -8,9 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
 from parnet_deploy.cli.main import run
+from parnet_deploy.serve.http.transport import AnswerTransport
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
 
@@ -31,19 +30,18 @@ def with_every_inference(act: Callable[[int], object]) -> None:
     DataPlane.infer = infer  # type: ignore[method-assign]
 
 
-def with_answer(number: int, act: Callable[[RequestResponseCycle], object]) -> None:
-    """Do something more before the head of one answer is sent."""
-    sound, count = RequestResponseCycle.send, 0
+def with_answer(number: int, act: Callable[[AnswerTransport], object]) -> None:
+    """Do something more before one answer is sent, whatever made it."""
+    sound, count = AnswerTransport.write_together, 0
 
-    async def send(self: RequestResponseCycle, message: Any) -> None:
+    def write_together(self: AnswerTransport, *given: Any) -> None:
         nonlocal count
-        count += message["type"] == "http.response.start"
+        count += 1
         if count == number:
-            count += 1
             act(self)
-        await sound(self, message)
+        sound(self, *given)
 
-    RequestResponseCycle.send = send  # type: ignore[method-assign]
+    AnswerTransport.write_together = write_together  # type: ignore[method-assign]
 
 
 def leak_memory() -> None:
@@ -75,17 +73,14 @@ def swap() -> None:
 
 def lose() -> None:
     """Hang up in place of an answer."""
-
-    def abort(cycle: RequestResponseCycle) -> None:
-        cycle.transport.abort()
-        cycle.disconnected = True
-
-    with_answer(10, abort)  # early, so that it is among the first reasons that are kept
+    with_answer(
+        10, AnswerTransport.abort
+    )  # early, so that it is among the first reasons that are kept
 
 
 def answer_twice() -> None:
     again = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-    with_answer(20, lambda cycle: cycle.transport.writelines([again]))
+    with_answer(20, lambda transport: transport.writelines([again]))
 
 
 def count_nothing() -> None:

@@ -50,7 +50,7 @@ def test_it_is_the_same_answer_and_is_counted(in_json: bool) -> None:
             parts = timing.prepare + timing.queue + timing.infer + timing.output
             assert parts == pytest.approx(timing.total)
             assert counts(plane.recorder) == {"answered": 3}
-            assert (plane.recorder.images, plane.is_idle) == (3, True)
+            assert (plane.recorder.images, plane.model.is_idle) == (3, True)
 
     run(main())
 
@@ -80,7 +80,7 @@ def test_a_refusal_is_the_same_and_counted_once(
             assert caught.value.status == status
             assert said[0] == said[1]
             assert counts(plane.recorder) == {"answered": 1, reason: 2}
-            assert plane.is_idle
+            assert plane.model.is_idle
 
     run(main())
 
@@ -99,7 +99,7 @@ def test_an_engine_that_fails_is_500_and_then_it_is_not_idle() -> None:
                 plane.infer_at_once("tiny", None, BINARY, LENGTH)
             assert (caught.value.status, "secret" in str(caught.value)) == (500, False)
             assert counts(plane.recorder) == {"answered": 1, "engine": 1}
-            assert not plane.is_idle
+            assert not plane.model.is_idle
             assert plane.infer_at_once("tiny", None, BINARY, LENGTH) is None
 
     run(main())
@@ -116,7 +116,7 @@ def test_a_fault_of_our_own_is_counted_and_not_hidden(monkeypatch: pytest.Monkey
             with pytest.raises(ZeroDivisionError):
                 plane.infer_at_once("tiny", None, BINARY, LENGTH)
             assert counts(plane.recorder) == {"answered": 1, "internal": 1}
-            assert plane.is_idle
+            assert plane.model.is_idle
 
     run(main())
 
@@ -137,11 +137,14 @@ def test_what_takes_long_is_left_and_not_counted(
     async def main() -> None:
         with plane_of(settings=INLINE) as plane:
             await warmed(plane)
+            assert plane.takes_at_once(len(content), length)
             if small:
                 monkeypatch.setattr(plane_module, small, 1)
+            taken = plane.takes_at_once(len(content), length)
+            assert taken == (small in ("", "LARGE_ANSWER"))
             assert plane.infer_at_once("tiny", None, content, length) is None
             assert counts(plane.recorder) == {"answered": 1}
-            assert plane.is_idle
+            assert plane.model.is_idle
 
     run(main())
 
@@ -153,11 +156,11 @@ def test_nobody_is_answered_at_once_while_another_is_in_or_the_run_is_long_or_ne
         with plane_of(runner, INLINE) as plane:
             other = asyncio.create_task(infer(plane, BINARY, LENGTH))
             await settle()
-            assert not plane.is_idle
+            assert not plane.model.is_idle
             assert plane.infer_at_once("tiny", None, BINARY, LENGTH) is None
             runner.finish(5)
             await other
-            assert plane.is_idle
+            assert plane.model.is_idle
             with plane.model.admit():
                 assert plane.infer_at_once("tiny", None, BINARY, LENGTH) is None
         with plane_of(settings=replace(INLINE, inline_below=0.0)) as plane:

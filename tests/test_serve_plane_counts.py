@@ -30,6 +30,7 @@ from served_plane import (
     png,
 )
 
+import parnet_deploy.serve.engine.inference as inference_module
 import parnet_deploy.serve.plane as plane_module
 from parnet_deploy.errors import RequestError, RunnerError
 from parnet_deploy.runtime.base import FunctionRunner
@@ -67,11 +68,11 @@ def partly_infinite(feeds: Mapping[str, Array]) -> dict[str, Array]:
 )
 def test_values_are_finite_whatever_their_squares_are(dtype: str, odd: float, finite: bool) -> None:
     array = np.full((2, 1000), 3.0, dtype)
-    assert plane_module._is_finite(array)
+    assert inference_module._is_finite(array)
     array[1, 7] = odd
-    assert plane_module._is_finite(array) is finite
+    assert inference_module._is_finite(array) is finite
     array = np.full((2, 1000), np.finfo(dtype).max)
-    assert plane_module._is_finite(array)
+    assert inference_module._is_finite(array)
 
 
 @pytest.mark.parametrize("max_batch", [1, 8])

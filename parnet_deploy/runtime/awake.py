@@ -31,15 +31,18 @@ def kept_awake() -> Iterator[None]:
     Raises:
         TargetError: the system has no such device, or this user may not write to it.
     """
+    device = -1
     try:
         device = os.open(DEVICE, os.O_WRONLY | os.O_CLOEXEC)
+        os.write(device, _NOT_AT_ALL)
     except OSError as exc:
+        if device >= 0:
+            os.close(device)
         raise TargetError(
             f"the processors cannot be kept awake: {DEVICE}: {os_reason(exc)}; it takes Linux, "
             f"and root or write access to that file (in a container: --device {DEVICE})"
         ) from exc
     try:
-        os.write(device, _NOT_AT_ALL)
         yield
     finally:
         os.close(device)

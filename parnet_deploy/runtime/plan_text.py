@@ -223,7 +223,7 @@ def _unknown(text: str, sections: Mapping[str, tuple[str, ...]], *, fused: bool)
     version = _VERSION.search("\n".join(sections.get("header", ())))
     if version is None or version[1] not in _VERSIONS:
         yield f"version {version[1] if version else 'unsaid'} of a program's text"
-    for name in sections.keys() - _KNOWN_SECTIONS:
+    for name in sorted(sections.keys() - _KNOWN_SECTIONS):
         yield f"section '{name}'"
     # Each section has a line before and one behind it: a second of a name, or what is in none,
     # leaves lines over.

@@ -9,8 +9,6 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.classify import Classification, decode_files, decode_inputs, guess
 from parnet_deploy.serve.engine.batching import Arrays
@@ -21,7 +19,6 @@ from parnet_deploy.serve.engine.unanswered import (
     CountedError,
     Reason,
     invalid,
-    not_finite,
     unknown_model,
 )
 from parnet_deploy.serve.protocol.metadata import (
@@ -36,7 +33,6 @@ from parnet_deploy.serve.protocol.response import EncodedResponse, encode_respon
 from parnet_deploy.serve.recording import Recorder, Timing
 from parnet_deploy.serve.signature import VERSION, Signature
 from parnet_deploy.serve.statistics import statistics
-from parnet_deploy.spec import Array
 
 Found = TypeVar("Found")
 Written = TypeVar("Written")
@@ -79,11 +75,6 @@ class DataPlane:
     def live(self) -> bool:
         """Whether the process need not be restarted."""
         return self.model.live
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether `infer_at_once` may be asked."""
-        return self.model.is_idle
 
     @property
     def ready(self) -> bool:
@@ -180,8 +171,12 @@ class DataPlane:
             RequestError: 400, 404, 500, 503 or 504.
         """
         read = partial(parse_request, body, header_length)
-        is_large = _is_large(body, header_length)
+        is_large = _is_large(len(body), header_length)
         return await self.answer(name, version, read, encode_response, is_large=is_large, lone=lone)
+
+    def takes_at_once(self, size: int, header_length: int | None) -> bool:
+        """Whether `infer_at_once` may answer a body of so many bytes, as of `infer`."""
+        return self.model.is_idle and not _is_large(size, header_length)
 
     def infer_at_once(
         self, name: str, version: str | None, body: bytes | memoryview, header_length: int | None
@@ -200,7 +195,7 @@ class DataPlane:
         Raises:
             RequestError: as `infer`.
         """
-        if not self.model.is_idle or _is_large(body, header_length):
+        if not self.takes_at_once(len(body), header_length):
             return None
         begin = time.perf_counter()
         try:
@@ -265,7 +260,7 @@ class DataPlane:
         self._check_model(name, version)
         with self.model.admit() as ticket:
             request, feeds = await self._read(ticket, read, is_large=is_large)
-            answer = _checked(await self.model.run(ticket, feeds, lone=lone()))
+            answer = (await self.model.run(ticket, feeds, lone=lone())).checked()
             written = await self._write(ticket, write, request, answer.outputs)
             timing = self._timing(ticket, answer)
         self.recorder.answered(timing, request.batch)
@@ -282,7 +277,7 @@ class DataPlane:
             answer = self.model.run_at_once(ticket, self._decode(ticket, request))
             if answer is None:
                 return None
-            written = encode_response(request, _checked(answer).outputs, self.signature)
+            written = encode_response(request, answer.checked().outputs, self.signature)
             timing = self._timing(ticket, answer)
         self.recorder.answered(timing, request.batch)
         return written, timing
@@ -297,7 +292,7 @@ class DataPlane:
             )
             feeds = {signature.image.name: image}
             answer = await self.model.run(ticket, feeds, trace=trace, lone=lone())
-            guesses = guess(_checked(answer).outputs, signature, top)
+            guesses = guess(answer.checked().outputs, signature, top)
             timing = self._timing(ticket, answer)
         self.recorder.answered(timing, 1)
         return Classification(guesses=guesses, timing=timing, spans=answer.spans)
@@ -374,28 +369,12 @@ class DataPlane:
             raise unknown_model(name, version, self.signature.name)
 
 
-def _is_large(body: bytes | memoryview, header_length: int | None) -> bool:
-    """Whether to read it takes so long that it is done on a thread."""
-    in_json = len(body) if header_length is None else header_length
-    return in_json > LARGE_JSON or len(body) > LARGE_BINARY
+def _is_large(size: int, header_length: int | None) -> bool:
+    """Whether to read a body takes so long that it is done on a thread."""
+    in_json = size if header_length is None else header_length
+    return in_json > LARGE_JSON or size > LARGE_BINARY
 
 
 def _has_files(request: InferRequest) -> bool:
     """Whether images are to be decoded."""
     return any(isinstance(value, EncodedImages) for value in request.inputs.values())
-
-
-def _checked(answer: Answer) -> Answer:
-    """An answer whose values all are numbers.
-
-    Raises:
-        RequestError: 500; one is not finite. The engine goes on: other images may be well.
-    """
-    if not all(map(_is_finite, answer.outputs.values())):
-        raise not_finite()
-    return answer
-
-
-def _is_finite(array: Array) -> bool:
-    """Whether all values are. Where the sum of their squares is, they are: that is known sooner."""
-    return math.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())

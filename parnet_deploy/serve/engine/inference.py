@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
+
+import numpy as np
 
 from parnet_deploy.bundle import BatchRange
 from parnet_deploy.errors import RunnerError
@@ -14,8 +17,9 @@ from parnet_deploy.runtime.timeline import Span, Traces
 from parnet_deploy.serve.engine.batching import Arrays, gather, rows_of, split
 from parnet_deploy.serve.engine.queue import Job
 from parnet_deploy.serve.engine.restarting import Engine
-from parnet_deploy.serve.engine.unanswered import CountedError
+from parnet_deploy.serve.engine.unanswered import CountedError, not_finite
 from parnet_deploy.serve.recording import Recorder
+from parnet_deploy.spec import Array
 
 _NEWEST = 0.125
 """What the newest run counts for in what the next is expected to take."""
@@ -38,6 +42,16 @@ class Answer:
     queue: float
     infer: float
     spans: tuple[Span, ...] = ()
+
+    def checked(self) -> Self:
+        """The same, once its values are known to be numbers.
+
+        Raises:
+            RequestError: 500; one is not finite. The engine goes on: other images may be well.
+        """
+        if not all(map(_is_finite, self.outputs.values())):
+            raise not_finite()
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -126,3 +140,8 @@ class Inference:
             )
         spans = runner.trace(feeds) if trace and isinstance(runner, Traces) else ()
         return outputs, infer, spans
+
+
+def _is_finite(array: Array) -> bool:
+    """Whether all values are. Where the sum of their squares is, they are: that is known sooner."""
+    return math.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())

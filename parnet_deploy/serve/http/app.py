@@ -15,8 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from parnet_deploy.serve.http.body import BodyReader
 from parnet_deploy.serve.http.documents import Documents
-from parnet_deploy.serve.http.express import Lane
+from parnet_deploy.serve.http.express import Express
 from parnet_deploy.serve.http.fields import POLICY
+from parnet_deploy.serve.http.gate import Gate
 from parnet_deploy.serve.http.guard import Guard
 from parnet_deploy.serve.http.inference import Classify, Infer
 from parnet_deploy.serve.http.page import CONTENT_TYPE, page
@@ -70,7 +71,8 @@ def create_app(
         )
     ]
     pages = [_metrics(recorder, TransportMetrics(budget, traffic, calls)), _page(signature)]
-    guarded = partial(Guard, traffic=traffic, limit=limit, api_key=settings.api_key)
+    gate = Gate(traffic=traffic, limit=limit, api_key=settings.api_key)
+    guarded = partial(Guard, gate=gate)
     app = Starlette(
         routes=[*work, *_documents(Documents(plane)), *pages],  # in the order they are looked at
         middleware=[Middleware(guarded)],
@@ -82,14 +84,8 @@ def create_app(
         path: guarded(partial(infer.answer, name=name, version=version))
         for path, (name, version) in paths.items()
     }
-    lane = Lane(
-        plane,
-        guarded(app),
-        budget=budget,
-        traffic=traffic,
-        paths={path.encode(): model for path, model in paths.items()},
-    )
-    return Application(app, {**straight, "/classify": guarded(classify)}, lane)
+    express = Express(plane, gate, budget=budget, limit=limit, paths=paths)
+    return Application(app, {**straight, "/classify": guarded(classify)}, express)
 
 
 class Application:
@@ -98,14 +94,14 @@ class Application:
     Starlette's layers would take longer than all that the guard does.
 
     Attributes:
-        lane: what is sooner than both, for connections to know of.
+        express: what is sooner than both, for connections to know of.
     """
 
-    def __init__(self, app: ASGIApp, straight: Mapping[str, ASGIApp], lane: Lane) -> None:
+    def __init__(self, app: ASGIApp, straight: Mapping[str, ASGIApp], express: Express) -> None:
         """What answers a POST at these paths, and what answers everything else."""
         self._app = app
         self._straight = straight
-        self.lane = lane
+        self.express = express
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request."""

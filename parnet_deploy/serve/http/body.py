@@ -13,7 +13,7 @@ from starlette.types import Receive
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.http.coding import IDENTITY, Coded, check_coding
 from parnet_deploy.serve.http.exchange import Exchange
-from parnet_deploy.serve.http.gathering import Buffer, Counter, Parts, joined
+from parnet_deploy.serve.http.gathering import STRAIGHT, Buffer, Counter, Parts, joined
 from parnet_deploy.serve.http.watch import ClientGoneError
 from parnet_deploy.serve.settings import ServeSettings
 from parnet_deploy.serve.transport.budget import Budget, Hold
@@ -21,9 +21,6 @@ from parnet_deploy.serve.transport.limits import stopping
 from parnet_deploy.serve.transport.traffic import Traffic
 
 Made = TypeVar("Made")
-
-_STRAIGHT = 1 << 22
-"""Announced bytes up to which room is made for all of a body as soon as its first part is there."""
 
 _INLINE = 1 << 16
 """Bytes, compressed and decompressed, that are undone on the event loop: sooner than a thread would
@@ -89,15 +86,20 @@ class BodyReader:
         self, exchange: Exchange, receive: Receive, hold: Hold, aligned: int
     ) -> bytes | memoryview:
         counter = Counter(exchange, hold, self._limit)
-        part, more = await _next(receive)
-        if not more:
-            counter.add(len(part))
-            exchange.body_read = True
-            return part
-        size = exchange.content_length
-        straight = 0 < size <= _STRAIGHT
-        body = Buffer(size, counter, aligned) if straight else Parts(counter, aligned)
-        body.add(part)
+        body: Buffer | Parts
+        if exchange.begun is not None:
+            body, more = exchange.begun, not exchange.is_complete
+            body.adopt(counter)
+        else:
+            part, more = await _next(receive)
+            if not more:
+                counter.add(len(part))
+                exchange.body_read = True
+                return part
+            size = exchange.content_length
+            straight = 0 < size <= STRAIGHT
+            body = Buffer(size, counter, aligned) if straight else Parts(counter, aligned)
+            body.add(part)
         with exchange.straight(body) if isinstance(body, Buffer) else nullcontext():
             while more:
                 part, more = await _next(receive)

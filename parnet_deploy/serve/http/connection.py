@@ -276,11 +276,17 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the next request, or hang up where none can come."""
         self._wire.flush()
+        if self._running is not None:
+            self._running.scope.pop(WIRE, None)  # type: ignore[misc]  # it holds the cycle, whose it is
         if not self.pipeline:
             if self._last_words is not None:
                 self._say(self._last_words)
             elif self.cycle.more_body:  # nobody wants the rest of it
                 self.transport.close()
+        self._await_next()
+
+    def _await_next(self) -> None:
+        """Wait for the next request, which may be there already."""
         super().on_response_complete()
 
     def _refuse(self, error: RequestError) -> None:

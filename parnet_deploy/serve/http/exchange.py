@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import Scope
 
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.http.fields import Headers
 from parnet_deploy.serve.transport.asked import Asked
+
+if TYPE_CHECKING:
+    from parnet_deploy.serve.http.gathering import Buffer
 
 CLIENT_GONE = 499
 """What the log has where nobody was left to be answered. It never goes over the wire."""
@@ -76,10 +79,11 @@ class Exchange(Asked):
     Attributes:
         has_body: whether its header says that a body follows.
         body_read: whether all of that was read.
+        begun: the body, where a connection has begun to put it together.
         status: of the answer; 0 while there is none.
     """
 
-    __slots__ = ("_fields", "_scope", "body_read", "has_body", "status")
+    __slots__ = ("_fields", "_scope", "begun", "body_read", "has_body", "status")
 
     def __init__(self, scope: Scope) -> None:
         """Look at a request's header, once."""
@@ -89,6 +93,7 @@ class Exchange(Asked):
         self._fields = fields
         self.has_body = b"transfer-encoding" in fields or self.content_length > 0
         self.body_read = False
+        self.begun: Buffer | None = None
         self.status = 0
         scope[KEY] = self
 

@@ -9,6 +9,9 @@ from parnet_deploy.serve.http.exchange import Exchange
 from parnet_deploy.serve.transport.budget import Hold
 from parnet_deploy.serve.transport.limits import too_large
 
+STRAIGHT = 1 << 22
+"""Announced bytes up to which room is made for all of a body as soon as its first part is there."""
+
 _ALIGNMENT = 64
 """Bytes: of which a tensor's address is a multiple, so that it need not be copied."""
 
@@ -82,6 +85,22 @@ class Buffer:
         end = self._filled + len(part)
         self._room[self._filled : end] = part
         self._filled = end
+
+    def put(self, part: bytes) -> bool:
+        """Write a part behind the last; whether it may be kept (`filled`)."""
+        self._room[self._filled : self._filled + len(part)] = part
+        return self.filled(len(part))
+
+    def adopt(self, counter: Counter) -> None:
+        """Count what has come by another counter, and what comes.
+
+        Raises:
+            RequestError: as `Counter.add`, or something that came before could not be kept.
+        """
+        if self._error is not None:
+            raise self._error
+        self._counter = counter
+        counter.add(self._filled)
 
     def left(self) -> memoryview:
         """Where the rest belongs; empty once all is there."""

@@ -18,7 +18,7 @@ _LAST_WORD = 1.0
 """Seconds that a client has to ask, whose connection was taken just before the end."""
 
 _HANDSHAKE = 0.02
-"""Seconds for connections that are half made when no more are taken."""
+"""Seconds for connections that are half made when no more are taken: a round trip."""
 
 _SO_ATTACH_FILTER = 26  # Linux's; Python has no name for it
 _NO_SYN = (
@@ -47,9 +47,9 @@ class Server(uvicorn.Server):
         those whose request is still on its way.
         """
         spares = [each.dup() for each in sockets or ()]  # so that they outlive the servers
-        for each in spares:
-            _pass_over_new(each)
-        await asyncio.sleep(_HANDSHAKE)
+        overlooked = [_pass_over_new(each) for each in spares]
+        if any(overlooked):
+            await asyncio.sleep(_HANDSHAKE)
         for server in self.servers:
             server.close()
         await asyncio.gather(*map(self._adopt, _last_taken(spares)))
@@ -73,20 +73,26 @@ class Server(uvicorn.Server):
             await loop.connect_accepted_socket(protocol, taken)
 
 
-def _pass_over_new(listening: socket.socket) -> None:
+def _pass_over_new(listening: socket.socket) -> bool:
     """Have the system overlook who asks for a connection from now on; the others are completed.
 
     To close a socket closes what was connected since it was last looked at, and clients that ask
     as fast as they can hit that moment one time in six. Who is overlooked asks again a second
-    later, and is refused. Where the system has no such filter, the moment stays.
+    later, and is refused.
+
+    Returns:
+        Whether the system has such a filter; else the moment stays.
     """
     if sys.platform != "linux":
-        return
+        return False
     code = b"".join(struct.pack("=HBBI", *each) for each in _NO_SYN)
     program = ctypes.create_string_buffer(code, len(code))
     filtered = struct.pack("@HP", len(_NO_SYN), ctypes.addressof(program))
-    with contextlib.suppress(OSError):
+    try:
         listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filtered)
+    except OSError:
+        return False
+    return True
 
 
 def _last_taken(listening: Iterable[socket.socket]) -> list[socket.socket]:

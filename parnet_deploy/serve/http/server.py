@@ -21,7 +21,7 @@ import uvicorn
 from parnet_deploy.serve.engine.model import ServedModel
 from parnet_deploy.serve.http.app import Application, create_app
 from parnet_deploy.serve.http.connection import Limits
-from parnet_deploy.serve.http.express import ExpressConnection
+from parnet_deploy.serve.http.express_connection import ExpressConnection
 from parnet_deploy.serve.http.hearing_out import Server
 from parnet_deploy.serve.http.listening import Listener
 from parnet_deploy.serve.http.memory import gather_memory, keep_memory
@@ -130,7 +130,9 @@ def configure(app: Application, settings: ServeSettings, traffic: Traffic) -> uv
     room = memoryview(bytearray(PARSED))
 
     def connection(*args: Any, **kwargs: Any) -> Reading:
-        made = ExpressConnection(*args, **kwargs, limits=limits, traffic=traffic, lane=app.lane)
+        made = ExpressConnection(
+            *args, **kwargs, limits=limits, traffic=traffic, express=app.express
+        )
         return Reading(made, room)
 
     return uvicorn.Config(
