@@ -1,9 +1,9 @@
 """What a server adds to its engine: parnet-deploy serve, Triton and FastAPI in one contest.
 
 One network runs in one version of ONNX Runtime, with one thread, behind each of them; the same
-client sends the same bodies, from one process and from four. In every round all take a turn, in
-shuffled order; whoever has none is stopped. Every answer is compared with the engine's. A run that
-was interrupted goes on where it was when the same command is given again.
+client sends the same bodies, from one process and from four. In every round all are started anew
+and take a turn, in shuffled order; whoever has none is stopped. Every answer is compared with the
+engine's. A run that was interrupted goes on where it was when the same command is given again.
 
 A virtual machine's core that sleeps is woken after milliseconds where the host is busy, which is
 more than any server adds. With `--awake` no core sleeps, whoever's turn it is (`runtime.awake`);
@@ -17,7 +17,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # where Triton is installed from
@@ -126,14 +126,18 @@ def measure(
         plan, engines=engines.fp32.path, versions=servers.versions, cores=core_numbers()
     )
     contest.load(mark)
-    with contextlib.ExitStack() as ending:
-        running = {}
-        for launch in servers.launches:
-            server = Server(launch, workspace / f"{launch.name}.log")
-            ending.callback(server.end)
-            running[launch.name] = server
-        crew = ending.enter_context(crew_of(entries, engines))
-        hold(contest, plan, entries, running, crew, mark)
+
+    @contextlib.contextmanager
+    def gather() -> Iterator[tuple[dict[str, Server], Crew]]:
+        with contextlib.ExitStack() as ending:
+            running = {}
+            for launch in servers.launches:
+                server = Server(launch, workspace / f"{launch.name}.log")
+                ending.callback(server.end)
+                running[launch.name] = server
+            yield running, ending.enter_context(crew_of(entries, engines))
+
+    hold(contest, plan, entries, gather, mark)
 
 
 def crew_of(entries: Sequence[Entry], engines: Engines) -> Crew:

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import serving
+from serving_contest import servers
 from serving_contest.client import Turn, TurnError
 from serving_contest.connection import Answer, AnswerError, Connection, request_of
 from serving_contest.contestants import Engines, entries_of
@@ -225,10 +226,17 @@ class Everything:
     """Servers and clients that note who is awake and who is asked."""
 
     def __init__(self, names: Sequence[str], fails: str = "") -> None:
-        self.servers = {name: ServerDouble(self, port) for port, name in enumerate(names, start=1)}
+        self.names = names
         self.awake: set[int] = set()
         self.turns: list[tuple[str, int]] = []
+        self.starts: list[int] = []  # how many turns had been taken before each
         self.fails = fails
+
+    @contextlib.contextmanager
+    def gather(self) -> Iterator[tuple[dict[str, ServerDouble], Everything]]:
+        self.starts.append(len(self.turns))
+        ports = enumerate(self.names, start=100 * len(self.starts))
+        yield {name: ServerDouble(self, port) for port, name in ports}, self
 
     def ask(self, turn: Turn, clients: int) -> list[int]:
         assert self.awake == {turn.port}
@@ -270,7 +278,7 @@ ENTRIES = [
 def held(folder: Path, contest: Contest | None = None, **given: str) -> tuple[Contest, Everything]:
     contest = contest or Contest(file=folder / "rounds.json")
     everything = Everything(["ours", "triton", "fastapi"], **given)
-    hold(contest, PLAN, ENTRIES, everything.servers, everything, "mark")
+    hold(contest, PLAN, ENTRIES, everything.gather, "mark")
     return contest, everything
 
 
@@ -286,6 +294,7 @@ def test_all_take_a_turn_in_every_round_alone_and_in_changing_order(tmp_path: Pa
     figures = contest.rounds[0]["fp32, 1 client"]
     assert set(figures) == {ENGINE, "ours", "triton", "fastapi"}
     assert figures["ours"]["processor"] == 2.0  # 18 ms for 8 requests and one that warmed up
+    assert everything.starts == [0, each, 2 * each]  # all are new in every round
 
 
 def test_whoever_answers_wrong_is_out_and_the_others_go_on(tmp_path: Path) -> None:
@@ -465,6 +474,17 @@ def test_a_server_rests_unless_it_has_a_turn(tmp_path: Path) -> None:
         assert server.processor_seconds() > 0
     finally:
         server.end()
+    assert server._process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_server_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "_END_SECONDS", 0.2)
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + DOUBLE
+    server = Server(launch(deaf, tmp_path), tmp_path / "log")
+    server.end()
     assert server._process.returncode == -signal.SIGKILL
 
 

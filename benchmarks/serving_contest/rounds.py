@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -94,6 +94,10 @@ class Asking(Protocol):
         ...
 
 
+Gather = Callable[[], AbstractContextManager[tuple[Mapping[str, Serving], Asking]]]
+"""Starts servers, at rest, and clients; ends them behind the block."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Contest:
     """What was measured, kept in a file from one round to the next.
@@ -127,41 +131,53 @@ def hold(
     contest: Contest,
     plan: Plan,
     entries: Sequence[Entry],
-    servers: Mapping[str, Serving],
-    crew: Asking,
+    gather: Gather,
     mark: str,
 ) -> None:
     """Measure the rounds that are missing.
 
-    At every moment one server at most runs. Who answers wrong, or not at all, is out.
+    At every moment one server at most runs. Who answers wrong, or not at all, is out. In every
+    round all processes are new ones: where its memory happens to lie stays with a process, and
+    makes it slower or faster than its like by more than is compared here.
 
     Args:
         contest: with the rounds that are there; the others are added.
         plan: how much is measured.
         entries: who takes part.
-        servers: by name; at rest.
-        crew: asks them.
+        gather: starts servers and clients; called once in a round.
         mark: the conditions, kept with the rounds.
     """
     while len(contest.rounds) < plan.rounds:
-        number = len(contest.rounds)
-        rng = random.Random(number)
-        measured: Round = {}
-        groups = [(b, n) for b in dict.fromkeys(e.body for e in entries) for n in plan.clients]
-        for body, clients in _shuffled(rng, groups):
-            turns = [e for e in entries if e.body == body and e.key not in contest.out]
-            figures: dict[str, Figures] = {}
-            for entry in _shuffled(rng, [None, *turns]):
-                name = ENGINE if entry is None else entry.name
-                try:
-                    figures[name] = _take(entry, body, clients, plan, servers, crew)
-                except TurnError as exc:
-                    contest.out[f"{body}/{name}"] = str(exc)
-                    print(f"{body}/{name} is out: {exc}", file=sys.stderr)
-            measured[group_name(body, clients)] = figures
+        rng = random.Random(len(contest.rounds))
+        with gather() as (servers, crew):
+            measured = _round(contest, plan, entries, servers, crew, rng)
         contest.rounds.append(measured)
         contest.save(mark)
-        print(f"round {number + 1} of {plan.rounds}", file=sys.stderr)
+        print(f"round {len(contest.rounds)} of {plan.rounds}", file=sys.stderr)
+
+
+def _round(
+    contest: Contest,
+    plan: Plan,
+    entries: Sequence[Entry],
+    servers: Mapping[str, Serving],
+    crew: Asking,
+    rng: random.Random,
+) -> Round:
+    measured: Round = {}
+    groups = [(b, n) for b in dict.fromkeys(e.body for e in entries) for n in plan.clients]
+    for body, clients in _shuffled(rng, groups):
+        turns = [e for e in entries if e.body == body and e.key not in contest.out]
+        figures: dict[str, Figures] = {}
+        for entry in _shuffled(rng, [None, *turns]):
+            name = ENGINE if entry is None else entry.name
+            try:
+                figures[name] = _take(entry, body, clients, plan, servers, crew)
+            except TurnError as exc:
+                contest.out[f"{body}/{name}"] = str(exc)
+                print(f"{body}/{name} is out: {exc}", file=sys.stderr)
+        measured[group_name(body, clients)] = figures
+    return measured
 
 
 def group_name(body: str, clients: int) -> str:

@@ -19,6 +19,7 @@ from serving_contest.network import Engine
 from serving_contest.peers import PeerError
 
 _START_SECONDS = 120.0
+_END_SECONDS = 10.0
 _GROUP = 2  # of the fields of /proc/PID/stat behind the name
 _USER = 11
 
@@ -96,7 +97,11 @@ class Server:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def end(self) -> None:
-        """End it, and all that it has started."""
+        """End it, and all that it has started; before, it may put away its shared memory."""
+        signal_group(self._process, signal.SIGCONT)
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
         end_group(self._process)
 
     def _await(self, path: str) -> None:
