@@ -16,7 +16,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
 
-from parnet_deploy.bundle import ModelBundle, Source
+from parnet_deploy.bundle import EngineBundle, ModelBundle, Source
+from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.export import ExportOptions, export_model
 from parnet_deploy.net import ParNet, initialise
 from parnet_deploy.spec import ParNetSpec, Preprocessing, StemMode
@@ -131,6 +132,16 @@ def tiny_bundle_dynamic(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle
         stem="share",
         batch=BatchRange(min=1, opt=2, max=4),
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(
+    tiny_bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory
+) -> EngineBundle:
+    """A tiny network's engine on one thread, whole, of one image. Read only."""
+    builder = make_builder("onnxruntime", BuildOptions(provider="cpu", threads=1), split=False)
+    final = tmp_path_factory.mktemp("engines") / "tiny-onnxruntime-cpu"
+    return build_engine(tiny_bundle, final, builder, split=False)
 
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -39,21 +39,14 @@ QUICK = (
 )
 
 
-@pytest.fixture(scope="module")
-def engine(tiny_bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> EngineBundle:
-    folder = tmp_path_factory.mktemp("bench") / "engine"
-    builder = make_builder("onnxruntime", BuildOptions(provider="cpu", threads=1), split=False)
-    return build_engine(tiny_bundle, folder, builder, split=False)
-
-
 def test_an_engine_its_split_sibling_and_a_peer_are_measured(
-    engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "found.json"
     result = call(
         capsys,
         "bench",
-        engine.path,
+        tiny_engine.path,
         "--against",
         "onnxruntime",
         *QUICK,
@@ -88,8 +81,8 @@ def test_an_engine_its_split_sibling_and_a_peer_are_measured(
     assert f"written: {out}" in result.err
 
 
-def test_json_is_the_whole_result(engine: EngineBundle, capsys: pytest.CaptureFixture[str]) -> None:
-    result = call(capsys, "bench", engine.path, "--no-schedules", *QUICK, "--json")
+def test_json_is_the_whole_result(tiny_engine: EngineBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    result = call(capsys, "bench", tiny_engine.path, "--no-schedules", *QUICK, "--json")
     assert result.status == 0, result.err
     found = decode(result.out, BenchResult)
     assert [outcome.contestant.name for outcome in found.outcomes] == ["onnxruntime whole"]
@@ -123,17 +116,17 @@ def test_models_and_variants_are_built_first(
 
 
 def test_who_cannot_take_part_is_named_with_the_reason(
-    engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its weights are gone: it does not open; the others are measured."""
     broken = tmp_path / "broken"
     builder = make_builder("onnxruntime", BuildOptions(provider="cpu", threads=1), split=True)
-    model = engine.path / engine.manifest.model.path
+    model = tiny_engine.path / tiny_engine.manifest.model.path
     from parnet_deploy.bundle import open_model
 
     build_engine(open_model(model), broken, builder, split=True)
     (broken / "stream2.onnx").write_bytes(b"")
-    result = call(capsys, "bench", broken, engine.path, "--no-schedules", *QUICK)
+    result = call(capsys, "bench", broken, tiny_engine.path, "--no-schedules", *QUICK)
     assert result.status == 1  # what is damaged is not measured around
     assert "stream2.onnx is damaged" in result.err
 
@@ -171,19 +164,19 @@ def test_what_cannot_be_is_refused_before_anything_is_built(
 
 
 def test_a_batch_that_an_engine_does_not_take_is_refused(
-    engine: EngineBundle, capsys: pytest.CaptureFixture[str]
+    tiny_engine: EngineBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = call(capsys, "bench", engine.path, "--batch", 4)
+    result = call(capsys, "bench", tiny_engine.path, "--batch", 4)
     assert result.status == 2
     assert "takes 1 to 1 images per run, not 4" in result.err
     assert "build:" not in result.err
 
 
 def test_results_that_stand_there_are_kept(
-    engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "found.md").write_text("earlier")
-    result = call(capsys, "bench", engine.path, "--output", tmp_path / "found.md", *QUICK)
+    result = call(capsys, "bench", tiny_engine.path, "--output", tmp_path / "found.md", *QUICK)
     assert result.status == 1
     assert "--force" in result.err
     assert "round" not in result.err
@@ -206,10 +199,10 @@ def _parent(stat: Path) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_when_it_is_ended_its_processes_end_too(
-    engine: EngineBundle, tmp_path: Path, number: signal.Signals
+    tiny_engine: EngineBundle, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Also those that are stopped at the moment, which notice nothing by themselves."""
-    program = [sys.executable, "-m", "parnet_deploy", "bench", str(engine.path)]
+    program = [sys.executable, "-m", "parnet_deploy", "bench", str(tiny_engine.path)]
     with (tmp_path / "said").open("w+") as said:
         process = subprocess.Popen(
             [*program, "--rounds", "200", "--seconds", "100"],
@@ -293,7 +286,7 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(
     assert "export:" not in result.err
 
 
-def test_room_is_counted_by_what_is_built(engine: EngineBundle) -> None:
+def test_room_is_counted_by_what_is_built(tiny_engine: EngineBundle) -> None:
     one = Asked(subjects=(), variants=("s",), backends=("onnxruntime",), schedules=False)
     weights = 4 * count(variant("s").spec).parameters_fused
     assert space_needed(one, ()) == pytest.approx((MODEL + ENGINE) * weights)
@@ -301,7 +294,7 @@ def test_room_is_counted_by_what_is_built(engine: EngineBundle) -> None:
     both = replace(one, backends=("onnxruntime", "ncnn"))
     assert space_needed(both, ()) == pytest.approx(2 * space_needed(one, ()), abs=1)
     assert space_needed(replace(one, against=("mnn",)), ()) > space_needed(one, ())
-    assert space_needed(one, (engine.path,)) > space_needed(one, ())
+    assert space_needed(one, (tiny_engine.path,)) > space_needed(one, ())
     assert space_needed(replace(one, paper=True), ()) - space_needed(one, ()) > 1 << 30
 
 
@@ -397,9 +390,9 @@ def test_plans_that_cannot_be_are_refused(
 
 
 def test_an_engines_plans_are_built_already(
-    engine: EngineBundle, capsys: pytest.CaptureFixture[str]
+    tiny_engine: EngineBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = call(capsys, "bench", "--plan", engine.path)
+    result = call(capsys, "bench", "--plan", tiny_engine.path)
     assert result.status == 2
     assert "parnet-deploy inspect" in result.err
 

@@ -17,22 +17,11 @@ import pytest
 from PIL import Image
 from serve_process import Served, load, started
 
-from parnet_deploy.bundle import EngineBundle, ModelBundle
+from parnet_deploy.bundle import EngineBundle
 from parnet_deploy.cli.predict import Prediction, predict
 from parnet_deploy.cli.serve import KEY_VARIABLE
-from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.images import load_image
 from parnet_deploy.runtime import awake, open_runner
-
-CPU = BuildOptions(provider="cpu", threads=1)
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> EngineBundle:
-    """Of one image. Read only."""
-    final = tmp_path_factory.mktemp("engines") / "tiny-onnxruntime-cpu"
-    builder = make_builder("onnxruntime", CPU, split=False)
-    return build_engine(tiny_bundle, final, builder, split=False)
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +61,19 @@ def rotated() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def served(engine: EngineBundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tiny_engine: EngineBundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server of the engine, which ends well and has written nothing."""
     folder = tmp_path_factory.mktemp("served")
-    before = files(folder, engine.path)
-    with serve(engine.path, "--name", "net", "--grpc-port", 0, cwd=folder) as served:
+    before = files(folder, tiny_engine.path)
+    with serve(tiny_engine.path, "--name", "net", "--grpc-port", 0, cwd=folder) as served:
         line = wait_until_ready(served)
-        assert f"{engine.path} (onnxruntime, fp32)" in line
+        assert f"{tiny_engine.path} (onnxruntime, fp32)" in line
         yield served
         served.stop()
         assert served.status() == 0
     assert not any("Traceback" in line for line in served.log)
     assert any("UNTRAINED" in line for line in served.log), "what the engine warns of"
-    assert files(folder, engine.path) == before
+    assert files(folder, tiny_engine.path) == before
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/v2", "/v2/models/stats", "/v2/models/net"])
@@ -92,11 +81,11 @@ def test_documents(served: Served, path: str) -> None:
     assert served.ask("GET", path)[0] == 200
 
 
-def test_classification(served: Served, engine: EngineBundle, photo: Path) -> None:
+def test_classification(served: Served, tiny_engine: EngineBundle, photo: Path) -> None:
     status, _, body = served.ask("POST", "/classify?top=3", photo.read_bytes())
     assert status == 200
-    with open_runner(engine) as runner:
-        (expected,) = predict(engine, runner, [photo], 3)
+    with open_runner(tiny_engine) as runner:
+        (expected,) = predict(tiny_engine, runner, [photo], 3)
     assert isinstance(expected, Prediction)
     found = json.loads(body)["predictions"]
     assert [each["label"] for each in found] == [each.label for each in expected.guesses]
@@ -107,8 +96,8 @@ def test_classification(served: Served, engine: EngineBundle, photo: Path) -> No
     )
 
 
-def test_inference(served: Served, engine: EngineBundle, photo: Path) -> None:
-    pixels, expected = _run(engine, photo)
+def test_inference(served: Served, tiny_engine: EngineBundle, photo: Path) -> None:
+    pixels, expected = _run(tiny_engine, photo)
     tensor = {"name": "images", "datatype": "FP32", "shape": list(pixels.shape)}
     output = {"name": "logits", "parameters": {"binary_data": True}}
     head = json.dumps(
@@ -129,10 +118,10 @@ def test_inference(served: Served, engine: EngineBundle, photo: Path) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-def test_an_unmodified_client(served: Served, engine: EngineBundle, photo: Path) -> None:
+def test_an_unmodified_client(served: Served, tiny_engine: EngineBundle, photo: Path) -> None:
     """What tritonclient sends and reads, compressed, too."""
     client_module = pytest.importorskip("tritonclient.http")
-    pixels, expected = _run(engine, photo)
+    pixels, expected = _run(tiny_engine, photo)
     with contextlib.closing(
         client_module.InferenceServerClient(f"127.0.0.1:{served.port}")
     ) as client:
@@ -154,9 +143,9 @@ def test_an_unmodified_client(served: Served, engine: EngineBundle, photo: Path)
         assert _answered(client) == before + 6
 
 
-def test_grpc_beside_http(served: Served, engine: EngineBundle, photo: Path) -> None:
+def test_grpc_beside_http(served: Served, tiny_engine: EngineBundle, photo: Path) -> None:
     client_module = pytest.importorskip("tritonclient.grpc")
-    pixels, expected = _run(engine, photo)
+    pixels, expected = _run(tiny_engine, photo)
     port = served.wait_for("gRPC on port ").partition("gRPC on port ")[2].partition(";")[0]
     with contextlib.closing(client_module.InferenceServerClient(f"127.0.0.1:{port}")) as client:
         tensor = client_module.InferInput("images", list(pixels.shape), "FP32")
@@ -204,9 +193,9 @@ def test_what_is_no_image(served: Served, photo: Path, cut: Callable[[bytes], by
 # --- from start to end --------------------------------------------------------------------------
 
 
-def test_sigterm_under_load(engine: EngineBundle, photo: Path) -> None:
+def test_sigterm_under_load(tiny_engine: EngineBundle, photo: Path) -> None:
     """Everything that was accepted is answered, by a real engine."""
-    with serve(engine.path, "--log-format", "json") as served:
+    with serve(tiny_engine.path, "--log-format", "json") as served:
         ready = json.loads(served.wait_for('"event":"ready"'))
         served.port = int(ready["url"].rpartition(":")[2])
         with load(served, "/classify", photo.read_bytes(), clients=6) as found:
@@ -226,11 +215,11 @@ def test_sigterm_under_load(engine: EngineBundle, photo: Path) -> None:
 
 
 def test_a_key_from_the_environment(
-    engine: EngineBundle, monkeypatch: pytest.MonkeyPatch, photo: Path
+    tiny_engine: EngineBundle, monkeypatch: pytest.MonkeyPatch, photo: Path
 ) -> None:
     """It is named in what is said, and not given away."""
     monkeypatch.setenv(KEY_VARIABLE, "a-key")
-    with serve(engine.path, "--host", "0.0.0.0") as served:
+    with serve(tiny_engine.path, "--host", "0.0.0.0") as served:
         line = wait_until_ready(served)
         assert 'curl -H "Authorization: Bearer KEY"' in line
         data = photo.read_bytes()
@@ -250,9 +239,9 @@ sys.exit(run(sys.argv[1:]))
 """The command, with a disk that never reads an engine's files to their end."""
 
 
-def test_liveness_is_answered_while_an_engine_is_looked_through(engine: EngineBundle) -> None:
+def test_liveness_is_answered_while_an_engine_is_looked_through(tiny_engine: EngineBundle) -> None:
     """And SIGTERM is heard."""
-    with started(["-c", SLOW_DISK, "serve", str(engine.path), "--port", "0"]) as served:
+    with started(["-c", SLOW_DISK, "serve", str(tiny_engine.path), "--port", "0"]) as served:
         line = served.wait_for("listening at ")
         served.port = int(re.findall(r"http://127.0.0.1:(\d+)", line)[0])
         assert served.ask("GET", "/v2/health/live")[0] == 200
@@ -262,8 +251,8 @@ def test_liveness_is_answered_while_an_engine_is_looked_through(engine: EngineBu
 
 
 @pytest.mark.skipif(not os.access(awake.DEVICE, os.W_OK), reason="no device, or not for us")
-def test_processors_kept_awake(engine: EngineBundle) -> None:
-    with serve(engine.path, "--keep-awake") as served:
+def test_processors_kept_awake(tiny_engine: EngineBundle) -> None:
+    with serve(tiny_engine.path, "--keep-awake") as served:
         wait_until_ready(served)
         held = Path(f"/proc/{served.process.pid}/fd")
         assert str(awake.DEVICE) in {os.path.realpath(each) for each in held.iterdir()}

@@ -13,25 +13,14 @@ from commands import call, one_sentence
 
 from parnet_deploy.bundle import EngineBundle, ModelBundle
 from parnet_deploy.cli.serve import KEY_VARIABLE, find_engine
-from parnet_deploy.engine import BuildOptions, build_engine, make_builder
 from parnet_deploy.runtime import awake
 
-CPU = BuildOptions(provider="cpu", threads=1)
 
-
-@pytest.fixture(scope="module")
-def engine(tiny_bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> EngineBundle:
-    """Of one image. Read only."""
-    final = tmp_path_factory.mktemp("engines") / "tiny-onnxruntime-cpu"
-    builder = make_builder("onnxruntime", CPU, split=False)
-    return build_engine(tiny_bundle, final, builder, split=False)
-
-
-def test_a_port_in_use(engine: EngineBundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use(tiny_engine: EngineBundle, capsys: pytest.CaptureFixture[str]) -> None:
     """It is told before anything is loaded: the engine is not even there."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = call(capsys, "serve", engine.path / "nothing", "--port", port)
+        result = call(capsys, "serve", tiny_engine.path / "nothing", "--port", port)
     one_sentence(result, 1, f"port {port} of 127.0.0.1 is in use", "--port")
 
 
@@ -44,10 +33,10 @@ def test_a_model_in_place_of_an_engine(
 
 @pytest.mark.parametrize("damage", ["changed", "cut short", "missing", "manifest"])
 def test_a_damaged_engine(
-    engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+    tiny_engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     broken = tmp_path / "broken"
-    shutil.copytree(engine.path, broken)
+    shutil.copytree(tiny_engine.path, broken)
     file = max((p for p in broken.rglob("*") if p.is_file()), key=lambda path: path.stat().st_size)
     data = bytearray(file.read_bytes())
     if damage == "changed":
@@ -66,7 +55,7 @@ def test_a_damaged_engine(
 
 
 def test_the_only_engine_of_a_folder(
-    engine: EngineBundle,
+    tiny_engine: EngineBundle,
     tiny_bundle: ModelBundle,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -75,16 +64,16 @@ def test_the_only_engine_of_a_folder(
     one_sentence(call(capsys, "serve", tmp_path, "--port", 0), 1, "no engine", "build-engine")
     shutil.copytree(tiny_bundle.path, tmp_path / "model")
     one_sentence(call(capsys, "serve", tmp_path, "--port", 0), 1, "no engine", "build-engine")
-    shutil.copytree(engine.path, tmp_path / "one")
+    shutil.copytree(tiny_engine.path, tmp_path / "one")
     assert find_engine(tmp_path).path == tmp_path / "one"
-    shutil.copytree(engine.path, tmp_path / "two")
+    shutil.copytree(tiny_engine.path, tmp_path / "two")
     one_sentence(call(capsys, "serve", tmp_path, "--port", 0), 1, "2 engines", "one, two")
 
 
 def test_a_name_that_no_path_can_have(
-    engine: EngineBundle, capsys: pytest.CaptureFixture[str]
+    tiny_engine: EngineBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = call(capsys, "serve", engine.path, "--port", 0, "--name", "a/b")
+    result = call(capsys, "serve", tiny_engine.path, "--port", 0, "--name", "a/b")
     one_sentence(result, 2, "'a/b'", "--name")
 
 
@@ -100,40 +89,40 @@ def test_a_name_that_no_path_can_have(
     ],
 )
 def test_options_that_cannot_be(
-    engine: EngineBundle, capsys: pytest.CaptureFixture[str], options: tuple, named: str
+    tiny_engine: EngineBundle, capsys: pytest.CaptureFixture[str], options: tuple, named: str
 ) -> None:
-    one_sentence(call(capsys, "serve", engine.path, *options), 2, named)
+    one_sentence(call(capsys, "serve", tiny_engine.path, *options), 2, named)
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"\xff\xfe"])
 def test_a_file_that_holds_no_key(
-    engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+    tiny_engine: EngineBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
 ) -> None:
     key = tmp_path / "key"
     key.write_bytes(content)
-    one_sentence(call(capsys, "serve", engine.path, "--api-key-file", key), 2, "key")
+    one_sentence(call(capsys, "serve", tiny_engine.path, "--api-key-file", key), 2, "key")
 
 
 def test_the_extra_is_named_where_it_is_missing(
-    engine: EngineBundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_engine: EngineBundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name)
     )
-    one_sentence(call(capsys, "serve", engine.path), 1, "uvicorn", "parnet-deploy[serve]")
+    one_sentence(call(capsys, "serve", tiny_engine.path), 1, "uvicorn", "parnet-deploy[serve]")
 
 
 @pytest.mark.parametrize("key", [" ", "two words", "schl\u00fcssel"])
 def test_a_key_in_the_environment_that_is_none(
-    engine: EngineBundle,
+    tiny_engine: EngineBundle,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     key: str,
 ) -> None:
     """No client could send it."""
     monkeypatch.setenv(KEY_VARIABLE, key)
-    one_sentence(call(capsys, "serve", engine.path, "--port", 0), 2, "one word of ASCII")
+    one_sentence(call(capsys, "serve", tiny_engine.path, "--port", 0), 2, "one word of ASCII")
 
 
 def test_why_there_is_no_server_is_json_too(
@@ -146,11 +135,11 @@ def test_why_there_is_no_server_is_json_too(
 
 
 def test_processors_that_cannot_be_kept_awake(
-    engine: EngineBundle,
+    tiny_engine: EngineBundle,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(awake, "DEVICE", tmp_path / "gone")
-    result = call(capsys, "serve", engine.path, "--port", 0, "--keep-awake")
+    result = call(capsys, "serve", tiny_engine.path, "--port", 0, "--keep-awake")
     one_sentence(result, 1, "the processors cannot be kept awake: ", "gone: No such file")

@@ -109,7 +109,25 @@ def test_too_many_requests_behind_each_other(served: Running) -> None:
         got += part
     assert 1 <= got.count(b"HTTP/1.1 200") < 60
     assert got.count(b"HTTP/1.1 503") == 1
+    assert got.count(b"retry-after: 1\r\n") == 1
     assert "requests wait on this connection" in reason(got[got.rindex(b"{") :])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Authorization", "Content-Encoding", "Content-Type", "Inference-Header-Content-Length"],
+)
+def test_a_field_of_which_there_is_one_came_twice(served: Running, name: str) -> None:
+    """Whoever looks at it next may go by the other one."""
+    got = served.ask(post(INFER, b"{}", f"{name}: 2", "X-Request-Id: 7", f"{name.lower()}: 2"))
+    assert got.status == 400
+    assert reason(got.body) == f"the header has more than one '{name.lower()}'"
+    assert got.headers["x-request-id"] == "7"
+
+
+def test_fields_that_may_come_twice(served: Running) -> None:
+    got = served.ask(post(INFER, b"{}", "X-Request-Id: 7", "A: b", "X-Request-Id: 8", "A: c"))
+    assert got.status == 200
 
 
 def test_head_has_no_body(served: Running) -> None:

@@ -68,6 +68,7 @@ def test_what_is_not_plain_is_left_to_the_application(data: bytes) -> None:
         (get(INFER), 405),
         (post("/v2/models/other/infer", BODY, ECHO), 404),
         (post(INFER, BODY, "Inference-Header-Content-Length: x"), 400),
+        (post(INFER, BODY, ECHO, ECHO), 400),
         (post(INFER, b"", ECHO), 200),
         (post(INFER, bytes(STRAIGHT + 1), ECHO), 200),
     ],

@@ -101,7 +101,9 @@ def _lengths() -> Iterator[Fault]:
             model.path, {"inputs": [model.tensor()]}, model.image.tobytes(), length=length
         )
 
+    name = b"Inference-Header-Content-Length: "
     cases: dict[str, Content] = {
+        "said twice": lambda model: model.good().replace(name, name + b"20\r\n" + name),
         "negative": said(-1),
         "beyond the body": said(10**9),
         "of 30 digits": said("9" * 30),

@@ -340,9 +340,8 @@ class Connection(HttpToolsProtocol):
         if hosts != 1 and self.parser.get_http_version() == "1.1":
             return RequestError(400, "a request has one Host")  # RFC 9112, section 3.2
         if len(self.pipeline) >= _MOST_PIPELINED:
-            return RequestError(
-                503, f"{_MOST_PIPELINED} requests wait on this connection, which is the limit"
-            )
+            message = f"{_MOST_PIPELINED} requests wait on this connection, which is the limit"
+            return RequestError(503, message, retry_after=1)
         return None
 
     def _begun(self, data: bytes) -> int:

@@ -44,6 +44,15 @@ _WANTED = frozenset(
         b"x-request-id",
     )
 )
+_SINGLE = (
+    b"authorization",
+    b"content-encoding",
+    b"content-type",
+    b"inference-header-content-length",
+)
+"""Of which there is one at most, as a proxy that is asked first may go by another one of several
+than who is asked next. Reference: RFC 9110, section 5.3; of more than one coding there is none here."""
+
 _LONGEST_PATH = 256
 _DIGITS = 19
 """Of a length: a parser refuses what has more."""
@@ -83,14 +92,24 @@ class Exchange(Asked):
         status: of the answer; 0 while there is none.
     """
 
-    __slots__ = ("_fields", "_scope", "begun", "body_read", "has_body", "status")
+    __slots__ = (
+        "_fields",
+        "_has_repeated",
+        "_scope",
+        "begun",
+        "body_read",
+        "has_body",
+        "status",
+    )
 
     def __init__(self, scope: Scope) -> None:
         """Look at a request's header, once."""
-        fields: dict[bytes, bytes] = {n: v for n, v in scope["headers"] if n in _WANTED}
+        wanted = [(name, value) for name, value in scope["headers"] if name in _WANTED]
+        fields: dict[bytes, bytes] = dict(wanted)
         super().__init__(fields.get(b"x-request-id", b"").decode("latin-1"))
         self._scope = scope
         self._fields = fields
+        self._has_repeated = len(fields) < len(wanted)
         self.has_body = b"transfer-encoding" in fields or self.content_length > 0
         self.body_read = False
         self.begun: Buffer | None = None
@@ -113,6 +132,14 @@ class Exchange(Asked):
         """Whether the body is as long as it says, and not coded."""
         fields = self._fields
         return not (b"transfer-encoding" in fields or b"content-encoding" in fields)
+
+    @property
+    def repeated(self) -> str | None:
+        """A field that came more than once, though there is one at most."""
+        if not self._has_repeated:
+            return None
+        names = [name for name, _ in self._scope["headers"]]
+        return next((name.decode() for name in _SINGLE if names.count(name) > 1), None)
 
     @property
     def content_length(self) -> int:

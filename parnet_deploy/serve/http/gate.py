@@ -47,12 +47,14 @@ class Gate:
         """Refuse what no route needs to see.
 
         Raises:
-            RequestError: a path that is written strangely (404), the wrong key (401), a body that
-                is announced to be too large (413).
+            RequestError: a path that is written strangely (404), a field that came twice (400), the
+                wrong key (401), a body that is announced to be too large (413).
         """
         raw = scope.get("raw_path") or b""
         if b"%" in raw and (_STRANGE.search(raw) or "\ufffd" in scope["path"]):
             raise RequestError(404, NOTHING_HERE)
+        if (name := exchange.repeated) is not None:
+            raise RequestError(400, f"the header has more than one '{name}'")
         if self._key is not None and scope["path"] not in OPEN:
             check_key(exchange.authorization, self._key, "'Authorization: Bearer KEY'")
         if exchange.content_length > self._limit:
