@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -15,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
+from parnet_deploy.runtime.cpu import read_cpu
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -100,11 +101,9 @@ def summarise(rounds: Sequence[Round], reference: str) -> list[Row]:
 
 
 def cpu_model() -> str:
-    """The processor's own name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+    """The processor's name, which many share, and which vector instructions it has."""
+    cpu = read_cpu()
+    return f"{cpu.name} ({', '.join(cpu.features)})"
 
 
 def write(report: Report, rows: Sequence[Row], rounds: Sequence[Round], images: int) -> None:

@@ -204,4 +204,4 @@ def lone_clients(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def patient_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the express lane a body may take as long as the test."""
-    monkeypatch.setattr("parnet_deploy.serve.http.express_connection._PATIENCE", 60.0)
+    monkeypatch.setattr("parnet_deploy.serve.http.sockets.express_connection._PATIENCE", 60.0)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from parnet_deploy.cli.main import run
-from parnet_deploy.serve.http.transport import AnswerTransport
+from parnet_deploy.serve.http.sockets.transport import AnswerTransport
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
 

@@ -26,7 +26,7 @@ from serve_http import (
 )
 
 from parnet_deploy.errors import RequestError
-from parnet_deploy.serve.http import reading
+from parnet_deploy.serve.http.sockets import reading
 from parnet_deploy.serve.protocol.response import EncodedResponse
 from parnet_deploy.serve.recording import Timing
 

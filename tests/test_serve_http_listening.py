@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from parnet_deploy.errors import ServingError
-from parnet_deploy.serve.http.listening import bind
+from parnet_deploy.serve.http.sockets.listening import bind
 
 
 @pytest.mark.parametrize(

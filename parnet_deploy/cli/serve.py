@@ -21,7 +21,7 @@ from parnet_deploy.serve.settings import LogFormat, ServeSettings
 if TYPE_CHECKING:
     from parnet_deploy.bundle import EngineBundle
     from parnet_deploy.runtime import Runner
-    from parnet_deploy.serve.http.listening import Listener
+    from parnet_deploy.serve.http.sockets.listening import Listener
     from parnet_deploy.serve.http.server import Front
 
 KEY_VARIABLE = "PARNET_DEPLOY_API_KEY"
@@ -192,7 +192,7 @@ def _run(engine: Path, settings: ServeSettings, grpc_port: int | None) -> None:
     if grpc_port is not None:
         need("serve --grpc-port")
     from parnet_deploy.runtime.awake import kept_awake
-    from parnet_deploy.serve.http.listening import bind
+    from parnet_deploy.serve.http.sockets.listening import bind
 
     listener = bind(settings.host, settings.port)  # one that is taken is told of before all else
     try:

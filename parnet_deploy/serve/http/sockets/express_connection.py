@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from parnet_deploy.serve.http.connection import Connection
+from parnet_deploy.serve.http.sockets.connection import Connection
 from parnet_deploy.serve.http.exchange import COMPLETE
 from parnet_deploy.serve.http.express import Express, Passenger
 from parnet_deploy.serve.http.fields import raw_header
-from parnet_deploy.serve.http.parsing import new_parser
+from parnet_deploy.serve.http.sockets.parsing import new_parser
 
 _PATIENCE = 0.02
 """Seconds for the body; then the application waits for the rest of it, with its deadline."""

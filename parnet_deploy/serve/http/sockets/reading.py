@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from parnet_deploy.serve.http.connection import Connection
+from parnet_deploy.serve.http.sockets.connection import Connection
 
 PARSED = 65_536
 """Bytes that a parser reads at once: an encoded image, and of a tensor its header and a first part.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from parnet_deploy.serve.http.fields import Headers, raw_header
-from parnet_deploy.serve.http.transport import AnswerTransport
+from parnet_deploy.serve.http.sockets.transport import AnswerTransport
 from parnet_deploy.serve.transport.traffic import Traffic
 
 
