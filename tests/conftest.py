@@ -135,9 +135,7 @@ def tiny_bundle_dynamic(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle
 
 
 @pytest.fixture(scope="session")
-def tiny_engine(
-    tiny_bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory
-) -> EngineBundle:
+def tiny_engine(tiny_bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> EngineBundle:
     """A tiny network's engine on one thread, whole, of one image. Read only."""
     builder = make_builder("onnxruntime", BuildOptions(provider="cpu", threads=1), split=False)
     final = tmp_path_factory.mktemp("engines") / "tiny-onnxruntime-cpu"

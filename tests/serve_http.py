@@ -21,8 +21,8 @@ from parnet_deploy.runtime.outputs import Guess
 from parnet_deploy.runtime.timeline import Span
 from parnet_deploy.serve.classify import Classification
 from parnet_deploy.serve.http.app import Application, create_app
-from parnet_deploy.serve.http.sockets.listening import Listener, bind
 from parnet_deploy.serve.http.server import Server, configure
+from parnet_deploy.serve.http.sockets.listening import Listener, bind
 from parnet_deploy.serve.plane import Lone
 from parnet_deploy.serve.protocol.metadata import (
     ModelMetadata,

@@ -21,8 +21,8 @@ from serve_http import SIGNATURE
 from parnet_deploy.errors import EngineError, ParnetDeployError
 from parnet_deploy.runtime import FunctionRunner
 from parnet_deploy.serve.engine.model import ServedModel
-from parnet_deploy.serve.http.sockets.listening import bind
 from parnet_deploy.serve.http.server import Front, serve
+from parnet_deploy.serve.http.sockets.listening import bind
 from parnet_deploy.serve.plane import DataPlane
 from parnet_deploy.serve.recording import Recorder
 from parnet_deploy.serve.settings import ServeSettings

@@ -81,7 +81,9 @@ def test_an_engine_its_split_sibling_and_a_peer_are_measured(
     assert f"written: {out}" in result.err
 
 
-def test_json_is_the_whole_result(tiny_engine: EngineBundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_the_whole_result(
+    tiny_engine: EngineBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = call(capsys, "bench", tiny_engine.path, "--no-schedules", *QUICK, "--json")
     assert result.status == 0, result.err
     found = decode(result.out, BenchResult)

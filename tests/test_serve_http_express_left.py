@@ -23,9 +23,10 @@ from serve_http import (
     wait_until,
 )
 
-from parnet_deploy.serve.http import express, express_connection
+from parnet_deploy.serve.http import express
 from parnet_deploy.serve.http.gate import Gate
 from parnet_deploy.serve.http.gathering import STRAIGHT
+from parnet_deploy.serve.http.sockets import express_connection
 from parnet_deploy.serve.transport.budget import Budget
 from parnet_deploy.serve.transport.traffic import Traffic
 

@@ -9,7 +9,7 @@ import time
 import pytest
 from serve_http import Client, Plane, get, read_answer, running
 
-from parnet_deploy.serve.http import hearing_out
+from parnet_deploy.serve.http.sockets import hearing_out
 
 LIVE = "/v2/health/live"
 

@@ -28,9 +28,9 @@ from serve_http import (
 
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.http import gathering
+from parnet_deploy.serve.http.exchange import Exchange
 from parnet_deploy.serve.http.sockets import reading
 from parnet_deploy.serve.http.sockets.connection import Connection
-from parnet_deploy.serve.http.exchange import Exchange
 from parnet_deploy.serve.transport.budget import Budget
 
 ECHO = "Inference-Header-Content-Length: 7"

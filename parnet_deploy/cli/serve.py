@@ -21,8 +21,8 @@ from parnet_deploy.serve.settings import LogFormat, ServeSettings
 if TYPE_CHECKING:
     from parnet_deploy.bundle import EngineBundle
     from parnet_deploy.runtime import Runner
-    from parnet_deploy.serve.http.sockets.listening import Listener
     from parnet_deploy.serve.http.server import Front
+    from parnet_deploy.serve.http.sockets.listening import Listener
 
 KEY_VARIABLE = "PARNET_DEPLOY_API_KEY"
 """Where an API key is looked for without ``--api-key-file``."""

@@ -50,8 +50,8 @@ _SINGLE = (
     b"content-type",
     b"inference-header-content-length",
 )
-"""Of which there is one at most, as a proxy that is asked first may go by another one of several
-than who is asked next. Reference: RFC 9110, section 5.3; of more than one coding there is none here."""
+"""Of which there is one at most (RFC 9110, section 5.3): of several, a proxy in front may have gone
+by another one. More codings than one are not undone here."""
 
 _LONGEST_PATH = 256
 _DIGITS = 19

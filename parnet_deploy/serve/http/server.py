@@ -20,11 +20,11 @@ import uvicorn
 
 from parnet_deploy.serve.engine.model import ServedModel
 from parnet_deploy.serve.http.app import Application, create_app
+from parnet_deploy.serve.http.memory import gather_memory, keep_memory
 from parnet_deploy.serve.http.sockets.connection import Limits
 from parnet_deploy.serve.http.sockets.express_connection import ExpressConnection
 from parnet_deploy.serve.http.sockets.hearing_out import Server
 from parnet_deploy.serve.http.sockets.listening import Listener
-from parnet_deploy.serve.http.memory import gather_memory, keep_memory
 from parnet_deploy.serve.http.sockets.reading import PARSED, Reading
 from parnet_deploy.serve.http.watchdog import watching
 from parnet_deploy.serve.plane import DataPlane

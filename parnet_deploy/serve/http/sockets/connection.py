@@ -19,9 +19,9 @@ from uvicorn.server import ServerState
 
 from parnet_deploy.errors import RequestError
 from parnet_deploy.serve.http.exchange import COMPLETE, REFUSED, STRAIGHT, WIRE, Place
+from parnet_deploy.serve.http.refusal import raw_answer
 from parnet_deploy.serve.http.sockets.one_piece import OnePiece
 from parnet_deploy.serve.http.sockets.parsing import BodyParser, framing_of, new_parser
-from parnet_deploy.serve.http.refusal import raw_answer
 from parnet_deploy.serve.http.sockets.transport import AnswerTransport
 from parnet_deploy.serve.transport.logs import log_facts
 from parnet_deploy.serve.transport.traffic import Traffic

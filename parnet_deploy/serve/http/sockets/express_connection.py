@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from parnet_deploy.serve.http.sockets.connection import Connection
 from parnet_deploy.serve.http.exchange import COMPLETE
 from parnet_deploy.serve.http.express import Express, Passenger
 from parnet_deploy.serve.http.fields import raw_header
+from parnet_deploy.serve.http.sockets.connection import Connection
 from parnet_deploy.serve.http.sockets.parsing import new_parser
 
 _PATIENCE = 0.02
