@@ -22,8 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # where Triton is installed from
 
-from contest import RESULTS
-from serving_contest.client import Crew
+from contest import RESULTS, cpu_model
+from serving_contest.client import Crew, TurnError
 from serving_contest.contestants import Engines, Servers, entries_of, prepare
 from serving_contest.network import SMALL, build, open_engine, photographs
 from serving_contest.peers import PeerError
@@ -64,8 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         servers = prepare(engines, workspace)
         with kept_awake() if options.awake else contextlib.nullcontext():
             measure(contest, plan, engines, servers, workspace)
-    except (PeerError, TritonError, TargetError) as exc:
-        print(f"error: {exc}", file=sys.stderr)
+    except (PeerError, TritonError, TargetError, TurnError) as exc:
+        kept = f"; {len(contest.rounds)} rounds are kept, the same command goes on"
+        print(f"error: {exc}{kept if contest.rounds else ''}", file=sys.stderr)
         return 1
     facts = Facts(
         network=name,
@@ -123,7 +124,11 @@ def measure(
     """
     entries = entries_of(engines)
     mark = conditions(
-        plan, engines=engines.fp32.path, versions=servers.versions, cores=core_numbers()
+        plan,
+        engines=engines.fp32.path,
+        versions=servers.versions,
+        cpu=cpu_model(),
+        cores=core_numbers(),
     )
     contest.load(mark)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import serving
-from serving_contest import servers
-from serving_contest.client import Turn, TurnError
+from serving_contest import client, servers
+from serving_contest.client import Crew, Turn, TurnError
 from serving_contest.connection import Answer, AnswerError, Connection, request_of
 from serving_contest.contestants import Engines, entries_of
 from serving_contest.network import Engine, photographs
@@ -225,18 +226,27 @@ def test_an_answer_that_is_not_whole_is_noticed(said: bytes, words: str) -> None
 class Everything:
     """Servers and clients that note who is awake and who is asked."""
 
-    def __init__(self, names: Sequence[str], fails: str = "") -> None:
+    def __init__(self, names: Sequence[str], fails: str = "", breaks_in: int = 0) -> None:
         self.names = names
         self.awake: set[int] = set()
         self.turns: list[tuple[str, int]] = []
         self.starts: list[int] = []  # how many turns had been taken before each
         self.fails = fails
+        self.breaks_in = breaks_in
+        self.is_running = False
 
     @contextlib.contextmanager
     def gather(self) -> Iterator[tuple[dict[str, ServerDouble], Everything]]:
         self.starts.append(len(self.turns))
+        if len(self.starts) == self.breaks_in:
+            raise PeerError("double is not ready")
+        assert not self.is_running
+        self.is_running = True
         ports = enumerate(self.names, start=100 * len(self.starts))
-        yield {name: ServerDouble(self, port) for port, name in ports}, self
+        try:
+            yield {name: ServerDouble(self, port) for port, name in ports}, self
+        finally:
+            self.is_running = False
 
     def ask(self, turn: Turn, clients: int) -> list[int]:
         assert self.awake == {turn.port}
@@ -275,7 +285,7 @@ ENTRIES = [
 ]
 
 
-def held(folder: Path, contest: Contest | None = None, **given: str) -> tuple[Contest, Everything]:
+def held(folder: Path, contest: Contest | None = None, **given: Any) -> tuple[Contest, Everything]:
     contest = contest or Contest(file=folder / "rounds.json")
     everything = Everything(["ours", "triton", "fastapi"], **given)
     hold(contest, PLAN, ENTRIES, everything.gather, "mark")
@@ -318,6 +328,50 @@ def test_an_interrupted_contest_goes_on_where_it_was(tmp_path: Path) -> None:
     other = Contest(file=tmp_path / "other.json")
     other.load("other conditions")
     assert other.rounds == []
+
+
+def test_a_server_that_does_not_start_in_a_later_round_leaves_the_others(tmp_path: Path) -> None:
+    contest = Contest(file=tmp_path / "rounds.json")
+    with pytest.raises(PeerError):
+        held(tmp_path, contest, breaks_in=2)
+    again = Contest(file=contest.file)
+    again.load("mark")
+    (first,) = again.rounds
+    held(tmp_path, again)
+    assert len(again.rounds) == PLAN.rounds
+    assert again.rounds[0] == first
+
+
+class Starting(client.Process):
+    """A process that is up as soon as somebody has waited for it."""
+
+    made: ClassVar[list[Starting]] = []
+
+    def __init__(self, *given: object) -> None:
+        self.is_up = self.has_ended = False
+        self.made.append(self)
+
+    def receive(self) -> object:
+        self.is_up = True
+        if len(self.made) == 3 and self is self.made[1]:
+            raise TurnError("its process ended")
+        return "ready"
+
+    def end(self) -> None:
+        self.has_ended = True
+
+
+def test_a_crew_is_there_when_all_of_it_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What still starts would take time from whoever has the first turn."""
+    monkeypatch.setattr(client, "Process", Starting)
+    Starting.made.clear()
+    with Crew(4, {}, {"fp32": Path(), "uint8": Path()}):
+        assert [process.is_up for process in Starting.made] == [True] * 6
+    assert all(process.has_ended for process in Starting.made)
+    Starting.made.clear()
+    with pytest.raises(TurnError):
+        Crew(2, {}, {"fp32": Path()})
+    assert all(process.has_ended for process in Starting.made)
 
 
 # What is said

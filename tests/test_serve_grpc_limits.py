@@ -71,6 +71,14 @@ def test_without_the_key(keyed: Served, metadata: Any, text: str) -> None:
         assert KEY not in details
 
 
+def test_two_keys_are_refused(keyed: Served) -> None:
+    """A proxy in front may have gone by the other one."""
+    twice = (("authorization", f"Bearer {KEY}"),) * 2
+    code, details, _ = refused(lambda: keyed.stub().ModelInfer(request(1), metadata=twice))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details == "the metadata have more than one 'authorization'"
+
+
 def test_the_key_is_asked_for_before_a_message_is_received(keyed: Served) -> None:
     messages, go = unsent()
     code, _, _ = refused(lambda: keyed.channel().stream_unary(f"{SERVICE}/ModelInfer")(messages))

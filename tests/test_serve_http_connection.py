@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -123,6 +124,49 @@ def test_a_field_of_which_there_is_one_came_twice(served: Running, name: str) ->
     assert got.status == 400
     assert reason(got.body) == f"the header has more than one '{name.lower()}'"
     assert got.headers["x-request-id"] == "7"
+
+
+TRAILED = (
+    b"POST %s HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n%s\r\n2\r\n{}\r\n0\r\n%s\r\n"
+)
+
+
+@pytest.mark.parametrize("path", [INFER, "/classify"])
+@pytest.mark.parametrize("others", [False, True])
+def test_a_trailer_is_no_field(path: str, others: bool) -> None:
+    """Neither a key, nor what a body is; with others about no express lane stands before."""
+    key = b"Authorization: Bearer right\r\n"
+    length = b"Inference-Header-Content-Length: 1\r\n"
+    plane = Plane()
+    with running(plane, api_key="right") as server:
+        if others:
+            other = server.connect()
+            other.sendall(get(LIVE))
+            assert read_answer(other).status == 200
+        assert server.ask(TRAILED % (path.encode(), b"", key)).status == 401
+        assert not plane.asked
+        assert server.ask(TRAILED % (path.encode(), key, key + length)).status == 200
+    ((*_, last),) = plane.asked
+    assert last in (None, False)  # no length of a header, nor anything but the default
+
+
+@pytest.mark.parametrize("piece", [b"X: y\r\n", b"x", b"X: yyyy"])
+def test_trailers_without_end(served: Running, piece: bytes) -> None:
+    client = served.say(TRAILED[:-4] % (INFER.encode(), b""))
+    with contextlib.suppress(ConnectionError):  # it is told so, and not listened to any more
+        for _ in range(40):
+            client.sendall(piece * (16_384 // len(piece)))
+    assert read_answer(client).status == 431
+
+
+def test_chunks_may_be_slow_and_their_signs_many(served: Running) -> None:
+    """What is beside a body counts from one part of it to the next."""
+    client = served.say((TRAILED % (INFER.encode(), b"", b"")).partition(b"2\r\n")[0])
+    for _ in range(3000):
+        client.sendall(b"1\r\n ")
+        client.sendall(b"\r\n")
+    client.sendall(b"2\r\n{}\r\n0\r\n\r\n")
+    assert read_answer(client).status == 200
 
 
 def test_fields_that_may_come_twice(served: Running) -> None:

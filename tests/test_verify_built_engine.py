@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 from conftest import export_tiny
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from test_plan_types import build_plans
 
 from parnet_deploy.bundle import EngineBundle, ModelBundle
+from parnet_deploy.verify import built_engine
 from parnet_deploy.verify.built_engine import (
     EngineTypes,
     check_engine,
@@ -147,3 +149,18 @@ def test_what_was_not_read_never_passes_and_never_fails(
         assert built.verdict == "failed"
     else:
         assert built.verdict == ("passed" if kinds == {"read"} else "not verified")
+
+
+def test_a_convolution_of_filled_up_weights_is_known_by_its_activation(
+    tiny_engine: EngineBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ONNX Runtime saves it where channels are no multiple of the CPU's vectors."""
+    node = onnx.helper.make_node(
+        "Conv", ["images", "reorder", "reorder_token_0"], ["y"], "stem1_nchwc"
+    )
+    other = onnx.helper.make_node("Conv", ["y", "reorder"], ["z"], "merge2.norm1_bn_nchwc")
+    weights = onnx.helper.make_tensor("reorder", onnx.TensorProto.FLOAT, (1,), [0.0])
+    graph = onnx.helper.make_graph([node, other], "g", [], [], [weights])
+    saved = onnx.helper.make_model(graph)
+    monkeypatch.setattr(built_engine, "load_graph", lambda path, weights: saved)
+    assert stage_types(tiny_engine, tiny_engine.manifest.stages[0]) == {"stem1": "fp32"}

@@ -78,21 +78,31 @@ class Process:
         self.pipe.close()
         self._process.join(5)
         self._process.kill()
+        self._process.join()
 
 
 class Crew:
     """Clients that ask at the same time, and the engine alone."""
 
     def __init__(self, clients: int, questions: Questions, engines: Mapping[str, Path]) -> None:
-        """Start all processes.
+        """Start all processes, and wait until they are ready for a turn.
 
         Args:
             clients: how many there are at most.
             questions: what they may be told to ask.
             engines: by key: what may be run alone.
+
+        Raises:
+            TurnError: one of them does not start.
         """
         self._clients = [Process(ask_in_turns, questions, number) for number in range(clients)]
         self._alone = {key: Process(run_in_turns, path) for key, path in engines.items()}
+        try:
+            for process in self._all:
+                process.receive()  # else its start would take time from the first turns
+        except BaseException:
+            self.end()
+            raise
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -102,7 +112,15 @@ class Crew:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         """End all processes."""
-        for process in (*self._clients, *self._alone.values()):
+        self.end()
+
+    @property
+    def _all(self) -> tuple[Process, ...]:
+        return (*self._clients, *self._alone.values())
+
+    def end(self) -> None:
+        """End all processes."""
+        for process in self._all:
             process.end()
 
     def ask(self, turn: Turn, clients: int) -> list[int]:
@@ -187,6 +205,7 @@ def _warm_up_and_time(pipe: Pipe, turn: Turn, work: Callable[[int], list[int]]) 
 
 
 def _serve(pipe: Pipe, take: Callable[[Turn], None]) -> None:
+    pipe.send("ready")
     while True:
         try:
             turn = pipe.recv()

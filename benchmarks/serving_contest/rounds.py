@@ -18,6 +18,10 @@ from serving_contest.questions import Question
 
 Item = TypeVar("Item")
 
+METHOD = 2
+"""Rounds that were measured another way do not belong to these: 2, all processes are new in every
+round, and have started before its first turn."""
+
 ENGINE = "engine"
 """The contestant that is no server: the engine's own runs."""
 
@@ -195,7 +199,9 @@ def figures_of(nanoseconds: Sequence[int]) -> Figures:
 
 def conditions(plan: Plan, **more: object) -> str:
     """What rounds that belong together have in common."""
-    return json.dumps({**asdict(plan), "rounds": None, **more}, sort_keys=True, default=str)
+    return json.dumps(
+        {**asdict(plan), "rounds": None, "method": METHOD, **more}, sort_keys=True, default=str
+    )
 
 
 def _take(

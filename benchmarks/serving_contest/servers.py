@@ -19,7 +19,7 @@ from serving_contest.network import Engine
 from serving_contest.peers import PeerError
 
 _START_SECONDS = 120.0
-_END_SECONDS = 10.0
+_END_SECONDS = 45.0
 _GROUP = 2  # of the fields of /proc/PID/stat behind the name
 _USER = 11
 
@@ -30,10 +30,11 @@ class Launch:
 
     Attributes:
         name: what it is called here.
-        command: the program; ``{port}`` in it is its HTTP port.
+        command: the program; ``{port}`` in it is its HTTP port, and a name of `more_ports` another.
         ready: a path that answers 200 once it serves.
         environment: variables beside this process's own.
         folder: where it is started.
+        more_ports: what other ports it needs.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Launch:
     ready: str
     environment: Mapping[str, str]
     folder: Path
+    more_ports: tuple[str, ...] = ()
 
 
 class Server:
@@ -52,12 +54,13 @@ class Server:
         Raises:
             PeerError: it is not ready in time.
         """
-        (self.port,) = free_ports(1)
+        self.port, *more = free_ports(1 + len(launch.more_ports))
+        ports = {"port": self.port, **dict(zip(launch.more_ports, more, strict=True))}
         self._name = launch.name
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [part.replace("{port}", str(self.port)) for part in launch.command],
+                [part.format(**ports) for part in launch.command],
                 cwd=launch.folder,
                 env={**os.environ, **launch.environment},
                 stdin=subprocess.DEVNULL,
@@ -150,11 +153,10 @@ def triton(
     binary: Path, backends: Path, libraries: Sequence[Path], python: Path, repository: Path
 ) -> Launch:
     """Triton with its defaults, on loopback."""
-    grpc, metrics = free_ports(2)
     command = [str(binary), f"--model-repository={repository}", f"--backend-directory={backends}"]
     command += ["--http-address=127.0.0.1", "--http-port={port}"]
-    command += ["--grpc-address=127.0.0.1", f"--grpc-port={grpc}"]
-    command += ["--metrics-address=127.0.0.1", f"--metrics-port={metrics}"]
+    command += ["--grpc-address=127.0.0.1", "--grpc-port={grpc}"]
+    command += ["--metrics-address=127.0.0.1", "--metrics-port={metrics}"]
     return Launch(
         name="triton",
         command=command,
@@ -164,6 +166,7 @@ def triton(
             "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
         },
         folder=repository,
+        more_ports=("grpc", "metrics"),
     )
 
 

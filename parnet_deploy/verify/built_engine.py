@@ -37,6 +37,11 @@ _NODE = re.compile(
 ``stem1.conv_token_10``, ``InsertedPrecisionFreeCast_stem1.conv_nchwc``), or by its weights: what
 ONNX Runtime fuses with an activation bears the activation's name."""
 
+_FUSED = re.compile(r"(?:InsertedPrecisionFreeCast_)*(\w+)_nchwc")
+"""A block's convolution and the activation behind it, by the latter's whole name. No other is left
+where channels are no multiple of the CPU's vectors, so that ONNX Runtime fills up the weights and
+names them anew: widths of 8 with AVX-512."""
+
 _INTEGER = frozenset({"QLinearConv", "ConvInteger"})
 _FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})
 
@@ -295,7 +300,7 @@ def _onnxruntime_types(engine: EngineBundle, stage: EngineStage) -> Types:
         if node.op_type not in _INTEGER | _FLOAT:
             continue
         matches = (_NODE.search(name) for name in (node.name, *node.input[1:]))
-        match = next(filter(None, matches), None)
+        match = next(filter(None, matches), None) or _FUSED.fullmatch(node.name)
         if match is not None:
             kind = _ONNX_TYPES.get(_element(node.input[1], kinds, makers), "unknown")
             found[match[1]] = "int8" if node.op_type in _INTEGER else kind

@@ -210,6 +210,11 @@ def _large() -> Iterator[Fault]:
         yield head("POST", model.path, "Transfer-Encoding: chunked")
         yield from [(b"10\r\n" + bytes(16) + b"\r\n") * (MIB // 22)] * enough
 
+    def trailed(model: Model) -> Iterable[bytes]:
+        yield head("POST", model.path, "Transfer-Encoding: chunked")
+        yield b"2\r\n{}\r\n0\r\n"
+        yield from [b"X-Trailer: y\r\n" * (MIB // 14)] * enough
+
     cases = {
         "Content-Length of a terabyte, nothing behind it": announced,
         f"Content-Length of {enough} MiB, and they come": followed,
@@ -224,6 +229,13 @@ def _large() -> Iterator[Fault]:
         group="large bodies",
         sends=small,
         right=frozenset({400, 413}),  # too many chunks, before it has too many bytes
+        weighed=True,
+    )
+    yield Fault(
+        title=f"{enough} MiB of trailers behind the last chunk",
+        group="large bodies",
+        sends=trailed,
+        right=frozenset({400, 413, 431}),
         weighed=True,
     )
 

@@ -16,17 +16,20 @@ class Call(Asked):
     Attributes:
         method: what is asked for, such as ``ModelInfer``.
         authorization: what proves who asks; empty where it does not say.
+        has_several_keys: whether it says more than once who asks.
         code: how it ended; None while it has not.
     """
 
-    __slots__ = ("_peer", "authorization", "code", "method")
+    __slots__ = ("_peer", "authorization", "code", "has_several_keys", "method")
 
     def __init__(self, method: str, metadata: Iterable[tuple[str, str | bytes]], peer: str) -> None:
         """Look at a call's metadata, once; of a name that stands twice the last one counts."""
-        said = {name: value for name, value in metadata if isinstance(value, str)}
+        pairs = [(name, value) for name, value in metadata if isinstance(value, str)]
+        said = dict(pairs)
         super().__init__(said.get("x-request-id", ""))
         self.method = method
         self.authorization = said.get("authorization", "")
+        self.has_several_keys = sum(name == "authorization" for name, _ in pairs) > 1
         self.code: grpc.StatusCode | None = None
         self._peer = peer
 

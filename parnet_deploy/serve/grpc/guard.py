@@ -161,6 +161,8 @@ class Guard:
         """
         if method.is_open:
             return
+        if call.has_several_keys:
+            raise RequestError(400, "the metadata have more than one 'authorization'")
         if self._key is not None:
             given = call.authorization.encode("utf-8", "replace")
             check_key(given, self._key, "metadata, 'authorization: Bearer KEY'")

@@ -51,7 +51,7 @@ _SINGLE = (
     b"inference-header-content-length",
 )
 """Of which there is one at most (RFC 9110, section 5.3): of several, a proxy in front may have gone
-by another one. More codings than one are not undone here."""
+by another one. Codings make a list, which may stand on several lines; one is undone here."""
 
 _LONGEST_PATH = 256
 _DIGITS = 19

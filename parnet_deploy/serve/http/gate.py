@@ -53,10 +53,11 @@ class Gate:
         raw = scope.get("raw_path") or b""
         if b"%" in raw and (_STRANGE.search(raw) or "\ufffd" in scope["path"]):
             raise RequestError(404, NOTHING_HERE)
-        if (name := exchange.repeated) is not None:
-            raise RequestError(400, f"the header has more than one '{name}'")
-        if self._key is not None and scope["path"] not in OPEN:
-            check_key(exchange.authorization, self._key, "'Authorization: Bearer KEY'")
+        if scope["path"] not in OPEN:
+            if (name := exchange.repeated) is not None:
+                raise RequestError(400, f"the header has more than one '{name}'")
+            if self._key is not None:
+                check_key(exchange.authorization, self._key, "'Authorization: Bearer KEY'")
         if exchange.content_length > self._limit:
             raise too_large(self._limit)
 

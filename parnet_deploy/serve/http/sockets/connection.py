@@ -93,6 +93,7 @@ class Connection(HttpToolsProtocol):
         self._begins = False
         self._body_bytes = 0
         self._chunks = _Chunks()
+        self._beside_body = 0
         self._running: RequestResponseCycle | None = None
         self._refused = False
         self._last_words: bytes | None = None
@@ -160,8 +161,23 @@ class Connection(HttpToolsProtocol):
                 self._refuse(self._too_long())
             elif self._header_deadline is None:
                 self._await_header()
+        elif self._is_beside_body(len(data)):
+            self._refuse(self._too_long())
         if (newest := self._newest) is not None and newest.more_body and newest.body:
             self.flow.pause_reading()  # until it is known where the rest belongs
+
+    def _is_beside_body(self, count: int) -> bool:
+        """Whether too much came of a body that is none of it: trailers, a chunk's extensions.
+
+        Args:
+            count: bytes that just came, none of them of a header.
+        """
+        newest = self._newest
+        if self._refused or newest is None or not newest.more_body or self._body_bytes:
+            self._beside_body = 0
+        else:
+            self._beside_body += count
+        return self._beside_body > self._limits.header
 
     def _parse(self, data: bytes | memoryview) -> None:
         """Have the parser read; an upgrade, to what is not spoken here, is passed over."""
@@ -205,6 +221,15 @@ class Connection(HttpToolsProtocol):
         self._in_header = self._begins = True
         self._header_bytes = 0
         self._chunks = _Chunks()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a field of a header, and none of the trailers behind a body.
+
+        A trailer must not stand for a field that decides who asks, or how a body is read, and no
+        other is known here. Reference: RFC 9110, section 6.5.1.
+        """
+        if self._in_header:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Begin to answer, or refuse to."""
