@@ -21,7 +21,7 @@ and not to have needed more than {memory} MiB of memory on top at any moment. Wh
 
 {versions}
 
-| | requests | more than one request | not right | server died |
+| | requests | more than one request | not right | died, or answered no more |
 |---|---|---|---|---|
 {summary}
 

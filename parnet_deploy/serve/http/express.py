@@ -4,7 +4,7 @@ Between two runs of a network little of the interpreter is left in the processor
 every step costs several times what it does in a loop: a task, a coroutine for each layer and the
 messages between them took a third of all that the server added to the run. On this lane there are
 none. It takes what is plain and soon done; everything else is the application's, which is also
-handed whatever does not go as expected here (`express_connection`).
+handed whatever does not go as expected here (`sockets.express_connection`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bytes: how they come in and go out, and which connections there are.
+"""Connections, and how their bytes come in and go out.
 
 listening           sockets, bound before anything else is done
 connection          uvicorn's, with deadlines, limits, and refusals in our words
