@@ -142,7 +142,7 @@ def hold(
 
     At every moment one server at most runs. Who answers wrong, or not at all, is out. In every
     round all processes are new ones: where its memory happens to lie stays with a process, and
-    makes it slower or faster than its like by more than is compared here.
+    may make it slower or faster than its like.
 
     Args:
         contest: with the rounds that are there; the others are added.
