@@ -121,6 +121,7 @@ def measure(
 
     Raises:
         PeerError: a server does not start.
+        TurnError: a client does not.
     """
     entries = entries_of(engines)
     mark = conditions(

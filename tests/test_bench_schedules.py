@@ -24,12 +24,6 @@ from parnet_deploy.engine import BuildOptions, build_engine, make_builder, recor
 IMAGES = Path("images.npz")
 
 
-@pytest.fixture
-def engine(tiny_bundle: ModelBundle, tmp_path: Path) -> EngineBundle:
-    builder = make_builder("onnxruntime", BuildOptions(provider="cpu", threads=1), split=False)
-    return build_engine(tiny_bundle, tmp_path / "engine", builder, split=False)
-
-
 def names(found: tuple[Schedule, ...]) -> list[str]:
     return [schedule.name for schedule in found]
 
@@ -69,15 +63,15 @@ def siblings(
 
 
 def test_an_engines_other_schedules_are_built_as_it_was(
-    engine: EngineBundle, tmp_path: Path
+    tiny_engine: EngineBundle, tmp_path: Path
 ) -> None:
-    (found, steps) = siblings(engine, tmp_path)
+    (found, steps) = siblings(tiny_engine, tmp_path)
     (split,) = found.contestants
     assert (split.name, split.settings["schedule"]) == ("onnxruntime split", "split-one-device")
     built = open_engine_bundle(Path(split.path))
     assert built.manifest.split
-    assert built.manifest.model.manifest_sha256 == engine.manifest.model.manifest_sha256
-    assert recorded_options(built.manifest) == recorded_options(engine.manifest)
+    assert built.manifest.model.manifest_sha256 == tiny_engine.manifest.model.manifest_sha256
+    assert recorded_options(built.manifest) == recorded_options(tiny_engine.manifest)
     assert recorded_options(built.manifest).threads == 1
     assert found.absent == ()
     assert steps == ["build: onnxruntime split"]
@@ -97,25 +91,25 @@ def test_a_split_engine_gets_the_whole_one_beside_it(
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_takes_part_already_is_not_built_again(
-    engine: EngineBundle, tiny_bundle: ModelBundle, tmp_path: Path, threads: int
+    tiny_engine: EngineBundle, tiny_bundle: ModelBundle, tmp_path: Path, threads: int
 ) -> None:
     """With other threads it is another engine."""
     options = BuildOptions(provider="cpu", threads=threads)
     builder = make_builder("onnxruntime", options, split=True)
     split = build_engine(tiny_bundle, tmp_path / "split", builder, split=True)
-    both = {identity(e.manifest, schedule_of(e.manifest)) for e in (engine, split)}
+    both = {identity(e.manifest, schedule_of(e.manifest)) for e in (tiny_engine, split)}
     counts = []
-    for each in (engine, split):
+    for each in (tiny_engine, split):
         found, steps = siblings(each, tmp_path, both)
         counts.append((len(found.contestants), len(steps)))
     assert counts == ([(0, 0)] * 2 if threads == 1 else [(1, 1)] * 2)
 
 
 def test_a_schedule_that_cannot_be_built_is_absent_with_the_reason(
-    engine: EngineBundle, tmp_path: Path
+    tiny_engine: EngineBundle, tmp_path: Path
 ) -> None:
-    manifest = replace(engine.manifest, model=replace(engine.manifest.model, path="gone"))
-    found, _ = siblings(replace(engine, manifest=manifest), tmp_path)
+    manifest = replace(tiny_engine.manifest, model=replace(tiny_engine.manifest.model, path="gone"))
+    found, _ = siblings(replace(tiny_engine, manifest=manifest), tmp_path)
     assert found.contestants == ()
     (absence,) = found.absent
     assert absence.name == "onnxruntime split"
@@ -123,26 +117,26 @@ def test_a_schedule_that_cannot_be_built_is_absent_with_the_reason(
 
 
 def test_a_model_that_was_exported_anew_since_does_not_stand_in(
-    engine: EngineBundle, tmp_path: Path
+    tiny_engine: EngineBundle, tmp_path: Path
 ) -> None:
     manifest = replace(
-        engine.manifest, model=replace(engine.manifest.model, manifest_sha256="0" * 64)
+        tiny_engine.manifest, model=replace(tiny_engine.manifest.model, manifest_sha256="0" * 64)
     )
-    found, _ = siblings(replace(engine, manifest=manifest), tmp_path)
+    found, _ = siblings(replace(tiny_engine, manifest=manifest), tmp_path)
     (absence,) = found.absent
     assert "is another model" in absence.reason
 
 
-def test_options_of_tensorrt_engines_are_kept(engine: EngineBundle) -> None:
+def test_options_of_tensorrt_engines_are_kept(tiny_engine: EngineBundle) -> None:
     gpu = ("cuda:0", "cuda:2")
     manifest = replace(
-        engine.manifest,
+        tiny_engine.manifest,
         backend="tensorrt-rtx",
         split=True,
         target={"compute_capabilities": ["8.6", "9.0"]},
         options={"builder_flags": ["TF32"], "builder_optimization_level": 4},
         stages=tuple(
-            replace(stage, device=device) for device in gpu for stage in engine.manifest.stages
+            replace(stage, device=device) for device in gpu for stage in tiny_engine.manifest.stages
         ),
     )
     assert schedule_of(manifest) == Schedule(name="split", devices=gpu)
@@ -166,15 +160,15 @@ def test_options_of_tensorrt_engines_are_kept(engine: EngineBundle) -> None:
     )
 
 
-def test_a_plan_for_ampere_and_later_is_built_for_that_again(engine: EngineBundle) -> None:
+def test_a_plan_for_ampere_and_later_is_built_for_that_again(tiny_engine: EngineBundle) -> None:
     manifest = replace(
-        engine.manifest, backend="tensorrt-rtx", target={"compute_capabilities": ["8.0+"]}
+        tiny_engine.manifest, backend="tensorrt-rtx", target={"compute_capabilities": ["8.0+"]}
     )
     whole = Schedule(name="whole", devices=("cuda:0",))
     assert build_options(manifest, whole).compute_capabilities == ()
 
 
-def test_one_stream_is_told_from_an_engine_with_auxiliary_ones(engine: EngineBundle) -> None:
-    manifest = replace(engine.manifest, options={"max_aux_streams": 0})
+def test_one_stream_is_told_from_an_engine_with_auxiliary_ones(tiny_engine: EngineBundle) -> None:
+    manifest = replace(tiny_engine.manifest, options={"max_aux_streams": 0})
     assert schedule_of(manifest).name == "whole-one-stream"
-    assert schedule_of(engine.manifest).name == "whole"
+    assert schedule_of(tiny_engine.manifest).name == "whole"

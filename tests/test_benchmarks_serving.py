@@ -542,6 +542,11 @@ def test_a_server_that_does_not_end_is_killed(
     assert server._process.returncode == -signal.SIGKILL
 
 
+def test_ports_stand_where_they_are_named_and_other_braces_stay() -> None:
+    part = servers._with_ports("--path=/a{b}/c --ports={port},{grpc}", {"port": 1, "grpc": 2})
+    assert part == "--path=/a{b}/c --ports=1,2"
+
+
 def test_a_server_that_does_not_start_is_told_of(tmp_path: Path) -> None:
     program = "import sys; sys.exit('no such engine')"
     with pytest.raises(PeerError, match=r"double is not ready; .*no such engine"):

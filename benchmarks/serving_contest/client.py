@@ -154,7 +154,10 @@ def _together(processes: Sequence[Process], turn: Turn, each: int) -> list[int]:
 
 
 def ask_in_turns(pipe: Pipe, questions: Questions, number: int) -> None:
-    """A client's process: a `Turn`, what warms up, how many requests, their nanoseconds; again."""
+    """A client's process, which says first that it is ready.
+
+    A `Turn`, what warms up, how many requests, their nanoseconds; again.
+    """
 
     def take(turn: Turn) -> None:
         asked = questions[turn.key]

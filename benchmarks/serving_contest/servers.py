@@ -54,13 +54,14 @@ class Server:
         Raises:
             PeerError: it is not ready in time.
         """
-        self.port, *more = free_ports(1 + len(launch.more_ports))
-        ports = {"port": self.port, **dict(zip(launch.more_ports, more, strict=True))}
+        names = ("port", *launch.more_ports)
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        self.port = ports["port"]
         self._name = launch.name
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [part.format(**ports) for part in launch.command],
+                [_with_ports(part, ports) for part in launch.command],
                 cwd=launch.folder,
                 env={**os.environ, **launch.environment},
                 stdin=subprocess.DEVNULL,
@@ -120,6 +121,13 @@ class Server:
             time.sleep(0.1)
         last = (self._log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
         raise PeerError(f"{self._name} is not ready; the last it said is: {last}")
+
+
+def _with_ports(part: str, ports: Mapping[str, int]) -> str:
+    """A part of a command with ports in place of their names; other braces, of a path, stay."""
+    for name, port in ports.items():
+        part = part.replace(f"{{{name}}}", str(port))
+    return part
 
 
 def ours(name: str, engine: Engine, folder: Path) -> Launch:

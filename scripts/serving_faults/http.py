@@ -215,29 +215,17 @@ def _large() -> Iterator[Fault]:
         yield b"2\r\n{}\r\n0\r\n"
         yield from [b"X-Trailer: y\r\n" * (MIB // 14)] * enough
 
+    too_large = frozenset({413})
     cases = {
-        "Content-Length of a terabyte, nothing behind it": announced,
-        f"Content-Length of {enough} MiB, and they come": followed,
-        f"{enough} MiB in chunks": endless,
+        "Content-Length of a terabyte, nothing behind it": (announced, too_large),
+        f"Content-Length of {enough} MiB, and they come": (followed, too_large),
+        f"{enough} MiB in chunks": (endless, too_large),
+        # too many chunks, before it has too many bytes
+        f"{enough} MiB in chunks of 16 bytes": (small, too_large | {400}),
+        f"{enough} MiB of trailers behind the last chunk": (trailed, too_large | {400, 431}),
     }
-    for title, sends in cases.items():
-        yield Fault(
-            title=title, group="large bodies", sends=sends, right=frozenset({413}), weighed=True
-        )
-    yield Fault(
-        title=f"{enough} MiB in chunks of 16 bytes",
-        group="large bodies",
-        sends=small,
-        right=frozenset({400, 413}),  # too many chunks, before it has too many bytes
-        weighed=True,
-    )
-    yield Fault(
-        title=f"{enough} MiB of trailers behind the last chunk",
-        group="large bodies",
-        sends=trailed,
-        right=frozenset({400, 413, 431}),
-        weighed=True,
-    )
+    for title, (sends, right) in cases.items():
+        yield Fault(title=title, group="large bodies", sends=sends, right=right, weighed=True)
 
 
 def _bombs() -> Iterator[Fault]:

@@ -156,8 +156,8 @@ class Guard:
         """Refuse a call before its message is received.
 
         Raises:
-            RequestError: the wrong key (401), or too many others (503); the server is about to stop
-                (503); as the method's own check.
+            RequestError: two keys (400), the wrong one (401), or too many others (503); the server
+                is about to stop (503); as the method's own check.
         """
         if method.is_open:
             return
